@@ -1,0 +1,73 @@
+"""Students: any segmentation network that gives dense features F in the teacher's embedding space (method.md 3).
+
+`StudentConfig` and `weights_digest` need no torch, so settings and plans load fast; everything else is
+imported from its own module when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from cache.settings import Settings, Where, file_digest
+
+if TYPE_CHECKING:
+    from stages.parts.students.build import Student as Student
+    from stages.parts.students.build import build_student as build_student
+    from stages.parts.students.groups import parameter_groups as parameter_groups
+    from stages.parts.students.macs import count_macs as count_macs
+    from stages.parts.students.weights import LoadReport as LoadReport
+    from stages.parts.students.weights import load_encoder_weights as load_encoder_weights
+
+DOWNLOAD = "imagenet"
+"""The value of `StudentConfig.weights` that asks smp or timm to download its own ImageNet weights."""
+
+
+class StudentConfig(Settings):
+    """Which network is trained. The paper's three (P): segformer + mit_b4, segnext + mscan_b, setr + vit_b16."""
+
+    arch: str = "segformer"
+    """"segnext" (any encoder + LightHam), "setr" (ViT + naive head), or an smp architecture in lower case:
+    segformer, fpn, unet, upernet, deeplabv3plus, ... (P for the paper's three, else D)."""
+
+    encoder: str = "mit_b4"
+    """An smp encoder (mit_b0..5, resnet50, mobilenet_v2, ...), mscan_t/s/b/l, any timm model as `tu-NAME`;
+    with "setr": vit_ti16, vit_s16 or vit_b16 (P for the paper's three, else D)."""
+
+    weights: Where = ""
+    """Where the encoder starts from: the path of a .safetensors or .pth checkpoint; "" = random; "imagenet" =
+    the library's own download (needs a network). Enters fingerprints as `weights_digest`."""
+
+    head_channels: int = Field(default=0, ge=0, multiple_of=32)
+    """Width of the head in channels, for segformer, segnext and setr only. 0 = the architecture's own: segformer
+    256 (R), setr 256 (R), segnext 512 for mscan_b (R), 256 / 1024 for the smaller / larger MSCAN (C)."""
+
+
+def weights_digest(cfg: StudentConfig) -> str:
+    """What the encoder starts from, for fingerprints: "" = random, "imagenet", or the file's sha256.
+
+    Raises InputError where the file can't be read.
+    """
+    if cfg.weights in ("", DOWNLOAD):
+        return cfg.weights
+    return file_digest(Path(cfg.weights))
+
+
+_HOMES = {
+    "Student": "build",
+    "build_student": "build",
+    "parameter_groups": "groups",
+    "count_macs": "macs",
+    "LoadReport": "weights",
+    "load_encoder_weights": "weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the parts that need torch when they are first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,150 @@
+"""Builds a student from its settings. The only door to segmentation_models_pytorch is this package."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+import timm
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cache.settings import InputError
+from stages.parts.students import DOWNLOAD, StudentConfig
+from stages.parts.students.ham import SegNeXt
+from stages.parts.students.mscan import MSCAN_ENCODERS
+from stages.parts.students.setr import SETR, VIT
+from stages.parts.students.weights import LoadReport, load_encoder_weights
+
+_LIGHTHAM_CHANNELS = {"mscan_t": 256, "mscan_s": 256, "mscan_l": 1024}
+"""The public configurations' LightHam width; 512 for mscan_b and every other encoder."""
+
+
+class Student(nn.Module):
+    """A segmentation network under one contract: images in, F out, any image size.
+
+    `encoder` is the part pretrained weights go into; all the rest is the head. `divisor`: image sides that aren't
+    a multiple of it are resized up to the next one first, so the cells of F always tile the image exactly and
+    F resized to the image's size lines up with it.
+    """
+
+    weights_report: LoadReport | None = None
+    """What was loaded into the encoder from a local file; None where nothing was."""
+
+    def __init__(self, net: nn.Module, divisor: int) -> None:
+        super().__init__()
+        self.net = net
+        self.divisor = divisor
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The pretrained part."""
+        encoder: nn.Module = self.net.get_submodule("encoder")
+        return encoder
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """Every parameter that isn't the encoder's."""
+        encoder = {id(p) for p in self.encoder.parameters()}
+        return (p for p in self.parameters() if id(p) not in encoder)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images float [B, 3, H, W], ImageNet-normalised -> F [B, D, h, w] at the network's own stride."""
+        height, width = images.shape[2:]
+        if height % self.divisor or width % self.divisor:
+            size = [-(-side // self.divisor) * self.divisor for side in (height, width)]
+            images = F.interpolate(images, size=size, mode="bilinear")
+        out: Tensor = self.net(images)
+        return out
+
+
+def build_student(cfg: StudentConfig, dim: int) -> Student:
+    """The student of `cfg` with features of `dim` channels, its encoder loaded as `cfg.weights` says (method.md 3).
+
+    The head is always new, drawn from torch's generator. Raises InputError on an unknown architecture or encoder,
+    a pair that doesn't go together, or weights that don't fit.
+    """
+    _check(cfg)
+    download = cfg.weights == DOWNLOAD
+    try:
+        if cfg.arch == "setr":
+            student = Student(SETR(cfg.encoder, download, cfg.head_channels or 256, dim), divisor=16)
+        elif cfg.arch == "segnext":
+            channels = cfg.head_channels or _LIGHTHAM_CHANNELS.get(cfg.encoder, 512)
+            student = Student(SegNeXt(cfg.encoder, _smp_weights(cfg), channels, dim), divisor=32)
+        else:
+            student = _smp_student(cfg, dim)
+    except OSError as error:
+        raise InputError(
+            f"student.weights = {cfg.weights!r}: the weights of {cfg.encoder} couldn't be downloaded "
+            f"({_first_line(error)}); give the path of a local file instead"
+        ) from error
+    except (KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"student: arch {cfg.arch!r} can't be built on encoder {cfg.encoder!r} ({_first_line(error)}); "
+            "change one of the two"
+        ) from error
+    if cfg.weights and not download:
+        student.weights_report = load_encoder_weights(student, Path(cfg.weights))
+    return student
+
+
+def _smp_student(cfg: StudentConfig, dim: int) -> Student:
+    """An smp model without its final upsampling: F at the decoder's own stride."""
+    options: dict[str, int | bool] = {}
+    if cfg.head_channels:
+        options["decoder_segmentation_channels"] = cfg.head_channels
+    if cfg.arch == "dpt":
+        options["dynamic_img_size"] = True  # else timm's ViT takes one image size only
+    net = smp.create_model(
+        cfg.arch, encoder_name=cfg.encoder, encoder_weights=_smp_weights(cfg), classes=dim, **options
+    )
+    if cfg.arch == "dpt":
+        net.segmentation_head.upsampling_factor = 1
+    else:
+        net.segmentation_head[1] = nn.Identity()
+    return Student(net, divisor=net.encoder.output_stride)
+
+
+def _smp_weights(cfg: StudentConfig) -> str | bool | None:
+    """smp's encoder_weights: None = random; timm's encoders take True for "download"."""
+    if cfg.weights != DOWNLOAD:
+        return None
+    return True if cfg.encoder.startswith("tu-") else DOWNLOAD
+
+
+def _check(cfg: StudentConfig) -> None:
+    """Raises InputError where names are unknown or settings contradict each other."""
+    archs = {"segnext", "setr", *smp.MODEL_ARCHITECTURES_MAPPING}
+    if cfg.arch not in archs:
+        raise InputError(f"student.arch = {cfg.arch!r}: not known; {_suggest(cfg.arch, archs)}")
+    encoders = set(VIT) if cfg.arch == "setr" else set(smp.encoders.get_encoder_names())
+    timm_name = cfg.encoder.removeprefix("tu-")
+    if cfg.arch != "setr" and cfg.encoder.startswith("tu-"):
+        if not timm.is_model(timm_name):
+            near = _suggest(timm_name, timm.list_models(), prefix="tu-")
+            raise InputError(f"student.encoder = {cfg.encoder!r}: not a timm model; {near}")
+    elif cfg.encoder not in encoders:
+        raise InputError(
+            f"student.encoder = {cfg.encoder!r}: not known to arch {cfg.arch!r}; {_suggest(cfg.encoder, encoders)}"
+        )
+    if cfg.head_channels and cfg.arch not in ("segformer", "segnext", "setr"):
+        raise InputError(f"student.head_channels = {cfg.head_channels}: not used by arch {cfg.arch!r}; set it to 0")
+    if cfg.weights == DOWNLOAD and cfg.encoder in MSCAN_ENCODERS:
+        raise InputError(
+            f"student.weights = {DOWNLOAD!r}: {cfg.encoder} has no download; give the path of a local checkpoint"
+        )
+
+
+def _suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Up to five names to use instead."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.4) or known[:5]
+    return "use one like " + ", ".join(prefix + n for n in near)
+
+
+def _first_line(error: Exception) -> str:
+    """An error's text on one line, without its traceback of causes."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return (text.strip().splitlines() or [type(error).__name__])[0][:200]
