@@ -1,0 +1,212 @@
+"""Settings of the stages and of the parts that need torch or faiss: every dial of the method on one page.
+
+They stand here, and not beside the code they steer, so that planning and inspection load neither library.
+Tags: P the paper says so, R recovered from its tables, C the closest public code, D our default (sweep it).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from cache.settings import Settings
+
+
+class ExtractConfig(Settings):
+    """[extract]: what the teacher's pass writes."""
+
+    dtype: Literal["float16", "float32"] = "float16"
+    """Stored precision of tokens (D)."""
+
+    batch: int = Field(default=32, ge=1)
+    """Views in one forward pass of the teacher, and local crops in one pass. It may change the last bit (D)."""
+
+    shard: int = Field(default=128, ge=1)
+    """Views in a shard: what is written, committed and, after a stop, repeated as a whole (D)."""
+
+    store_dense: bool = True
+    """Keep the dense tier (1 MiB a view at 32x32x512 in float16). Without it mining encodes the views again (D)."""
+
+
+class MiningConfig(Settings):
+    """How latent classes are mined: table [mine-latent]."""
+
+    windows: tuple[Annotated[int, Field(gt=0)], ...] = Field(default=(8, 16), min_length=1)
+    """Window sizes O of Eq. 1 in cells; for a 32x32 grid; cut to the grid where larger (D)."""
+
+    iterations: int = Field(default=10, gt=0)
+    """Rounds of k-means (D)."""
+
+    merge_threshold: float = Field(default=0.9, ge=0.0, le=1.0)
+    """lambda: seeds whose cosine is above it are merged. Calibrate it: 3-6 latent classes an image on VOC (D)."""
+
+    min_cells: int = Field(default=4, gt=0)
+    """Clusters of fewer cells are small (D)."""
+
+    max_annotated: float = Field(default=0.5, ge=0.0, lt=1.0)
+    """A cell is unannotated when at most this share of its area carries a seen label; 0.5: it is mostly 255 (D)."""
+
+    small: Literal["merge", "drop"] = "merge"
+    """What becomes of a small cluster: merged into its nearest neighbour, or dropped to 255 (D)."""
+
+
+class DistillConfig(Settings):
+    """The distillation losses: table [distill]."""
+
+    loss: Literal["infonce", "cosine", "l2", "froster", "none"] = "infonce"
+    """How a student token is compared with the teacher's (Table 4): infonce is the paper's (P)."""
+
+    use_global: bool = True
+    """L_g, Eq. 2 (P)."""
+
+    use_local: bool = True
+    """L_l, Eq. 3 and 4 (P)."""
+
+    tau: float = Field(default=0.07, gt=0)
+    """Temperature of InfoNCE (C)."""
+
+    bank: int = Field(default=24, gt=0)
+    """M: global teacher tokens that InfoNCE compares with, this step's among them (P)."""
+
+    scope: Literal["image", "batch"] = "image"
+    """Regions a local token is compared with: those of its image (P), or of the batch on this device."""
+
+
+class GeneratorConfig(Settings):
+    """The latent embeddings: table [latent-embedding].
+
+    The rows of Table 6 as (inputs, calibrator): (prototypes, none), (prototypes, mlp), (cls, none), (cls, mlp),
+    (both, transformer), the last with Table 5's `memory`. Its row "none" is `enabled = false`.
+    """
+
+    enabled: bool = True
+    """Whether latent regions are classes of the pixel loss; false: their pixels count as 255 there (Table 3)."""
+
+    calibrator: Literal["transformer", "mlp", "none"] = "transformer"
+    """What turns inputs into embeddings: one transformer decoder layer (P), a two-layer MLP, or nothing."""
+
+    inputs: Literal["prototypes", "cls", "both"] = "both"
+    """Student's region means, teacher's local CLS tokens, or the former attending to the latter (P: both)."""
+
+    memory: Literal["both", "local", "global"] = "both"
+    """Teacher tokens of the image that the transformer attends to: [C_g; C_l] (P), C_l or C_g (Table 5)."""
+
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout of the transformer layer; 0.1 is PyTorch's own default for it (D)."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.calibrator == "transformer") != (self.inputs == "both"):
+            raise ValueError('calibrator = "transformer" and inputs = "both" go together; set both or neither')
+        return self
+
+
+class PixelLossConfig(Settings):
+    """The pixel loss: table [pixel-loss]."""
+
+    alpha: float = Field(default=1.0, gt=0)
+    """Factor on the scores of seen classes, F^T A_s (D)."""
+
+    beta: float = Field(default=10.0, gt=0)
+    """Factor on the scores of latent classes, cos(F, A'_u) (D: sweep 5, 10, 20)."""
+
+    focal_weight: float = Field(default=100.0, ge=0)
+    """Weight of the focal term of NEL (C: ZegCLIP)."""
+
+    dice_weight: float = Field(default=1.0, ge=0)
+    """Weight of the dice term of NEL (C: ZegCLIP)."""
+
+    ignored_are_negatives: bool = True
+    """In NEL, a pixel of 255 is a negative of every class (C: the public code); false: it is left out."""
+
+
+class TrainConfig(Settings):
+    """[train]: optimisation (method.md section 5)."""
+
+    iterations: int = Field(default=20_000, ge=1)
+    """Optimiser steps: 20k / 40k / 80k for VOC / Context / COCO-Stuff (P)."""
+
+    batch: int = Field(default=16, ge=1)
+    """Crops in one optimiser step, over all processes (P)."""
+
+    accumulate: int = Field(default=1, ge=1)
+    """Parts a batch is cut into to save memory; the gradients of the parts are averaged (D)."""
+
+    lr: float = Field(default=6e-5, gt=0)
+    """AdamW learning rate of the encoder (C)."""
+
+    head_lr: float = Field(default=10.0, gt=0)
+    """Factor on `lr` for everything but the encoder (C)."""
+
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW weight decay; none on norms, biases and positional terms (C)."""
+
+    warmup: int = Field(default=1500, ge=0)
+    """Iterations of linear warm-up (C)."""
+
+    power: float = Field(default=1.0, gt=0)
+    """Power of the polynomial decay (C)."""
+
+    seed: int = Field(default=0, ge=0)
+    """Seed of initial weights, order of images, crops, photometric distortion and dropout (D)."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast of the student: auto is bf16 on GPUs that have it, fp32 elsewhere (D)."""
+
+    photometric: bool = True
+    """Photometric distortion of the student's input (C)."""
+
+    clip_gradient: float = Field(default=0.0, ge=0)
+    """Largest gradient norm; 0 does not clip (C)."""
+
+    @model_validator(mode="after")
+    def _even(self) -> Self:
+        if self.batch % self.accumulate:
+            raise ValueError(f"accumulate = {self.accumulate} must divide batch = {self.batch}")
+        return self
+
+
+class EvaluateConfig(Settings):
+    """[eval]: inference and scores (method.md section 7)."""
+
+    mode: Literal["whole", "slide"] = "whole"
+    """One pass over the whole image, or windows whose scores are averaged (C)."""
+
+    short_side: int = Field(default=512, ge=16)
+    """The image is resized to this short side [pixels], ratio kept (C)."""
+
+    crop: int = Field(default=512, ge=16)
+    """Side of a window in `slide` [pixels] (C)."""
+
+    stride: int = Field(default=426, ge=1)
+    """Step between windows in `slide` [pixels] (C)."""
+
+    seen_bias: float = 0.0
+    """Subtracted from the scores of seen classes; reported when it is not 0. C2S mentions none (P), ZegCLIP and
+    OTSeg subtract 0.1 from sigmoids."""
+
+    min_pixels: int = Field(default=20_000, ge=0)
+    """Means over well supported classes count those with at least this many evaluation pixels (D)."""
+
+    pictures: int = Field(default=8, ge=0)
+    """Rows of the picture grid (D)."""
+
+    @model_validator(mode="after")
+    def _covers(self) -> Self:
+        if self.stride > self.crop:
+            raise ValueError(f"stride = {self.stride} must be at most crop = {self.crop}, or pixels have no score")
+        return self
+
+
+class WorldConfig(Settings):
+    """[demo-world]: the generated data set of the `demo` preset. Evaluation scenes come from other seeds."""
+
+    seed: int = Field(default=1, ge=0)
+    """Seed of the scenes; the demo's teacher was trained on others (D)."""
+
+    train: int = Field(default=600, ge=1)
+    """Training scenes (D)."""
+
+    val: int = Field(default=150, ge=1)
+    """Evaluation scenes (D)."""
