@@ -1,0 +1,174 @@
+"""extract: images, seen labels, frozen teacher -> global and local CLS tokens, dense tokens, text embeddings.
+
+One pass over the data set (method.md section 1). A shard is computed from its own views alone, in batches that
+do not depend on what was done before, so a resumed or divided run writes the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from cache.store import Artifact
+from stages.parts.crops import BadView, TeacherView, TeacherViews
+from stages.parts.datasets import Dataset, Quarantine
+from stages.parts.settings import ExtractConfig
+from stages.parts.teacher import Teacher, TeacherConfig, load_teacher
+from stages.parts.teacher_files import load_text_source
+from stages.parts.tokens import encode
+from stages.parts.views import ViewsConfig
+from stages.progress import Bar, Clock, say, unclaimed
+
+
+def run(
+    cfg: ExtractConfig,
+    teacher_cfg: TeacherConfig,
+    views: ViewsConfig,
+    data: Dataset,
+    prompts: tuple[str, ...],
+    out: Mapping[str, Artifact],
+    *,
+    device: torch.device,
+    workers: int,
+) -> dict[str, Any]:
+    """Fills the artifacts `tokens`, `text` and, if given, `dense`; does only what is missing; returns the summary.
+
+    Raises InputError for bad images past `data.max_bad` and StoreError where the store fails; committed shards
+    stay.
+    """
+    teacher = load_teacher(teacher_cfg, device)
+    _text(teacher, prompts, data, out["text"])
+    rows, shards = len(data) * views.count, -(-len(data) * views.count // cfg.shard)
+    tiers = [a for a in (out["tokens"], out.get("dense")) if a is not None]
+    clock, quarantine = Clock(), Quarantine(data.cfg.max_bad)
+    for shard in out["tokens"].committed():
+        for bad in (out["tokens"].commit(shard) or {})["stats"]["bad"]:
+            quarantine.bad.append(bad)
+    loaded = _load(cfg, teacher, views, data, tiers, shards, workers)
+    done = sum(all(a.commit(s) is not None for a in tiers) for s in range(shards))
+    with Bar("extract", rows - min(done * cfg.shard, rows), "views") as bar, ThreadPoolExecutor(1) as writer:
+        writing: Future[None] | None = None
+        shard_views: list[TeacherView | BadView] = []
+        encoded: list[dict[str, np.ndarray]] = []
+        while (batch := _next(loaded, clock)) is not None:
+            with clock("teacher"):
+                encoded.append(encode(teacher, [v for v in batch if isinstance(v, TeacherView)], cfg))
+            shard_views += batch
+            for view in batch:
+                if isinstance(view, BadView):
+                    quarantine.add(view.error)
+            bar.advance(len(batch))
+            shard = batch[0].row // cfg.shard
+            if batch[-1].row + 1 == min((shard + 1) * cfg.shard, rows):
+                with clock("write"):
+                    if writing is not None:
+                        writing.result()
+                writing = writer.submit(_write, tiers, shard, shard_views, encoded, cfg.dtype)
+                shard_views, encoded = [], []
+        if writing is not None:
+            writing.result()
+        rate = bar.rate
+    summary = _summary(out, shards, clock, rate)
+    for artifact in tiers:
+        artifact.finish(summary)
+    return summary
+
+
+def _load(
+    cfg: ExtractConfig,
+    teacher: Teacher,
+    views: ViewsConfig,
+    data: Dataset,
+    tiers: list[Artifact],
+    shards: int,
+    workers: int,
+) -> Iterator[list[TeacherView | BadView]]:
+    rows = TeacherViews(data, views, teacher.input_size, teacher.crop_size)
+
+    def batches() -> Iterator[list[int]]:
+        for shard in unclaimed(tiers, shards):
+            stop = min((shard + 1) * cfg.shard, len(rows))
+            for start in range(shard * cfg.shard, stop, cfg.batch):
+                yield list(range(start, min(start + cfg.batch, stop)))
+
+    loader = DataLoader(rows, batch_sampler=_Batches(batches), num_workers=workers, collate_fn=list)
+    return iter(loader)
+
+
+class _Batches:
+    """A batch sampler whose shards are claimed as they are reached, not all at the start."""
+
+    def __init__(self, make: Any) -> None:
+        self.make = make
+
+    def __iter__(self) -> Iterator[list[int]]:
+        found: Iterator[list[int]] = self.make()
+        return found
+
+
+def _next(loaded: Iterator[list[TeacherView | BadView]], clock: Clock) -> list[TeacherView | BadView] | None:
+    with clock("wait"):
+        return next(loaded, None)
+
+
+def _write(
+    tiers: list[Artifact],
+    shard: int,
+    batch: list[TeacherView | BadView],
+    encoded: list[dict[str, np.ndarray]],
+    dtype: str,
+) -> None:
+    views = [v for v in batch if isinstance(v, TeacherView)]
+    joined = {k: np.concatenate([e[k] for e in encoded]) for k in encoded[0]}
+    ids = [v.id for v in views]
+    stats = {"bad": [str(v.error) for v in batch if isinstance(v, BadView)]}
+    for artifact in tiers[1:]:
+        if artifact.commit(shard) is None:
+            artifact.write(shard, ids, {"dense": joined["dense"]}, stats)
+    if tiers[0].commit(shard) is None:
+        arrays = {
+            "global": joined["global"],
+            "local": joined["local"],
+            "local_region": np.array([r for v in views for r in v.regions], np.uint8),
+            "local_offsets": np.cumsum([0] + [len(v.regions) for v in views], dtype=np.int64),
+            "image_size": np.array([v.image_size for v in views], np.int32).reshape(-1, 2),
+            "view_seed": np.array([v.view_seed for v in views], np.uint64),
+            "labels_crc": np.array([v.labels_crc for v in views], np.uint32),
+        }
+        tiers[0].write(shard, ids, arrays, stats)
+    tiers[0].release(shard)
+
+
+def _text(teacher: Teacher, prompts: tuple[str, ...], data: Dataset, out: Artifact) -> None:
+    if out.summary() is not None:
+        return
+    words, k = data.vocabulary, len(data.vocabulary.seen)
+    if teacher.cfg.text:
+        every = load_text_source(teacher.cfg.text, words.ordered)
+    else:
+        every = teacher.encode_text(words.ordered, prompts).float().cpu().numpy()
+    out.write(0, [], {"seen": every[:k], "unseen": every[k:]}, {})
+    out.finish({"classes": len(words.ordered)})
+    say(f"text embeddings of {len(words.ordered)} classes -> {out}")
+
+
+def _summary(out: Mapping[str, Artifact], shards: int, clock: Clock, rate: float) -> dict[str, Any]:
+    commits = [out["tokens"].commit(s) or {} for s in range(shards)]
+    sizes = {
+        kind: sum(size for s in artifact.committed() for size, _ in (artifact.commit(s) or {})["objects"].values())
+        for kind, artifact in out.items()
+    }
+    regions = int(out["tokens"].load(["local_offsets"])["local_offsets"][-1])
+    return {
+        "views": sum(len(c["ids"]) for c in commits),
+        "regions": regions,
+        "bad": [b for c in commits for b in c["stats"]["bad"]],
+        "bytes": sizes,
+        "views_per_second": round(rate, 2),
+        "seconds": {k: round(v, 1) for k, v in clock.seconds.items()},
+    }

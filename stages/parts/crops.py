@@ -1,0 +1,83 @@
+"""What a data loader's worker prepares for the teacher: one view, and one crop for each of its regions."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+from torch.utils.data import Dataset as TorchDataset
+
+from stages.parts.datasets import BadSample, Dataset
+from stages.parts.regions import present_regions, region_crops
+from stages.parts.views import Array, View, ViewsConfig, apply_image, apply_labels, draw, whole
+
+
+@dataclass(frozen=True)
+class TeacherView:
+    """One view as the teacher takes it. `image` uint8 [S, S, 3]; `crops` uint8 [P, s, s, 3] of `regions`."""
+
+    row: int
+    id: str
+    image: Array
+    labels: Array
+    crops: Array
+    regions: list[int]
+    image_size: tuple[int, int]
+    view_seed: int
+    labels_crc: int
+
+
+@dataclass(frozen=True)
+class BadView:
+    """A view that can't be made, and why."""
+
+    row: int
+    error: BadSample
+
+
+def view_id(image_id: str, v: int, count: int) -> str:
+    """Name of a view in the cache: the image's id, with the view's number where there are several."""
+    return image_id if count == 1 else f"{image_id}#{v}"
+
+
+def cached_view(
+    views: ViewsConfig, image_id: str, v: int, image: Array, labels: Array
+) -> tuple[Array, Array, View | None]:
+    """View `v` as it is cached: image uint8, seen labels uint8 (padding 255), and its geometry (None: all of it)."""
+    if views.count == 1:
+        return image, labels, None
+    view = draw(views, views.seed, image_id, v, (labels.shape[0], labels.shape[1]), labels)
+    return apply_image(image, view), apply_labels(labels, view), view
+
+
+class TeacherViews(TorchDataset["TeacherView | BadView"]):
+    """Rows of the cache: row = image * V + view; the regions are the seen classes.
+
+    `input_size`, `crop_size` [pixels]: the teacher's square inputs. Reads seen labels only.
+    """
+
+    def __init__(self, data: Dataset, views: ViewsConfig, input_size: int, crop_size: int) -> None:
+        self.data, self.views, self.input_size, self.crop_size = data, views, input_size, crop_size
+
+    def __len__(self) -> int:
+        return len(self.data) * self.views.count
+
+    def __getitem__(self, row: int) -> TeacherView | BadView:
+        try:
+            image, labels = self.data.image(row // self.views.count), self.data.labels(row // self.views.count, "seen")
+        except BadSample as error:
+            return BadView(row, error)
+        image_id, v = self.data.ids[row // self.views.count], row % self.views.count
+        seen_image, seen_labels, view = cached_view(self.views, image_id, v, image, labels)
+        regions = present_regions(seen_labels)
+        return TeacherView(
+            row=row,
+            id=view_id(image_id, v, self.views.count),
+            image=whole(seen_image, self.input_size),
+            labels=seen_labels,
+            crops=region_crops(seen_image, seen_labels, regions, self.crop_size),
+            regions=regions,
+            image_size=(labels.shape[0], labels.shape[1]),
+            view_seed=view.seed if view else 0,
+            labels_crc=zlib.crc32(labels.tobytes()),
+        )

@@ -1,0 +1,300 @@
+"""train: images, seen labels and the cache -> student. CLIP is neither needed nor imported.
+
+AdamW, warm-up and poly decay (method.md section 5) over the losses of section 4. Everything random is drawn
+from (seed, iteration) or (seed, image, turn), so a resumed run takes the steps an undisturbed one would.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from cache.location import Location
+from cache.settings import InputError
+from cache.store import Artifact, take
+from stages.parts.batches import Batch, CachedTokens, TrainingSet, Turns, collate
+from stages.parts.checkpoint import pack, pack_state, unpack_state
+from stages.parts.datasets import Dataset
+from stages.parts.inference import predicted
+from stages.parts.learner import Learner
+from stages.parts.pictures import overlay, palette
+from stages.parts.schedule import lr_factor
+from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig, TrainConfig
+from stages.parts.students import StudentConfig, build_student, parameter_groups
+from stages.parts.views import ViewsConfig
+from stages.progress import Bar, Clock, say
+
+CHECKPOINT_SECONDS = 120.0
+"""How much work a stop may cost at most."""
+LOG_EVERY = 10
+"""Iterations between two points of the loss curves."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All settings that training reads."""
+
+    train: TrainConfig
+    views: ViewsConfig
+    student: StudentConfig
+    distill: DistillConfig
+    latent_embedding: GeneratorConfig
+    pixel_loss: PixelLossConfig
+
+
+def run(
+    recipe: Recipe,
+    data: Dataset,
+    text: Artifact,
+    cache: tuple[Artifact, Artifact] | None,
+    out: Location,
+    provenance: dict[str, Any],
+    *,
+    device: torch.device,
+    workers: int,
+    compiled: bool = False,
+) -> dict[str, Any]:
+    """Trains the student into `out`, resuming where an earlier run stopped; returns the summary.
+
+    `cache`: the artifacts tokens and latent; None trains on labels alone (the baseline of Table 3). Reads seen
+    labels and the text embeddings of seen classes only. Raises InputError where the cache is incomplete or a
+    loss stops being finite; the last checkpoint stays.
+    """
+    if (holder := take(out, "claim.json")) is not None:
+        raise InputError(f"{out}: {holder} is training this run; wait for it, or stop it first")
+    try:
+        return _run(recipe, data, text, cache, out, provenance, device, workers, compiled)
+    finally:
+        out.delete("claim.json")
+
+
+def _run(
+    recipe: Recipe,
+    data: Dataset,
+    text: Artifact,
+    cache: tuple[Artifact, Artifact] | None,
+    out: Location,
+    provenance: dict[str, Any],
+    device: torch.device,
+    workers: int,
+    compiled: bool,
+) -> dict[str, Any]:
+    cfg = recipe.train
+    embeddings = torch.from_numpy(text.read(0, ["seen"])["seen"])
+    tokens = load_cache(*cache, num_seen=len(embeddings)) if cache else None
+    torch.manual_seed(cfg.seed)
+    learner = Learner(
+        build_student(recipe.student, embeddings.shape[1]),
+        embeddings,
+        recipe.distill,
+        recipe.latent_embedding,
+        recipe.pixel_loss,
+    ).to(device)
+    optimiser = make_optimiser(learner, cfg)
+    trainer = Trainer(cfg, learner, optimiser, device, compiled=compiled)
+    packing = (recipe.student, data.vocabulary.seen, embeddings, {"provenance": provenance})
+    start, curves, seconds = _resumed(out, learner, optimiser)
+    training = TrainingSet(data, recipe.views, len(embeddings), tokens, seed=cfg.seed, photometric=cfg.photometric)
+    turns = Turns(len(training), cfg.batch, start, cfg.iterations, cfg.seed)
+    loader = DataLoader(
+        training, batch_sampler=turns, num_workers=workers, collate_fn=collate, pin_memory=device.type == "cuda"
+    )
+    batches, clock, begun, saved = iter(loader), Clock(), time.perf_counter(), time.perf_counter()
+    with Bar("train", cfg.iterations - start, "it") as bar, _board(out, start) as board:
+        for iteration in range(start, cfg.iterations):
+            with clock("wait"):
+                batch = next(batches).to(device)
+            losses = trainer.step(iteration, batch)
+            last = iteration + 1 == cfg.iterations
+            if iteration % LOG_EVERY == 0 or last:
+                values = _finite(losses, iteration, out)
+                curves.append({"iteration": iteration, "lr": optimiser.param_groups[0]["lr"], **values})
+                for name, value in values.items():
+                    board.add_scalar(f"loss/{name}", value, iteration)
+                bar.advance(0, f"loss {values['total']:.3f}")
+            bar.advance()
+            if last or time.perf_counter() - saved > CHECKPOINT_SECONDS:
+                _picture(board, learner, batch, iteration)
+                taken = seconds + time.perf_counter() - begun
+                _save(out, learner, optimiser, packing, curves, iteration + 1, taken)
+                saved = time.perf_counter()
+    taken = seconds + time.perf_counter() - begun
+    summary = {
+        "iterations": cfg.iterations,
+        "seconds": round(taken, 1),
+        "iterations_per_second": round(cfg.iterations / taken, 3),
+        "waiting_share": round(clock.seconds.get("wait", 0.0) / max(time.perf_counter() - begun, 1e-9), 4),
+        "losses": {k: v for k, v in curves[-1].items() if k not in ("iteration", "lr")},
+        "images": len(training),
+    }
+    out.put_json("complete.json", {"summary": summary})
+    out.delete("state.safetensors")
+    return summary
+
+
+def load_cache(tokens: Artifact, latent: Artifact, *, num_seen: int) -> CachedTokens:
+    """What training reads of two complete artifacts. Raises InputError where one is not complete or they differ."""
+    for artifact, stage in ((tokens, "extract"), (latent, "mine-latent")):
+        if artifact.summary() is None:
+            raise InputError(f"{artifact}: not complete; run `clip2seg {stage}` first")
+    ids = tokens.ids()
+    if ids != latent.ids():
+        raise InputError(f"{latent}: mined for other views than {tokens} holds; run `clip2seg mine-latent` again")
+    seen = tokens.load(["global", "local", "local_region", "local_offsets", "labels_crc"])
+    mined = latent.load(["cells", "local", "local_region", "local_offsets"])
+    return CachedTokens.joined(ids, seen, mined, num_seen)
+
+
+def make_optimiser(learner: Learner, cfg: TrainConfig) -> torch.optim.AdamW:
+    """AdamW; the head and what only training needs learn `head_lr` times as fast; no decay on norms."""
+    groups = parameter_groups(learner.student, cfg.lr, cfg.head_lr, cfg.weight_decay)
+    extras = [p for module in learner.extras().values() for p in module.parameters()]
+    if extras:
+        groups.append({"params": extras, "lr": cfg.lr * cfg.head_lr, "weight_decay": cfg.weight_decay})
+    for group in groups:
+        group["base_lr"] = group["lr"]
+    return torch.optim.AdamW(groups)
+
+
+class Trainer:
+    """One optimiser step at a time."""
+
+    def __init__(
+        self,
+        cfg: TrainConfig,
+        learner: Learner,
+        optimiser: torch.optim.Optimizer,
+        device: torch.device,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self.cfg, self.learner, self.optimiser, self.device = cfg, learner, optimiser, device
+        self.dtype = autocast_dtype(cfg.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
+        self.forward: Any = torch.compile(learner) if compiled else learner
+
+    def step(self, iteration: int, batch: Batch) -> dict[str, torch.Tensor]:
+        """Takes step `iteration` on a batch; returns the loss terms (detached, on the device)."""
+        cfg = self.cfg
+        torch.manual_seed(stream(cfg.seed, "step", iteration))
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["base_lr"] * lr_factor(iteration, cfg.iterations, cfg.warmup, cfg.power)
+        self.learner.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        sums: dict[str, torch.Tensor] = {}
+        for part in range(cfg.accumulate):
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                terms = self.forward(batch.part(part, cfg.accumulate))
+            self.scaler.scale(terms["total"] / cfg.accumulate).backward()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / cfg.accumulate
+        if cfg.clip_gradient:
+            self.scaler.unscale_(self.optimiser)
+            clip_grad_norm_(self.learner.parameters(), cfg.clip_gradient)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return sums
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The student's arithmetic; None is float32."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def stream(seed: int, name: str, number: int) -> int:
+    """The seed of one source of randomness at one point: a hash, so that no two sources share numbers."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}/{number}".encode()).digest()[:7], "big")
+
+
+def _resumed(
+    out: Location, learner: Learner, optimiser: torch.optim.Optimizer
+) -> tuple[int, list[dict[str, float]], float]:
+    packed = out.get("state.safetensors")
+    if packed is None:
+        return 0, [], 0.0
+    about = unpack_state(packed, {"learner": learner}, optimiser, f"{out}/state.safetensors")
+    lines = (out.get("curves.jsonl") or b"").decode().splitlines()
+    curves = [c for c in map(json.loads, lines) if c["iteration"] < about["iteration"]]
+    say(f"train: resumed at iteration {about['iteration']}")
+    return about["iteration"], curves, about["seconds"]
+
+
+def _save(
+    out: Location,
+    learner: Learner,
+    optimiser: torch.optim.Optimizer,
+    packing: tuple[StudentConfig, tuple[str, ...], torch.Tensor, dict[str, Any]],
+    curves: list[dict[str, float]],
+    iteration: int,
+    seconds: float,
+) -> None:
+    out.put("curves.jsonl", "".join(json.dumps(c) + "\n" for c in curves).encode())
+    student, seen, embeddings, about = packing
+    packed = pack(learner.student, student, seen, embeddings, {**about, "iteration": iteration})
+    # The state goes last: it is what a resumed run believes.
+    out.put("student.safetensors", packed)
+    out.put(
+        "state.safetensors", pack_state({"learner": learner}, optimiser, {"iteration": iteration, "seconds": seconds})
+    )
+
+
+def _finite(losses: dict[str, torch.Tensor], iteration: int, out: Location) -> dict[str, float]:
+    values = {name: float(value) for name, value in losses.items()}
+    bad = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
+    if bad:
+        raise InputError(
+            f"{out}: loss {bad[0]} is not finite at iteration {iteration}; lower train.lr, raise train.warmup or set "
+            "train.precision=fp32. The last checkpoint stays"
+        )
+    return values
+
+
+class _board:
+    """TensorBoard events: beside the run, or, for an object store, in a temporary folder that is uploaded."""
+
+    def __init__(self, out: Location, start: int) -> None:
+        self.out, self.start = out, start
+        self.folder = out.path / "tensorboard" if out.path else Path(tempfile.mkdtemp(prefix="clip2seg-board-"))
+
+    def __enter__(self) -> SummaryWriter:
+        self.writer = SummaryWriter(str(self.folder), purge_step=self.start)
+        return self.writer
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.close()
+        if self.out.path is None:
+            for file in self._files():
+                self.out.put(f"tensorboard/{file.name}", file.read_bytes())
+
+    def _files(self) -> Iterator[Path]:
+        return (f for f in self.folder.iterdir() if f.is_file())
+
+
+@torch.no_grad()
+def _picture(board: SummaryWriter, learner: Learner, batch: Batch, iteration: int) -> None:
+    """The batch's first crop, its pseudo mask and what the student sees among the seen classes."""
+    learner.eval()
+    features = learner.student(batch.images[:1]).float()
+    scores = torch.einsum("bdhw,kd->bkhw", features, learner.text)
+    size = batch.masks.shape[1:]
+    found = predicted(torch.nn.functional.interpolate(scores, size, mode="bilinear")[0])
+    crop = batch.images[0].float().cpu()
+    crop = (crop - crop.min()) / (crop.max() - crop.min()).clamp(min=1e-6) * 255
+    image = crop.byte().permute(1, 2, 0).numpy()
+    colours = palette(len(learner.text) + 40)
+    board.add_image("crop", image, iteration, dataformats="HWC")
+    board.add_image("pseudo mask", overlay(image, batch.masks[0].cpu().numpy(), colours), iteration, dataformats="HWC")
+    board.add_image("prediction", overlay(image, found, colours), iteration, dataformats="HWC")
