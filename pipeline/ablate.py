@@ -1,0 +1,113 @@
+"""The paper's ablation tables as rows of overrides over one shared cache (method.md sections 4 and 8)."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cache.settings import InputError
+from pipeline import run
+from pipeline.config import load_config, preset_name
+from pipeline.plan import Plan
+from pipeline.report import columns
+from stages.progress import say
+
+OFF, FULL = ["latent-embedding.enabled=false"], ["latent-embedding.enabled=true"]
+
+TABLES: Mapping[int, Mapping[str, Sequence[str]]] = {
+    3: {
+        "baseline": ["distill.loss=none", *OFF],
+        "+ distillation": OFF,
+        "+ latent embedding": FULL,
+    },
+    4: {
+        "cosine": ["distill.loss=cosine"],
+        "L2": ["distill.loss=l2"],
+        "FROSTER": ["distill.loss=froster"],
+        "InfoNCE (ours)": ["distill.loss=infonce"],
+    },
+    5: {
+        "none": OFF,
+        "local": ["latent-embedding.memory=local"],
+        "global": ["latent-embedding.memory=global"],
+        "both": ["latent-embedding.memory=both"],
+    },
+    6: {
+        "prototypes": ["latent-embedding.calibrator=none", "latent-embedding.inputs=prototypes"],
+        "prototypes + MLP": ["latent-embedding.calibrator=mlp", "latent-embedding.inputs=prototypes"],
+        "CLS": ["latent-embedding.calibrator=none", "latent-embedding.inputs=cls"],
+        "CLS + MLP": ["latent-embedding.calibrator=mlp", "latent-embedding.inputs=cls"],
+        "both + transformer": ["latent-embedding.calibrator=transformer", "latent-embedding.inputs=both"],
+    },
+}
+SCORES = ("hIoU", "sIoU", "uIoU")
+
+
+def run_table(
+    preset: str, table: int, seeds: int, overrides: Sequence[str], data: str, artifacts: str, machine: run.Machine
+) -> list[dict[str, Any]]:
+    """Trains and scores every row for every seed; what is complete is not computed again.
+
+    Each row: name, settings, and per seed the report; Table 3 also gets the teacher's training-free row.
+    """
+    if table not in TABLES:
+        raise InputError(f"--table {table}: choose one of {', '.join(map(str, TABLES))}")
+    if seeds < 1:
+        raise InputError(f"--seeds {seeds}: give at least 1")
+
+    def plan(*more: str) -> Plan:
+        return Plan(load_config(preset, [*overrides, *more]), preset_name(preset), artifacts, data)
+
+    shared = plan()
+    run.extract(shared, machine)
+    run.mine_latent(shared, machine)
+    rows: list[dict[str, Any]] = []
+    if table == 3:
+        rows.append({"name": "teacher, training-free", "reports": [run.evaluate_teacher(shared, machine)["report"]]})
+    for name, row in TABLES[table].items():
+        reports = []
+        for seed in range(seeds):
+            one = plan(*row, f"train.seed={shared.config.train.seed + seed}")
+            say(f"table {table}: {name}, seed {one.config.train.seed}")
+            run.train(one, machine)
+            reports.append(run.evaluate(one, machine)["report"])
+        rows.append({"name": name, "settings": list(row), "reports": reports})
+    return rows
+
+
+def table_text(preset: str, table: int, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The paper's layout: hIoU, sIoU, uIoU, mean and sd over seeds; then the means over well supported classes."""
+    support = next(k for k in rows[-1]["reports"][0] if k.startswith("classes_with_"))
+    lines: list[list[object]] = [
+        ["", *SCORES, "|", *(f"{s} ({support.removeprefix('classes_with_')})" for s in SCORES)]
+    ]
+    for row in rows:
+        all_of = [_mean_sd([r[s] for r in row["reports"]]) for s in SCORES]
+        supported = [_mean_sd([r[support][s] for r in row["reports"]]) for s in SCORES]
+        lines.append([row["name"], *all_of, "|", *supported])
+    seeds = max(len(row["reports"]) for row in rows)
+    return f"{preset}, Table {table}, {seeds} seed{'s' if seeds > 1 else ''}\n\n{columns(lines)}"
+
+
+def _mean_sd(values: Sequence[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    if not known:
+        return "-"
+    spread = f" ±{statistics.stdev(known):.1f}" if len(known) > 1 else ""
+    return f"{statistics.fmean(known):.1f}{spread}"
+
+
+def write_markdown(path: str, key: str, text: str) -> None:
+    """Puts `text` between the markers `<!-- key -->` of a file, appending them where there are none."""
+    file = Path(path)
+    page = file.read_text(encoding="utf-8") if file.exists() else ""
+    begin, end = f"<!-- {key} -->", f"<!-- end {key} -->"
+    block = f"{begin}\n```\n{text}\n```\n{end}"
+    if begin in page:
+        page = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: block, page, flags=re.DOTALL)
+    else:
+        page = f"{page.rstrip()}\n\n{block}\n".lstrip()
+    file.write_text(page, encoding="utf-8")

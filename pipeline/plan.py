@@ -1,0 +1,219 @@
+"""Order of the stages, address of every artifact, what is complete, provenance.
+
+An address is `<kind>-<fingerprint>`; the fingerprint is a hash of everything that can change the numbers in it:
+settings, digests of data and weights, and the fingerprints of what is read. So a stale cache can't be read by
+accident, and what a change does not touch is reused.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cache.location import Location
+from cache.schema import SCHEMA
+from cache.settings import InputError, fingerprint
+from cache.store import Artifact
+from pipeline.config import Config
+from stages.parts.datasets import Dataset, open_dataset
+from stages.parts.students import weights_digest
+from stages.parts.teacher import teacher_identity
+from stages.parts.vocabulary import Vocabulary, prompt_set
+
+PACKAGES = ("clip2seg", "torch", "open_clip_torch", "segmentation-models-pytorch", "zarr", "numpy")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a plan: what it reads and writes, how far it is."""
+
+    stage: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    done: bool
+    detail: str
+
+
+class Plan:
+    """Where everything of one configuration lies. Reads lists and digests, no pixel, no torch."""
+
+    def __init__(self, config: Config, name: str, artifacts: str, data: str = "") -> None:
+        self.config, self.name = config, name
+        self.artifacts = Location(artifacts).child(name)
+        self.data_config = config.data.model_copy(update={"root": data}) if data else config.data
+        if config.demo_world and not self.data_config.root:
+            from stages.demo_world import write_world
+
+            w = config.demo_world
+            root = Path("artifacts") / name / f"world-{fingerprint(w.numbers())}"
+            write_world(root, seed=w.seed, train=w.train, val=w.val)
+            self.data_config = self.data_config.model_copy(update={"root": str(root)})
+        if not self.data_config.root:
+            raise InputError(f"preset {name}: no data folder; give --data FOLDER (make: DATA=FOLDER)")
+
+    def variant(self, **tables: Any) -> Plan:
+        """The plan of the same data with other tables."""
+        made = Plan.__new__(Plan)
+        made.config, made.name = self.config.model_copy(update=tables), self.name
+        made.artifacts, made.data_config = self.artifacts, self.data_config
+        made.__dict__ |= {"train_data": self.train_data, "val_data": self.val_data}
+        return made
+
+    # -- data ---------------------------------------------------------------------------------------------
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Class list and split."""
+        return self.train_data.vocabulary
+
+    @cached_property
+    def train_data(self) -> Dataset:
+        """The training images; only seen labels may be asked of it."""
+        return open_dataset(self.data_config, "train")
+
+    @cached_property
+    def val_data(self) -> Dataset:
+        """The evaluation images."""
+        return open_dataset(self.data_config, "val")
+
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """Prompt templates."""
+        name = self.config.teacher.prompts
+        return prompt_set(name) if name else ("{}",)
+
+    # -- ingredients: everything that can change the numbers of an artifact ---------------------------------
+    @cached_property
+    def ingredients(self) -> dict[str, dict[str, Any]]:
+        """Kind of artifact -> its ingredients (JSON)."""
+        c, seen = self.config, list(self.vocabulary.seen)
+        identity = teacher_identity(c.teacher)
+        text_source = identity.pop("text", "")
+        numbers = c.teacher.numbers()
+        numbers.pop("prompts")
+        recipe, spread = numbers.pop("recipe"), numbers.pop("gaussian_std")
+        views = c.views.numbers() if c.views.count > 1 else {"count": 1}
+        data = {"digest": self.train_data.digest, "seen": self.vocabulary.seen_table()}
+        tokens = {
+            "data": data,
+            "teacher": {"identity": identity, **numbers},
+            "views": views,
+            "extract": {k: v for k, v in c.extract.numbers().items() if k != "store_dense"},
+        }
+        dense = {"tokens": fingerprint(tokens), "recipe": [recipe, *([spread] if recipe == "naclip" else [])]}
+        latent = {"dense": fingerprint(dense), "mine-latent": c.mine_latent.numbers()}
+        words = {"file": text_source} if text_source else {"identity": identity, "prompts": list(self.prompts)}
+        text = {"words": words, "classes": list(self.vocabulary.ordered), "seen": len(seen)}
+        cached = {"tokens": fingerprint(tokens), "latent": fingerprint(latent)}
+        train = {
+            "data": data,
+            "text": {"words": words, "seen": seen},
+            "views": c.views.numbers(),
+            "student": {**c.student.numbers(), "weights": weights_digest(c.student)},
+            "pixel-loss": c.pixel_loss.numbers(),
+            "train": c.train.numbers(),
+            **(cached if self.distilled else {}),
+            **({"distill": c.distill.numbers()} if c.distill.loss != "none" else {}),
+            **({"latent-embedding": c.latent_embedding.numbers()} if c.latent_embedding.enabled else {}),
+        }
+        scored = {
+            "digest": self.val_data.digest,
+            "labels": self.vocabulary.digest,
+            "text": fingerprint(text),
+            "eval": c.eval.numbers(),
+        }
+        kinds: dict[str, dict[str, Any]] = {
+            "tokens": tokens,
+            "dense": dense,
+            "latent": latent,
+            "text": text,
+            "train": train,
+            "eval": {"train": fingerprint(train), **scored},
+            "teacher": {"dense": fingerprint(dense), **scored},
+        }
+        return {kind: {"schema": SCHEMA, **what} for kind, what in kinds.items()}
+
+    @property
+    def distilled(self) -> bool:
+        """Whether training reads tokens at all; the baseline of Table 3 does not."""
+        return self.config.distill.loss != "none" or self.config.latent_embedding.enabled
+
+    def fingerprint(self, kind: str) -> str:
+        """Eight hex digits for a kind of artifact."""
+        return fingerprint(self.ingredients[kind])
+
+    # -- addresses ------------------------------------------------------------------------------------------
+    def address(self, kind: str) -> Location:
+        """Where an artifact of this configuration lies."""
+        ending = ".zarr" if kind in ("tokens", "dense", "latent", "text") else ""
+        return self.artifacts.child(f"{kind}-{self.fingerprint(kind)}{ending}")
+
+    def artifact(self, kind: str) -> Artifact:
+        """The cache artifact of a kind (tokens, dense, latent, text)."""
+        return Artifact(self.address(kind), kind)
+
+    def provenance(self, kind: str, stage: str) -> dict[str, Any]:
+        """What the root of an artifact says of itself."""
+        return {
+            "stage": f"{stage} {self.name}",
+            "fingerprint": self.fingerprint(kind),
+            "ingredients": self.ingredients[kind],
+            "dtype": self.config.extract.dtype,
+            "seen": list(self.vocabulary.seen),
+            "split": self.vocabulary.split,
+            "split_hash": self.vocabulary.split_hash,
+            "teacher": {"model": self.config.teacher.model, "pretrained": self.config.teacher.pretrained},
+            "versions": versions(),
+        }
+
+    # -- what is done -----------------------------------------------------------------------------------------
+    def steps(self) -> list[Step]:
+        """The four stages with their state."""
+        shards = -(-len(self.train_data) * self.config.views.count // self.config.extract.shard)
+        extracted = [self._progress("tokens", shards), self._progress("text", 1)]
+        if self.config.extract.store_dense:
+            extracted.append(self._progress("dense", shards))
+        return [
+            self._step("extract", ("images", "labels", "teacher"), extracted),
+            self._step(
+                "mine-latent", ("images", "labels", "tokens", "dense", "teacher"), [self._progress("latent", shards)]
+            ),
+            self._step(
+                "train",
+                ("images", "labels", *(("tokens", "latent") if self.distilled else ()), "text"),
+                [self._finished("train", "student.safetensors")],
+            ),
+            self._step("eval", ("train", "text"), [self._finished("eval", "report.json")]),
+        ]
+
+    def _step(self, stage: str, reads: tuple[str, ...], parts: list[tuple[str, bool, str]]) -> Step:
+        detail = ", ".join(f"{self.address(kind).prefix.rsplit('/', 1)[-1]} {state}" for kind, _, state in parts)
+        return Step(stage, reads, tuple(k for k, _, _ in parts), all(done for _, done, _ in parts), detail)
+
+    def _progress(self, kind: str, shards: int) -> tuple[str, bool, str]:
+        artifact = self.artifact(kind)
+        if artifact.summary() is not None:
+            return kind, True, "complete"
+        if artifact.dropped():
+            return kind, True, "dropped"
+        done = len(artifact.committed())
+        return kind, False, f"{done}/{shards} shards" if done else "missing"
+
+    def _finished(self, kind: str, mark: str) -> tuple[str, bool, str]:
+        at = self.address(kind)
+        done = at.get_json("complete.json") is not None
+        return kind, done, "complete" if done else "begun" if at.names() else "missing"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the numbers."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,180 @@
+"""Runs one stage of a plan: opens what it reads, skips it when it is done, hands over what it writes."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cache.settings import InputError
+from cache.store import Artifact
+from pipeline.plan import Plan
+from stages.progress import say
+
+if TYPE_CHECKING:
+    import torch
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+"""Names of glibc's malloc.h."""
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep large freed blocks: convolutions on CPU otherwise spend most time in page faults.
+
+    `clip2seg benchmark allocator` measures it. Elsewhere than on Linux with glibc nothing happens.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(_M_MMAP_MAX, 0)
+            libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+            libc.mallopt(_M_TOP_PAD, 64 * 2**20)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how fast: flags, never part of a fingerprint."""
+
+    device: str = "auto"
+    workers: int = -1
+
+    def torch_device(self) -> torch.device:
+        """The device asked for. Raises InputError for cuda without a GPU."""
+        import torch
+
+        keep_freed_memory()
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("--device cuda: torch sees no GPU here; use --device cpu, or look at `clip2seg doctor`")
+        name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        return torch.device(name, int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else torch.device(name)
+
+    def worker_count(self) -> int:
+        """Loader processes: as asked for, else one per core but one, at most 16."""
+        return self.workers if self.workers >= 0 else max(1, min(16, (os.cpu_count() or 2) - 1))
+
+
+def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
+    """Tokens, dense tokens and text embeddings."""
+    if (done := _done(plan, "extract")) is not None:
+        return done
+    from stages import extract as stage
+
+    c = plan.config
+    kinds = ["tokens", "text", *(["dense"] if c.extract.store_dense else [])]
+    out = {kind: _created(plan, kind, "extract") for kind in kinds}
+    out = {kind: artifact for kind, artifact in out.items() if not artifact.dropped()}
+    summary = stage.run(
+        c.extract,
+        c.teacher,
+        c.views,
+        plan.train_data,
+        plan.prompts,
+        out,
+        device=machine.torch_device(),
+        workers=machine.worker_count(),
+    )
+    return _told("extract", False, summary, plan.address("tokens"))
+
+
+def mine_latent(plan: Plan, machine: Machine) -> dict[str, Any]:
+    """Cell masks of latent classes and their local tokens."""
+    if (done := _done(plan, "mine-latent")) is not None:
+        return done
+    from stages import mine_latent as stage
+
+    c = plan.config
+    tokens, dense = plan.artifact("tokens"), plan.artifact("dense")
+    summary = stage.run(
+        c.mine_latent,
+        c.extract,
+        c.teacher,
+        c.views,
+        plan.train_data,
+        tokens,
+        dense if dense.at.get_json("complete.json") else None,
+        _created(plan, "latent", "mine-latent"),
+        device=machine.torch_device(),
+        workers=machine.worker_count(),
+    )
+    return _told("mine-latent", False, summary, plan.address("latent"))
+
+
+def train(plan: Plan, machine: Machine, *, compiled: bool = False) -> dict[str, Any]:
+    """The student."""
+    if (done := _done(plan, "train")) is not None:
+        return done
+    from stages import train as stage
+
+    c = plan.config
+    recipe = stage.Recipe(c.train, c.views, c.student, c.distill, c.latent_embedding, c.pixel_loss)
+    provenance = plan.provenance("train", "train")
+    summary = stage.run(
+        recipe,
+        plan.train_data,
+        plan.artifact("text"),
+        (plan.artifact("tokens"), plan.artifact("latent")) if plan.distilled else None,
+        plan.address("train"),
+        provenance,
+        device=machine.torch_device(),
+        workers=machine.worker_count(),
+        compiled=compiled,
+    )
+    return _told("train", False, summary, plan.address("train"))
+
+
+def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
+    """Scores of the student."""
+    if (done := _done(plan, "eval")) is not None:
+        return done | {"report": plan.address("eval").get_json("report.json")}
+    from stages import evaluate as stage
+
+    report = stage.run(
+        plan.config.eval,
+        plan.val_data,
+        plan.artifact("text"),
+        plan.address("train"),
+        plan.address("eval"),
+        device=machine.torch_device(),
+        workers=machine.worker_count(),
+    )
+    return _told("eval", False, {}, plan.address("eval")) | {"report": report}
+
+
+def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
+    """Scores of the teacher, training-free; loads CLIP."""
+    at = plan.address("teacher")
+    if at.get_json("complete.json") is not None:
+        return _told("eval", True, {}, at) | {"report": at.get_json("report.json")}
+    from stages import evaluate as stage
+
+    report = stage.run_teacher(
+        plan.config.eval,
+        plan.config.teacher,
+        plan.val_data,
+        plan.artifact("text"),
+        at,
+        device=machine.torch_device(),
+        workers=machine.worker_count(),
+    )
+    return _told("eval", False, {}, at) | {"report": report}
+
+
+def _created(plan: Plan, kind: str, stage: str) -> Artifact:
+    return plan.artifact(kind).create(plan.provenance(kind, stage))
+
+
+def _done(plan: Plan, stage: str) -> dict[str, Any] | None:
+    step = next(s for s in plan.steps() if s.stage == stage)
+    if not step.done:
+        return None
+    at = plan.address(step.writes[0])
+    summary = (at.get_json("complete.json") or {}).get("summary", {})
+    say(f"{stage}: already complete at {at}; nothing to do")
+    return _told(stage, True, summary, at)
+
+
+def _told(stage: str, already: bool, summary: dict[str, Any], at: object) -> dict[str, Any]:
+    return {"stage": stage, "already_complete": already, "address": str(at), "summary": summary}
