@@ -1,14 +1,18 @@
 """The only door to the object store: a folder or a prefix of s3://, gs://, az://, through the same calls (obstore).
 
-Every put is atomic; credentials come from the usual environment alone and never enter a message.
+Every put is atomic; credentials come from the usual environment alone and never enter a message. A mark is a
+JSON object that carries its own sha256, so that a changed byte of it is noticed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,14 @@ from cache.settings import InputError
 
 RETRIES = 8
 """How often obstore repeats a request that failed with a 5xx answer or a broken connection."""
+TIMEOUT = "300s"
+"""For one request: a shard of dense tokens is more than 100 MiB."""
+_STAGED = re.compile(r"#\d+$")
+"""Ending of the files that obstore writes before it renames them; a killed process leaves them behind."""
+_SEAL = "seal"
+"""Key of a mark's own sha256."""
+_MEMBERS = {"zarr_format", "node_type", "attributes", "schema", "ids", "stats", "objects", "summary"}
+"""Keys of marks without a seal."""
 
 
 class StoreError(InputError):
@@ -28,15 +40,20 @@ class StoreError(InputError):
 class Location:
     """A folder or an object-store prefix. Every call raises StoreError with the reason in one line."""
 
-    def __init__(self, url: str, prefix: str = "") -> None:
+    def __init__(self, url: str, prefix: str = "", store: Any = None) -> None:
         self.url = url.rstrip("/") if "://" in url else str(Path(url).expanduser().resolve())
         self.prefix = prefix
+        self.store = store or self._opened()
+
+    def _opened(self) -> Any:
+        if self.path is not None:
+            with self._reported("open"):
+                return LocalStore(self.url, mkdir=True)
+        if re.search(r"[@?#]", self.url):
+            scheme = self.url.split("://")[0]
+            raise InputError(f"{scheme}://...: give a bucket and a prefix alone; credentials come from the environment")
         with self._reported("open"):
-            self.store: Any = (
-                from_url(self.url, retry_config={"max_retries": RETRIES})
-                if "://" in url
-                else LocalStore(self.url, mkdir=True)
-            )
+            return from_url(self.url, retry_config={"max_retries": RETRIES}, client_options={"timeout": TIMEOUT})
 
     def __str__(self) -> str:
         return f"{self.url}/{self.prefix}".rstrip("/")
@@ -48,7 +65,7 @@ class Location:
 
     def child(self, name: str) -> Location:
         """The location below this one."""
-        return Location(self.url, self.key(name))
+        return Location(self.url, self.key(name), self.store)
 
     def key(self, name: str) -> str:
         """The full key of an object in `store`."""
@@ -84,6 +101,19 @@ class Location:
             except FileNotFoundError:
                 return None
 
+    def get_start(self, name: str, size: int) -> bytes:
+        """The first `size` bytes of an object, fewer where it is shorter."""
+        with self._reported("read", name):
+            return bytes(obstore.get_range(self.store, self.key(name), start=0, length=size))
+
+    def size(self, name: str) -> int | None:
+        """An object's size in bytes; None where there is none."""
+        with self._reported("read", name):
+            try:
+                return int(obstore.head(self.store, self.key(name))["size"])
+            except FileNotFoundError:
+                return None
+
     def get_json(self, name: str) -> Any:
         """A JSON object; None where there is none. Raises StoreError where it is not JSON."""
         data = self.get(name)
@@ -94,9 +124,31 @@ class Location:
         except ValueError as error:
             raise StoreError(f"{self}/{name}: damaged, not JSON; remove it and run the stage again") from error
 
+    def modified(self, name: str) -> str | None:
+        """When an object was last written: UTC, to the second, as text; None where there is none."""
+        with self._reported("read", name):
+            try:
+                when = obstore.head(self.store, self.key(name))["last_modified"]
+            except FileNotFoundError:
+                return None
+        return when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
     def put_json(self, name: str, value: Any) -> None:
         """Writes a JSON object."""
         self.put(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+    def put_mark(self, name: str, value: Mapping[str, Any]) -> None:
+        """Writes a JSON object with its own checksum."""
+        self.put(name, sealed(value))
+
+    def get_mark(self, name: str) -> dict[str, Any] | None:
+        """A mark without its seal; None where there is none. Raises StoreError where a byte of it was changed."""
+        data = self.get(name)
+        if data is None:
+            return None
+        if (value := unsealed(data)) is None:
+            raise StoreError(f"{self}/{name}: damaged; run `clip2seg cache verify --repair`, then the stage again")
+        return value
 
     def delete(self, name: str) -> None:
         """Deletes an object; none is fine."""
@@ -123,9 +175,45 @@ class Location:
         """Deletes every object below, commit marks first, so that a stop half-way leaves nothing half-trusted."""
         for name in sorted(self.names(), key=lambda n: (not n.endswith(("complete.json", "commit.json")), n)):
             self.delete(name)
+        for file in self.staged():
+            file.unlink(missing_ok=True)
         if self.path is not None:
-            for folder, _, _ in sorted(os.walk(self.path), reverse=True):
-                Path(folder).rmdir()
+            with self._reported("delete"):
+                for folder, _, _ in sorted(os.walk(self.path), reverse=True):
+                    Path(folder).rmdir()
+
+    def staged(self) -> list[Path]:
+        """Half-written files of processes that were killed, or that are writing now; object stores have none."""
+        if self.path is None:
+            return []
+        return sorted(Path(d) / f for d, _, files in os.walk(self.path) for f in files if _STAGED.search(f))
+
+
+def sealed(value: Mapping[str, Any]) -> bytes:
+    """A JSON object as the bytes of a mark; where it has `attributes` (zarr's metadata), the seal lies in there."""
+    bare = json.dumps(value, indent=1, sort_keys=True)
+    seal = {_SEAL: hashlib.sha256(bare.encode()).hexdigest()}
+    inner = value.get("attributes")
+    whole = {**value, **seal} if inner is None else {**value, "attributes": {**inner, **seal}}
+    return (json.dumps(whole, indent=1, sort_keys=True) + "\n").encode()
+
+
+def unsealed(data: bytes) -> dict[str, Any] | None:
+    """What `sealed` was given; None where any byte was changed."""
+    try:
+        value: dict[str, Any] = json.loads(data)
+        inner = value.get("attributes", value)
+        if _SEAL not in inner:
+            return value if _never_sealed(value, inner) else None
+        del inner[_SEAL]
+        return value if sealed(value) == data else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _never_sealed(value: dict[str, Any], inner: dict[str, Any]) -> bool:
+    """Whether a mark was written before there were seals, rather than has its seal's key, or the way to it, damaged."""
+    return value.keys() <= _MEMBERS and not any(re.fullmatch("[0-9a-f]{64}", str(v)) for v in inner.values())
 
 
 def _reason(error: BaseException) -> str:

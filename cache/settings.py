@@ -36,7 +36,12 @@ class Settings(BaseModel):
     """Base of every settings table: frozen; unknown keys, wrong types and impossible values are refused."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, validate_default=True, use_attribute_docstrings=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
     def numbers(self) -> dict[str, Any]:

@@ -2,18 +2,13 @@
 
 A shard is built in memory as zarr v3, then put object by object (each put is atomic), and its
 `commit.json`, which lists every object with its sha256, is put last. What has no commit mark does not exist.
+Marks carry their own sha256, so a changed byte of anything is noticed before it is used.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import socket
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,49 +17,13 @@ from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore, ObjectStore
 
-from cache.location import Location, StoreError
+from cache.claims import Claim, give_back, take
+from cache.location import Location, StoreError, sealed, unsealed
 from cache.schema import ARTIFACTS, SCHEMA, check_shard, check_version
 from cache.settings import InputError
 
-CLAIM_SECONDS = 600.0
-"""A claim of another machine that was not renewed for this long belongs to a dead process."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """Who is writing: host, process and when it last said so (seconds since the epoch)."""
-
-    host: str
-    pid: int
-    time: float
-
-    @classmethod
-    def mine(cls) -> Claim:
-        return cls(socket.gethostname(), os.getpid(), time.time())
-
-    @property
-    def alive(self) -> bool:
-        """Whether the writer may still be at work."""
-        if self.host == socket.gethostname():
-            return self.pid == os.getpid() or Path(f"/proc/{self.pid}").exists()
-        return time.time() - self.time < CLAIM_SECONDS
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
-
-
-def take(at: Location, name: str) -> Claim | None:
-    """Takes the right to write what the claim file `name` stands for: None if it is ours now, else who has it."""
-    mine = Claim.mine()
-    text = json.dumps(vars(mine)).encode()
-    if at.put_new(name, text):
-        return None
-    held = at.get_json(name)
-    holder = Claim(**held) if held else mine
-    if holder.alive and (holder.host, holder.pid) != (mine.host, mine.pid):
-        return holder
-    at.put(name, text)
-    return None
+MARKS = ("zarr.json", "shards/zarr.json", "complete.json", "dropped.json")
+"""What lies beside the shards of an artifact; the first is its root."""
 
 
 class Artifact:
@@ -83,18 +42,17 @@ class Artifact:
     # -- provenance ---------------------------------------------------------------------------------------
     def create(self, provenance: Mapping[str, Any]) -> Artifact:
         """Makes the root group unless there is one; `provenance` must be JSON and name `dtype` of tokens."""
-        memory = MemoryStore()
-        attributes = {"schema": SCHEMA, "kind": self.kind, **provenance}
-        zarr.create_group(memory, attributes=attributes).create_group("shards")
-        if self.at.get("zarr.json") is None:
-            for name, buffer in memory._store_dict.items():
-                self.at.put_new(name, buffer.to_bytes())
+        group = {"zarr_format": 3, "node_type": "group"}
+        # The root goes last: where it is, the rest is too.
+        self.at.put_new("shards/zarr.json", sealed({**group, "attributes": {}}))
+        root = {**group, "attributes": {"schema": SCHEMA, "kind": self.kind, **provenance}}
+        self.at.put_new("zarr.json", sealed(root))
         self.provenance()
         return self
 
     def provenance(self) -> dict[str, Any]:
         """What the root group says of how this was made. Raises InputError where there is no artifact."""
-        root = self.at.get_json("zarr.json")
+        root = self.at.get_mark("zarr.json")
         if root is None:
             raise InputError(f"{self}: nothing there; run the stage that writes it (`clip2seg plan` shows which)")
         attributes: dict[str, Any] = root.get("attributes", {})
@@ -105,6 +63,9 @@ class Artifact:
     def write(self, shard: int, ids: Sequence[str], arrays: Mapping[str, np.ndarray], stats: Mapping[str, Any]) -> int:
         """Writes and commits one shard (`ids` of its views, arrays of the schema); returns bytes written."""
         check_shard(self.kind, arrays, self.provenance()["dtype"])
+        wrong = [name for name, spec in self.table.items() if spec.dims[0] == "n" and len(arrays[name]) != len(ids)]
+        if wrong:
+            raise ValueError(f"{self.kind}/{wrong[0]}: {len(arrays[wrong[0]])} views, {len(ids)} ids")
         memory = MemoryStore()
         group = zarr.create_group(memory)
         for name, value in arrays.items():
@@ -126,43 +87,42 @@ class Artifact:
             self.at.put(f"{_folder(shard)}/{name}", data)
             objects[name] = [len(data), hashlib.sha256(data).hexdigest()]
         commit = {"schema": SCHEMA, "ids": list(ids), "stats": dict(stats), "objects": objects}
-        self.at.put_json(f"{_folder(shard)}/commit.json", commit)
+        self.at.put_mark(f"{_folder(shard)}/commit.json", commit)
         self._commits[shard] = commit
         return sum(size for size, _ in objects.values())
 
     def claim(self, shard: int) -> Claim | None:
-        """Takes the right to write a shard: None if it is ours now, else who has it.
-
-        Shards are pure functions of their address, so two writers that both believe to own one (after a claim
-        was judged dead too early) write the same bytes: the claim saves work, it is not what keeps data safe.
-        """
+        """Takes the right to write a shard: None if it is ours now, else who has it."""
         return take(self.at, f"{_folder(shard)}/claim.json")
 
     def release(self, shard: int) -> None:
         """Gives a claim back."""
-        self.at.delete(f"{_folder(shard)}/claim.json")
+        give_back(self.at, f"{_folder(shard)}/claim.json")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Marks the whole artifact complete."""
-        self.at.put_json("complete.json", {"schema": SCHEMA, "summary": dict(summary)})
+        mark = {"schema": SCHEMA, "shards": len(self.committed()), "summary": dict(summary)}
+        self.at.put_mark("complete.json", mark)
 
     # -- shards: read -------------------------------------------------------------------------------------
     def summary(self) -> dict[str, Any] | None:
         """The summary of a complete artifact; None while it is not complete."""
-        mark = self.at.get_json("complete.json")
-        if mark is None:
-            return None
-        check_version(str(self), mark.get("schema"), "clip2seg extract ...")
-        summary: dict[str, Any] = mark["summary"]
+        mark = self._mark("complete.json")
+        summary: dict[str, Any] | None = mark["summary"] if mark else None
         return summary
+
+    def _mark(self, name: str) -> dict[str, Any] | None:
+        mark = self.at.get_mark(name)
+        if mark is not None:
+            check_version(f"{self}/{name}", mark.get("schema"), "clip2seg extract ...")
+        return mark
 
     def commit(self, shard: int) -> dict[str, Any] | None:
         """The commit mark of a shard (`ids`, `stats`, `objects`); None while it is not committed."""
         if shard not in self._commits:
-            mark = self.at.get_json(f"{_folder(shard)}/commit.json")
+            mark = self._mark(f"{_folder(shard)}/commit.json")
             if mark is None:
                 return None
-            check_version(f"{self}/{_folder(shard)}", mark.get("schema"), "clip2seg extract ...")
             self._commits[shard] = mark
         return self._commits[shard]
 
@@ -171,77 +131,121 @@ class Artifact:
         names = self.at.names("shards")
         return sorted(int(n.split("/")[1]) for n in names if n.endswith("/commit.json"))
 
+    def shards(self) -> list[int]:
+        """The shards to read: all that a complete artifact was made of, even if one has vanished since."""
+        mark = self._mark("complete.json")
+        return self.committed() if mark is None or "shards" not in mark else list(range(mark["shards"]))
+
     def read(self, shard: int, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Whole arrays of a shard, every byte checked against the commit mark."""
         group = self._memory_group(shard, list(names or self.table))
         return {name: np.asarray(_array(group, name)[...]) for name in names or self.table}
 
     def _memory_group(self, shard: int, names: Sequence[str]) -> zarr.Group:
-        commit = self._committed_or_raise(shard)
         store: dict[str, Any] = {}
-        for key, (_, digest) in commit["objects"].items():
+        for key in self._objects(shard):
             if key == "zarr.json" or key.split("/")[0] in names:
-                data = self.at.get(f"{_folder(shard)}/{key}")
-                if data is None or hashlib.sha256(data).hexdigest() != digest:
-                    raise self._damaged(f"{_folder(shard)}/{key}", "missing" if data is None else "damaged")
-                store[key] = default_buffer_prototype().buffer.from_bytes(data)
+                store[key] = default_buffer_prototype().buffer.from_bytes(self._checked(shard, key))
         return zarr.open_group(MemoryStore(store), mode="r")
 
-    def _committed_or_raise(self, shard: int) -> dict[str, Any]:
+    def _objects(self, shard: int) -> dict[str, tuple[int, str]]:
+        """Name below the shard -> size and sha256 of every object that was committed."""
         commit = self.commit(shard)
+        if commit is None and self.summary() is not None:
+            raise self._damaged(f"{_folder(shard)}/commit.json", "missing")
         if commit is None:
             raise StoreError(f"{self}/{_folder(shard)}: not there; run `clip2seg {self.provenance()['stage']}` again")
-        return commit
+        objects: dict[str, tuple[int, str]] = commit["objects"]
+        return objects
+
+    def _looked_at(self, shard: int, key: str) -> tuple[bytes, str]:
+        """An object's bytes and what is wrong with them, "" for nothing."""
+        data = self.at.get(f"{_folder(shard)}/{key}")
+        if data is None:
+            return b"", "missing"
+        return data, "" if hashlib.sha256(data).hexdigest() == self._objects(shard)[key][1] else "damaged"
+
+    def _checked(self, shard: int, key: str) -> bytes:
+        data, fault = self._looked_at(shard, key)
+        if fault:
+            raise self._damaged(f"{_folder(shard)}/{key}", fault)
+        return data
 
     def _damaged(self, name: str, what: str) -> StoreError:
         return StoreError(f"{self}/{name}: {what}; run `clip2seg cache verify --repair`, then the stage again")
 
-    def rows(self, shard: int, name: str) -> Iterator[np.ndarray]:
-        """The rows of a `by_row` array one at a time; each row's checksum is tested as it is read."""
-        commit = self._committed_or_raise(shard)
+    def rows(self, shard: int, name: str, only: Sequence[int] | None = None) -> Iterator[np.ndarray]:
+        """The rows of a `by_row` array one at a time, all or `only` some; what is read is checked."""
+        if only is None:
+            yield from self.read(shard, [name])[name]
+            return
+        # Some rows are read alone, each with its own checksum. What has none is looked at here: the metadata, and
+        # the size, since zarr takes a missing object for zeros.
+        for key, (size, _) in self._objects(shard).items():
+            if key == f"{name}/zarr.json":
+                self._checked(shard, key)
+            elif key.startswith(f"{name}/") and self.at.size(f"{_folder(shard)}/{key}") != size:
+                raise self._damaged(f"{_folder(shard)}/{key}", "missing or cut")
         store = ObjectStore(self.at.store, read_only=True)
         try:
             array = zarr.open_array(store, path=self.at.key(f"{_folder(shard)}/{name}"), mode="r")
-            for i in range(len(commit["ids"])):
+            for i in only:
                 yield np.asarray(array[i])
         except (ValueError, FileNotFoundError) as error:
             raise self._damaged(f"{_folder(shard)}/{name}", "damaged or missing") from error
 
     def load(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """The named arrays of all committed shards, joined; offsets are made to count through."""
-        shards = self.committed()
-        parts = [self.read(s, names) for s in shards]
+        """The named arrays of all shards, joined; offsets are made to count through."""
+        parts = [self.read(s, names) for s in self.shards()]
         return {n: _joined([p[n] for p in parts], offsets=n.endswith("_offsets")) for n in names}
 
     def ids(self) -> list[str]:
         """Ids of all views in order."""
-        return [i for s in self.committed() for i in self._committed_or_raise(s)["ids"]]
+        return [i for s in self.shards() for i in self.shard_ids(s)]
+
+    def shard_ids(self, shard: int) -> list[str]:
+        """Ids of the views of one shard."""
+        self._objects(shard)
+        ids: list[str] = self._commits[shard]["ids"]
+        return ids
 
     # -- the dense tier can go --------------------------------------------------------------------------------
     def drop(self) -> int:
         """Deletes all shards and leaves a mark that says so; returns the bytes freed."""
-        freed = sum(self.at.names().values())
-        provenance = self.provenance()
-        self.at.put_json("dropped.json", {"schema": SCHEMA})
-        self.at.child("shards").delete_all()
+        before = sum(self.at.names().values())
+        self.at.put_mark("dropped.json", {"schema": SCHEMA})
         self.at.delete("complete.json")
+        self.at.child("shards").delete_all()
         self._commits.clear()
-        self.create({k: v for k, v in provenance.items() if k not in ("schema", "kind")})
-        return freed - sum(self.at.names().values())
+        return before - sum(self.at.names().values())
 
     def dropped(self) -> bool:
         """Whether this artifact was dropped on purpose: stages then recompute what they need of it."""
-        return self.at.get_json("dropped.json") is not None
+        return self._mark("dropped.json") is not None
 
     # -- verify -------------------------------------------------------------------------------------------
     def faults(self, shard: int) -> list[str]:
         """Objects of a committed shard that are missing or not what was committed (every byte is read)."""
-        commit = self._committed_or_raise(shard)
+        mark = f"{_folder(shard)}/commit.json"
+        self._commits.pop(shard, None)
+        try:
+            commit = self.commit(shard)
+        except InputError as error:
+            return [f"{mark}: damaged" if isinstance(error, StoreError) else str(error)]
+        if commit is None:
+            return [f"{mark}: missing"]
+        found = {key: self._looked_at(shard, key)[1] for key in commit["objects"]}
+        return [f"{_folder(shard)}/{key}: {fault}" for key, fault in found.items() if fault]
+
+    def mark_faults(self) -> list[str]:
+        """Marks beside the shards that are damaged, and the root where it is missing."""
         wrong = []
-        for key, (_, digest) in commit["objects"].items():
-            data = self.at.get(f"{_folder(shard)}/{key}")
-            if data is None or hashlib.sha256(data).hexdigest() != digest:
-                wrong.append(f"{_folder(shard)}/{key}: {'missing' if data is None else 'damaged'}")
+        for name in MARKS:
+            data = self.at.get(name)
+            if data is not None and unsealed(data) is None:
+                wrong.append(f"{name}: damaged")
+            elif data is None and name == MARKS[0]:
+                wrong.append(f"{name}: missing")
         return wrong
 
     def discard(self, shard: int) -> None:

@@ -6,6 +6,7 @@ alone loads CLIP.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from typing import Any
@@ -20,6 +21,7 @@ from cache.settings import InputError
 from cache.store import Artifact
 from stages.parts.checkpoint import Checkpoint, unpack
 from stages.parts.datasets import BadSample, Dataset, Quarantine
+from stages.parts.extremes import Extremes
 from stages.parts.inference import Scorer, class_scores, predicted, student_scorer
 from stages.parts.metrics import Scores, confusion, scores
 from stages.parts.pictures import grid, overlay, palette
@@ -78,9 +80,12 @@ def run_teacher(
 
 def load_student(run_at: Location) -> Checkpoint:
     """The finished student of a run."""
-    packed = run_at.get("student.safetensors")
-    if packed is None:
-        raise InputError(f"{run_at}: no trained student there; run `clip2seg train` first")
+    mark, packed = run_at.get_mark("complete.json"), run_at.get("student.safetensors")
+    if mark is None or packed is None:
+        raise InputError(f"{run_at}: no trained student there; run `clip2seg train` first, to its end")
+    digest = hashlib.sha256(packed).hexdigest()
+    if mark.get("objects", {}).get("student.safetensors", digest) != digest:
+        raise InputError(f"{run_at}/student.safetensors: damaged; run `clip2seg cache verify --repair`, then train")
     return unpack(packed, f"{run_at}/student.safetensors")
 
 
@@ -98,6 +103,10 @@ def all_text(text: Artifact, data: Dataset, checkpoint: Checkpoint, where: str) 
             f"{where}: trained with other text embeddings than {text} holds; use its own teacher and prompts"
         )
     return torch.cat([checkpoint.text, torch.from_numpy(arrays["unseen"])])
+
+
+EXTREMES = 4
+"""Best and worst pictures kept for the run's report."""
 
 
 class _Pairs(TorchDataset["tuple[Array, Array] | BadSample"]):
@@ -128,10 +137,11 @@ def _score(
     words, clock, quarantine = data.vocabulary, Clock(), Quarantine(data.cfg.max_bad)
     counts = np.zeros((len(words.ordered), len(words.ordered)), np.int64)
     gallery = _Gallery(cfg.pictures, len(words.seen), len(words.ordered))
+    extremes = Extremes(EXTREMES if cfg.pictures else 0, len(words.ordered))
     loader = DataLoader(_Pairs(data), batch_size=1, collate_fn=list, num_workers=workers)
     start = time.perf_counter()
     with Bar("eval", len(data), "images") as bar:
-        for (pair,) in loader:
+        for name, (pair,) in zip(data.ids, loader, strict=True):
             bar.advance()
             if isinstance(pair, BadSample):
                 quarantine.add(pair)
@@ -141,6 +151,8 @@ def _score(
                 found = predicted(class_scores(scorer, image, cfg, len(words.seen), device))
             counts += confusion(found, labels, len(words.ordered))
             gallery.offer(image, labels, found)
+            extremes.offer(name, image, labels, found)
+    ends = {"best": extremes.best, "worst": extremes.worst}
     report = {
         **about,
         **table(scores(counts, len(words.seen)), words.ordered, len(words.seen)),
@@ -154,10 +166,15 @@ def _score(
         "bad": quarantine.bad,
         "settings": cfg.numbers(),
         "images_per_second": round(len(data) / (time.perf_counter() - start), 2),
+        "pictures": {end: [[one.name, round(100 * one.iou, 2)] for one in shown] for end, shown in ends.items()},
     }
     out.put_json("confusion.json", {"classes": list(words.ordered), "counts": counts.tolist()})
     if gallery.pictures:
         out.put("grid.png", _pictures(gallery.pictures, words.ordered, len(words.seen)))
+    for end, shown in ends.items():
+        if shown:
+            pictures = [(one.image, one.labels, one.found) for one in shown]
+            out.put(f"{end}.png", _pictures(pictures, words.ordered, len(words.seen)))
     out.put_json("report.json", report)
     out.put_json("complete.json", {"summary": {k: report[k] for k in ("sIoU", "uIoU", "hIoU")}})
     return report

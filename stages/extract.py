@@ -6,7 +6,7 @@ do not depend on what was done before, so a resumed or divided run writes the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -20,9 +20,9 @@ from stages.parts.datasets import Dataset, Quarantine
 from stages.parts.settings import ExtractConfig
 from stages.parts.teacher import Teacher, TeacherConfig, load_teacher
 from stages.parts.teacher_files import load_text_source
-from stages.parts.tokens import encode
+from stages.parts.tokens import encode, token_arrays
 from stages.parts.views import ViewsConfig
-from stages.progress import Bar, Clock, say, unclaimed
+from stages.progress import Bar, Clock, Work, say
 
 
 def run(
@@ -42,61 +42,57 @@ def run(
     stay.
     """
     teacher = load_teacher(teacher_cfg, device)
-    _text(teacher, prompts, data, out["text"])
+    write_text(teacher, prompts, data, out["text"])
     rows, shards = len(data) * views.count, -(-len(data) * views.count // cfg.shard)
     tiers = [a for a in (out["tokens"], out.get("dense")) if a is not None]
     clock, quarantine = Clock(), Quarantine(data.cfg.max_bad)
     for shard in out["tokens"].committed():
         for bad in (out["tokens"].commit(shard) or {})["stats"]["bad"]:
             quarantine.bad.append(bad)
-    loaded = _load(cfg, teacher, views, data, tiers, shards, workers)
+    source = TeacherViews(data, views, teacher.input_size, teacher.crop_size)
     done = sum(all(a.commit(s) is not None for a in tiers) for s in range(shards))
-    with Bar("extract", rows - min(done * cfg.shard, rows), "views") as bar, ThreadPoolExecutor(1) as writer:
-        writing: Future[None] | None = None
-        shard_views: list[TeacherView | BadView] = []
-        encoded: list[dict[str, np.ndarray]] = []
-        while (batch := _next(loaded, clock)) is not None:
-            with clock("teacher"):
-                encoded.append(encode(teacher, [v for v in batch if isinstance(v, TeacherView)], cfg))
-            shard_views += batch
-            for view in batch:
-                if isinstance(view, BadView):
-                    quarantine.add(view.error)
-            bar.advance(len(batch))
-            shard = batch[0].row // cfg.shard
-            if batch[-1].row + 1 == min((shard + 1) * cfg.shard, rows):
-                with clock("write"):
-                    if writing is not None:
-                        writing.result()
-                writing = writer.submit(_write, tiers, shard, shard_views, encoded, cfg.dtype)
-                shard_views, encoded = [], []
-        if writing is not None:
-            writing.result()
+    with (
+        Bar("extract", rows - min(done * cfg.shard, rows), "views") as bar,
+        ThreadPoolExecutor(1) as writer,
+        Work(tiers, shards) as work,
+    ):
+        while work.open():
+            writing: Future[None] | None = None
+            shard_views: list[TeacherView | BadView] = []
+            encoded: list[dict[str, np.ndarray]] = []
+            loaded = _load(cfg, source, work, workers)
+            while (batch := _next(loaded, clock)) is not None:
+                with clock("teacher"):
+                    encoded.append(encode(teacher, [v for v in batch if isinstance(v, TeacherView)], cfg))
+                shard_views += batch
+                for view in batch:
+                    if isinstance(view, BadView):
+                        quarantine.add(view.error)
+                bar.advance(len(batch))
+                shard = batch[0].row // cfg.shard
+                if batch[-1].row + 1 == min((shard + 1) * cfg.shard, rows):
+                    with clock("write"):
+                        if writing is not None:
+                            writing.result()
+                    writing = writer.submit(_write, tiers, work, shard, shard_views, encoded)
+                    shard_views, encoded = [], []
+            if writing is not None:
+                writing.result()
         rate = bar.rate
-    summary = _summary(out, shards, clock, rate)
+    summary = _summary(out, data.vocabulary.seen, shards, clock, rate)
     for artifact in tiers:
         artifact.finish(summary)
     return summary
 
 
-def _load(
-    cfg: ExtractConfig,
-    teacher: Teacher,
-    views: ViewsConfig,
-    data: Dataset,
-    tiers: list[Artifact],
-    shards: int,
-    workers: int,
-) -> Iterator[list[TeacherView | BadView]]:
-    rows = TeacherViews(data, views, teacher.input_size, teacher.crop_size)
-
+def _load(cfg: ExtractConfig, source: TeacherViews, work: Work, workers: int) -> Iterator[list[TeacherView | BadView]]:
     def batches() -> Iterator[list[int]]:
-        for shard in unclaimed(tiers, shards):
-            stop = min((shard + 1) * cfg.shard, len(rows))
+        for shard in work.claims():
+            stop = min((shard + 1) * cfg.shard, len(source))
             for start in range(shard * cfg.shard, stop, cfg.batch):
                 yield list(range(start, min(start + cfg.batch, stop)))
 
-    loader = DataLoader(rows, batch_sampler=_Batches(batches), num_workers=workers, collate_fn=list)
+    loader = DataLoader(source, batch_sampler=_Batches(batches), num_workers=workers, collate_fn=list)
     return iter(loader)
 
 
@@ -118,10 +114,10 @@ def _next(loaded: Iterator[list[TeacherView | BadView]], clock: Clock) -> list[T
 
 def _write(
     tiers: list[Artifact],
+    work: Work,
     shard: int,
     batch: list[TeacherView | BadView],
     encoded: list[dict[str, np.ndarray]],
-    dtype: str,
 ) -> None:
     views = [v for v in batch if isinstance(v, TeacherView)]
     joined = {k: np.concatenate([e[k] for e in encoded]) for k in encoded[0]}
@@ -131,20 +127,12 @@ def _write(
         if artifact.commit(shard) is None:
             artifact.write(shard, ids, {"dense": joined["dense"]}, stats)
     if tiers[0].commit(shard) is None:
-        arrays = {
-            "global": joined["global"],
-            "local": joined["local"],
-            "local_region": np.array([r for v in views for r in v.regions], np.uint8),
-            "local_offsets": np.cumsum([0] + [len(v.regions) for v in views], dtype=np.int64),
-            "image_size": np.array([v.image_size for v in views], np.int32).reshape(-1, 2),
-            "view_seed": np.array([v.view_seed for v in views], np.uint64),
-            "labels_crc": np.array([v.labels_crc for v in views], np.uint32),
-        }
-        tiers[0].write(shard, ids, arrays, stats)
-    tiers[0].release(shard)
+        tiers[0].write(shard, ids, token_arrays(views, joined), stats)
+    work.release(shard)
 
 
-def _text(teacher: Teacher, prompts: tuple[str, ...], data: Dataset, out: Artifact) -> None:
+def write_text(teacher: Teacher, prompts: tuple[str, ...], data: Dataset, out: Artifact) -> None:
+    """Fills the artifact `text`, unless it is complete."""
     if out.summary() is not None:
         return
     words, k = data.vocabulary, len(data.vocabulary.seen)
@@ -157,16 +145,20 @@ def _text(teacher: Teacher, prompts: tuple[str, ...], data: Dataset, out: Artifa
     say(f"text embeddings of {len(words.ordered)} classes -> {out}")
 
 
-def _summary(out: Mapping[str, Artifact], shards: int, clock: Clock, rate: float) -> dict[str, Any]:
+def _summary(
+    out: Mapping[str, Artifact], seen: Sequence[str], shards: int, clock: Clock, rate: float
+) -> dict[str, Any]:
     commits = [out["tokens"].commit(s) or {} for s in range(shards)]
     sizes = {
         kind: sum(size for s in artifact.committed() for size, _ in (artifact.commit(s) or {})["objects"].values())
         for kind, artifact in out.items()
     }
-    regions = int(out["tokens"].load(["local_offsets"])["local_offsets"][-1])
+    regions = out["tokens"].load(["local_region"])["local_region"]
+    met = set(np.unique(regions).tolist())
     return {
         "views": sum(len(c["ids"]) for c in commits),
-        "regions": regions,
+        "regions": len(regions),
+        "absent": [name for i, name in enumerate(seen) if i not in met],
         "bad": [b for c in commits for b in c["stats"]["bad"]],
         "bytes": sizes,
         "views_per_second": round(rate, 2),

@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from cache.claims import Claim
 from cache.store import Artifact
 
 WAIT_SECONDS = 2.0
@@ -79,28 +81,66 @@ def rank_and_world() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def unclaimed(artifacts: list[Artifact], shards: int) -> Iterator[int]:
-    """Shards that miss a commit mark in any of `artifacts`, each claimed for this process before it is given.
+class Work:
+    """The shards that miss a commit mark in any of `artifacts`, divided among processes and machines by claims alone.
 
-    Processes and machines divide the work through the claims alone. Shards that another live process holds are
-    waited for at the end, and taken over if it dies.
+    Use: `while work.open(): for shard in work.claims(): ...; work.release(shard)`, all of a round written before
+    the next begins. What another live process holds is waited for between rounds, never while own work is open,
+    and taken over if that process dies. Leaving the `with` block gives back what is still claimed.
     """
-    rank, world = rank_and_world()
-    order = [*range(rank * shards // world, shards), *range(rank * shards // world)]
-    told = False
-    while True:
-        held = None
-        for shard in order:
-            if all(a.commit(shard) is not None for a in artifacts):
+
+    def __init__(self, artifacts: list[Artifact], shards: int) -> None:
+        rank, world = rank_and_world()
+        first = rank * shards // world
+        self.artifacts, self.order = artifacts, [*range(first, shards), *range(first)]
+        self._round: Iterator[int] = iter(())
+        self._claimed: set[int] = set()
+        self._holder: Claim | None = None
+
+    def __enter__(self) -> Work:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for shard in list(self._claimed):
+            self.release(shard)
+
+    def open(self) -> bool:
+        """Begins a round: whether there is a shard to write; waits while all that are left are in other hands."""
+        told = False
+        while True:
+            self._holder, self._round = None, self._claims()
+            for shard in self._round:
+                self._round = chain([shard], self._round)
+                return True
+            if self._holder is None:
+                return False
+            if not told:
+                say(f"{self.artifacts[0]}: a shard is being written by {self._holder}; waiting for it")
+                told = True
+            time.sleep(WAIT_SECONDS)
+
+    def claims(self) -> Iterator[int]:
+        """The shards of this round, each claimed for this process just before it is given."""
+        return self._round
+
+    def release(self, shard: int) -> None:
+        """Gives back the claim on a shard, written or not."""
+        self._claimed.discard(shard)
+        self.artifacts[0].release(shard)
+
+    def _claims(self) -> Iterator[int]:
+        for shard in self.order:
+            if self._done(shard):
                 continue
-            holder = artifacts[0].claim(shard)
-            if holder is None:
-                yield shard
+            holder = self.artifacts[0].claim(shard)
+            if holder is not None:
+                self._holder = holder
+                continue
+            self._claimed.add(shard)
+            if self._done(shard):  # written by another process between the look and the claim
+                self.release(shard)
             else:
-                held = f"shard {shard} is being written by {holder}"
-        if held is None:
-            return
-        if not told:
-            say(f"{artifacts[0]}: {held}; waiting for it")
-            told = True
-        time.sleep(WAIT_SECONDS)
+                yield shard
+
+    def _done(self, shard: int) -> bool:
+        return all(a.commit(shard) is not None for a in self.artifacts)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from cache.location import Location
+from cache.claims import give_back, take
+from cache.location import Location, StoreError
 from cache.settings import InputError
-from cache.store import Artifact, take
+from cache.store import Artifact
 from stages.parts.batches import Batch, CachedTokens, TrainingSet, Turns, collate
 from stages.parts.checkpoint import pack, pack_state, unpack_state
-from stages.parts.datasets import Dataset
+from stages.parts.datasets import BadSample, Dataset, Quarantine
 from stages.parts.inference import predicted
 from stages.parts.learner import Learner
 from stages.parts.pictures import overlay, palette
@@ -39,6 +41,10 @@ CHECKPOINT_SECONDS = 120.0
 """How much work a stop may cost at most."""
 LOG_EVERY = 10
 """Iterations between two points of the loss curves."""
+
+
+Source = Callable[[TrainingSet, Turns], Iterator[Batch]]
+"""Makes the batches that `Turns` names: a data loader, or a teacher in the loop."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +70,23 @@ def run(
     device: torch.device,
     workers: int,
     compiled: bool = False,
+    online: Source | None = None,
 ) -> dict[str, Any]:
     """Trains the student into `out`, resuming where an earlier run stopped; returns the summary.
 
-    `cache`: the artifacts tokens and latent; None trains on labels alone (the baseline of Table 3). Reads seen
-    labels and the text embeddings of seen classes only. Raises InputError where the cache is incomplete or a
-    loss stops being finite; the last checkpoint stays.
+    `cache`: the artifacts tokens and latent; None trains on labels alone (the baseline of Table 3), or on the
+    tokens that `online` makes. Reads seen labels and the text embeddings of seen classes only. Raises InputError
+    where the cache is incomplete or damaged, a loss stops being finite, or nothing can be written; the last
+    checkpoint stays.
     """
     if (holder := take(out, "claim.json")) is not None:
         raise InputError(f"{out}: {holder} is training this run; wait for it, or stop it first")
     try:
-        return _run(recipe, data, text, cache, out, provenance, device, workers, compiled)
+        return _run(recipe, data, text, cache, out, provenance, device, workers, compiled, online)
+    except OSError as error:  # of TensorBoard's event file; all else goes through `Location`
+        raise StoreError(f"{out}: can't write ({error.strerror or error}); the last checkpoint stays") from error
     finally:
-        out.delete("claim.json")
+        give_back(out, "claim.json")
 
 
 def _run(
@@ -89,6 +99,7 @@ def _run(
     device: torch.device,
     workers: int,
     compiled: bool,
+    online: Source | None,
 ) -> dict[str, Any]:
     cfg = recipe.train
     embeddings = torch.from_numpy(text.read(0, ["seen"])["seen"])
@@ -104,30 +115,32 @@ def _run(
     optimiser = make_optimiser(learner, cfg)
     trainer = Trainer(cfg, learner, optimiser, device, compiled=compiled)
     packing = (recipe.student, data.vocabulary.seen, embeddings, {"provenance": provenance})
-    start, curves, seconds = _resumed(out, learner, optimiser)
+    start, curves, seconds = _resumed(out, trainer)
+    if tokens is None:
+        data = usable(data)
     training = TrainingSet(data, recipe.views, len(embeddings), tokens, seed=cfg.seed, photometric=cfg.photometric)
     turns = Turns(len(training), cfg.batch, start, cfg.iterations, cfg.seed)
-    loader = DataLoader(
-        training, batch_sampler=turns, num_workers=workers, collate_fn=collate, pin_memory=device.type == "cuda"
-    )
-    batches, clock, begun, saved = iter(loader), Clock(), time.perf_counter(), time.perf_counter()
+    batches = (online or _loader(workers, pin=device.type == "cuda"))(training, turns)
+    clock, begun, saved = Clock(), time.perf_counter(), time.perf_counter()
     with Bar("train", cfg.iterations - start, "it") as bar, _board(out, start) as board:
         for iteration in range(start, cfg.iterations):
             with clock("wait"):
                 batch = next(batches).to(device)
             losses = trainer.step(iteration, batch)
             last = iteration + 1 == cfg.iterations
-            if iteration % LOG_EVERY == 0 or last:
-                values = _finite(losses, iteration, out)
+            due = last or time.perf_counter() - saved > CHECKPOINT_SECONDS
+            if due or iteration % LOG_EVERY == 0:
+                values = _finite(losses, iteration, out)  # also before each save, or NaN weights would be kept
+            if last or iteration % LOG_EVERY == 0:
                 curves.append({"iteration": iteration, "lr": optimiser.param_groups[0]["lr"], **values})
                 for name, value in values.items():
                     board.add_scalar(f"loss/{name}", value, iteration)
                 bar.advance(0, f"loss {values['total']:.3f}")
             bar.advance()
-            if last or time.perf_counter() - saved > CHECKPOINT_SECONDS:
+            if due:
                 _picture(board, learner, batch, iteration)
                 taken = seconds + time.perf_counter() - begun
-                _save(out, learner, optimiser, packing, curves, iteration + 1, taken)
+                _save(out, trainer, packing, curves, iteration + 1, taken)
                 saved = time.perf_counter()
     taken = seconds + time.perf_counter() - begun
     summary = {
@@ -138,9 +151,43 @@ def _run(
         "losses": {k: v for k, v in curves[-1].items() if k not in ("iteration", "lr")},
         "images": len(training),
     }
-    out.put_json("complete.json", {"summary": summary})
+    student = hashlib.sha256(out.get("student.safetensors") or b"").hexdigest()
+    out.put_mark("complete.json", {"summary": summary, "objects": {"student.safetensors": student}})
     out.delete("state.safetensors")
     return summary
+
+
+def _loader(workers: int, *, pin: bool) -> Source:
+    """Batches from the cache, made by loader processes."""
+
+    def batches(training: TrainingSet, turns: Turns) -> Iterator[Batch]:
+        loader = DataLoader(training, batch_sampler=turns, num_workers=workers, collate_fn=collate, pin_memory=pin)
+        try:
+            yield from loader
+        except InputError as error:  # torch puts a worker's whole traceback before its one line
+            raise InputError(str(error).strip().splitlines()[-1].split("Error: ")[-1]) from None
+
+    return batches
+
+
+def usable(data: Dataset) -> Dataset:
+    """The data set without the bad samples that `extract` would have set aside, for training that reads no tokens.
+
+    Decodes every sample, where `data.max_bad` allows any to be bad. Raises InputError past it.
+    """
+    if data.cfg.max_bad == 0:
+        return data  # the first bad one stops the run when it is reached
+    good, quarantine = [], Quarantine(data.cfg.max_bad)
+    for i, record in enumerate(data.records):
+        try:
+            data.image(i)
+            data.labels(i, "seen")
+        except BadSample as error:
+            quarantine.add(error)
+            say(f"train: left out: {error}")
+        else:
+            good.append(record)
+    return replace(data, records=good)
 
 
 def load_cache(tokens: Artifact, latent: Artifact, *, num_seen: int) -> CachedTokens:
@@ -219,13 +266,13 @@ def stream(seed: int, name: str, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}/{number}".encode()).digest()[:7], "big")
 
 
-def _resumed(
-    out: Location, learner: Learner, optimiser: torch.optim.Optimizer
-) -> tuple[int, list[dict[str, float]], float]:
+def _resumed(out: Location, trainer: Trainer) -> tuple[int, list[dict[str, float]], float]:
     packed = out.get("state.safetensors")
     if packed is None:
         return 0, [], 0.0
-    about = unpack_state(packed, {"learner": learner}, optimiser, f"{out}/state.safetensors")
+    about = unpack_state(packed, {"learner": trainer.learner}, trainer.optimiser, f"{out}/state.safetensors")
+    if about.get("scaler"):
+        trainer.scaler.load_state_dict(about["scaler"])
     lines = (out.get("curves.jsonl") or b"").decode().splitlines()
     curves = [c for c in map(json.loads, lines) if c["iteration"] < about["iteration"]]
     say(f"train: resumed at iteration {about['iteration']}")
@@ -234,8 +281,7 @@ def _resumed(
 
 def _save(
     out: Location,
-    learner: Learner,
-    optimiser: torch.optim.Optimizer,
+    trainer: Trainer,
     packing: tuple[StudentConfig, tuple[str, ...], torch.Tensor, dict[str, Any]],
     curves: list[dict[str, float]],
     iteration: int,
@@ -243,12 +289,11 @@ def _save(
 ) -> None:
     out.put("curves.jsonl", "".join(json.dumps(c) + "\n" for c in curves).encode())
     student, seen, embeddings, about = packing
-    packed = pack(learner.student, student, seen, embeddings, {**about, "iteration": iteration})
+    packed = pack(trainer.learner.student, student, seen, embeddings, {**about, "iteration": iteration})
     # The state goes last: it is what a resumed run believes.
     out.put("student.safetensors", packed)
-    out.put(
-        "state.safetensors", pack_state({"learner": learner}, optimiser, {"iteration": iteration, "seconds": seconds})
-    )
+    state = {"iteration": iteration, "seconds": seconds, "scaler": trainer.scaler.state_dict()}
+    out.put("state.safetensors", pack_state({"learner": trainer.learner}, trainer.optimiser, state))
 
 
 def _finite(losses: dict[str, torch.Tensor], iteration: int, out: Location) -> dict[str, float]:
@@ -267,20 +312,25 @@ class _board:
 
     def __init__(self, out: Location, start: int) -> None:
         self.out, self.start = out, start
-        self.folder = out.path / "tensorboard" if out.path else Path(tempfile.mkdtemp(prefix="clip2seg-board-"))
+        self.draft = tempfile.TemporaryDirectory(prefix="clip2seg-board-")
+        self.folder = out.path / "tensorboard" if out.path else Path(self.draft.name)
 
     def __enter__(self) -> SummaryWriter:
+        self.hook, threading.excepthook = threading.excepthook, self._died
         self.writer = SummaryWriter(str(self.folder), purge_step=self.start)
         return self.writer
 
-    def __exit__(self, *_: object) -> None:
-        self.writer.close()
-        if self.out.path is None:
-            for file in self._files():
-                self.out.put(f"tensorboard/{file.name}", file.read_bytes())
+    def _died(self, what: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread could not write: its next call says so, a traceback need not."""
+        if not issubclass(what.exc_type, OSError):
+            self.hook(what)
 
-    def _files(self) -> Iterator[Path]:
-        return (f for f in self.folder.iterdir() if f.is_file())
+    def __exit__(self, *_: object) -> None:
+        threading.excepthook = self.hook
+        self.writer.close()
+        with self.draft:
+            for file in Path(self.draft.name).iterdir():
+                self.out.put(f"tensorboard/{file.name}", file.read_bytes())
 
 
 @torch.no_grad()

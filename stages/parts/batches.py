@@ -127,14 +127,18 @@ class TrainingSet(TorchDataset[Sample]):
         seed: int,
         photometric: bool,
     ) -> None:
-        self.data, self.views, self.num_seen, self.cache = data, views, num_seen, cache
+        self.data, self.views, self.num_seen = data, views, num_seen
         self.seed, self.photometric = seed, photometric
-        self.rows = {view: row for row, view in enumerate(cache.ids)} if cache else {}
+        self.use(cache)
         index = {image_id: i for i, image_id in enumerate(data.ids)}
         named = dict.fromkeys(v.rpartition("#")[0] if views.count > 1 else v for v in self.rows)
         self.images = [index[i] for i in named if i in index] if cache else list(range(len(data)))
         if not self.images:
             raise InputError("no image of the data set is in the cache; run `clip2seg extract` for this data set")
+
+    def use(self, cache: CachedTokens | None) -> None:
+        """From now on these tokens; the images that take part stay."""
+        self.cache, self.rows = cache, {view: row for row, view in enumerate(cache.ids)} if cache else {}
 
     def __len__(self) -> int:
         return len(self.images)

@@ -6,6 +6,7 @@ and training settings; a mismatch is refused at load, not scored near zero.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -54,14 +55,14 @@ def pack(
     header = {"format": FORMAT, "student": cfg.numbers(), "seen": list(seen), "dim": int(text.shape[1]), **about}
     if more is not None and more[0]:
         header["more"], tensors[MORE] = list(more[0]), more[1].detach().cpu().contiguous()
-    return save(tensors, {"clip2seg": json.dumps(header, sort_keys=True)})
+    return _saved(tensors, header)
 
 
 def unpack(data: bytes, where: str) -> Checkpoint:
     """Bytes -> Checkpoint, in eval mode. Raises InputError that names `where` for anything but such a file."""
     header = read_header(data, where)
     try:
-        tensors = load(data)
+        tensors = _loaded(data)
         # A file from elsewhere must not make us read or download other weights: it brings its own.
         settings = {k: v for k, v in header["student"].items() if k != "weights"}
         cfg = StudentConfig.model_validate_json(json.dumps(settings))
@@ -105,7 +106,7 @@ def pack_state(modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer, 
     tensors = {f"{n}.{k}": v.detach().cpu().contiguous() for n, m in modules.items() for k, v in m.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v).cpu().contiguous() for k, v in state.items()}
-    return save(tensors, {"clip2seg": json.dumps(about, sort_keys=True)})
+    return _saved(tensors, about)
 
 
 def unpack_state(
@@ -113,7 +114,7 @@ def unpack_state(
 ) -> dict[str, Any]:
     """Puts a packed state back; returns what was said with it."""
     try:
-        tensors, size = load(data), int.from_bytes(data[:8], "little")
+        tensors, size = _loaded(data), int.from_bytes(data[:8], "little")
         about: dict[str, Any] = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["clip2seg"])
         for name, module in modules.items():
             module.load_state_dict(
@@ -129,3 +130,35 @@ def unpack_state(
         reason = str(error).splitlines()[0][:200]
         raise InputError(f"{where}: damaged training state ({reason}); remove it to train from the start") from error
     return about
+
+
+def intact(data: bytes) -> bool:
+    """Whether a file is, bit for bit, the tensors and words that `pack` or `pack_state` were given."""
+    try:
+        return bool(_loaded(data))
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError):
+        return False
+
+
+def _saved(tensors: dict[str, Tensor], about: dict[str, Any]) -> bytes:
+    """safetensors with its own checksum, which the format lacks: a flipped bit would be trained on in silence."""
+    seal = {"sha256": _digest(tensors, json.dumps(about, sort_keys=True))}
+    return save(tensors, {"clip2seg": json.dumps({**about, **seal}, sort_keys=True)})
+
+
+def _loaded(data: bytes) -> dict[str, Tensor]:
+    """The tensors of a file. Raises ValueError where they, or what is said of them, are not what was saved."""
+    tensors = load(data)
+    about = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["clip2seg"])
+    seal = about.pop("sha256", None)
+    if seal is not None and seal != _digest(tensors, json.dumps(about, sort_keys=True)):
+        raise ValueError("its sha256 is not the one it was written with")
+    return tensors
+
+
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch.utils.data import Dataset as TorchDataset
 
+from cache.settings import InputError
 from stages.parts.datasets import BadSample, Dataset
 from stages.parts.regions import present_regions, region_crops
 from stages.parts.views import Array, View, ViewsConfig, apply_image, apply_labels, draw, whole
@@ -38,6 +40,17 @@ class BadView:
 def view_id(image_id: str, v: int, count: int) -> str:
     """Name of a view in the cache: the image's id, with the view's number where there are several."""
     return image_id if count == 1 else f"{image_id}#{v}"
+
+
+def view_row(view: str, index: Mapping[str, int], count: int) -> int:
+    """The cache's row (image * V + view) of a view's name; `index`: image id -> place in the data set's list.
+
+    Raises InputError for an image that the data set does not list.
+    """
+    image_id, _, v = view.rpartition("#") if count > 1 else (view, "", "0")
+    if image_id not in index:
+        raise InputError(f"{view}: in the cache, but not in the data set's list; run `clip2seg extract` for this list")
+    return index[image_id] * count + int(v)
 
 
 def cached_view(

@@ -50,6 +50,11 @@ def mine(dense: Floats, annotated_share: Floats, cfg: MiningConfig, gpu: bool = 
     return cells
 
 
+def gpus() -> int:
+    """GPUs that faiss itself can use; 0 with a CPU build, whatever torch sees."""
+    return int(faiss.get_num_gpus())
+
+
 def one_thread() -> None:
     """Keeps faiss to one core in the calling thread, for a pool that mines several images side by side."""
     faiss.omp_set_num_threads(1)

@@ -28,7 +28,7 @@ def palette(num_classes: int) -> Array:
     return colours
 
 
-def overlay(image: Array, labels: Array, colours: Array, strength: float = 0.6) -> Array:
+def overlay(image: Array, labels: Array, colours: Array, strength: float = 0.75) -> Array:
     """Labels uint8 [H, W] laid over an image uint8 [H, W, 3]; ignored pixels keep the image, paled."""
     mixed = image * (1 - strength) + colours[labels] * strength
     return np.round(mixed).astype(np.uint8)
@@ -57,6 +57,7 @@ def grid(
         handles=patches, loc="outside lower center", ncols=5, fontsize=9, title="* never labelled in training"
     )
     for text, c in zip(legend.get_texts(), found, strict=True):
+        text.set_parse_math(False)  # a name is text, whatever signs it holds
         text.set_fontweight("bold" if c >= num_seen else "normal")
     return png(figure)
 

@@ -161,7 +161,15 @@ class TrainConfig(Settings):
     """Largest gradient norm; 0 does not clip (C)."""
 
     @model_validator(mode="after")
-    def _even(self) -> Self:
+    def _possible(self) -> Self:
+        if self.batch % self.accumulate:
+            raise ValueError(f"accumulate = {self.accumulate} must divide batch = {self.batch}")
+        if self.warmup >= self.iterations:
+            raise ValueError(f"warmup = {self.warmup} must be below iterations = {self.iterations}")
+        return self
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate = {self.accumulate} must divide batch = {self.batch}")
         return self

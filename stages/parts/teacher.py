@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,59 @@ def teacher_identity(cfg: TeacherConfig) -> dict[str, str]:
     return identity
 
 
+def weights_at_hand(cfg: TeacherConfig) -> bool | None:
+    """Whether weights that open_clip would download lie in its cache; None: local files, nothing to download."""
+    import open_clip
+
+    if cfg.model.startswith(LOCAL) or Path(cfg.pretrained).is_file():
+        return None
+    source = open_clip.get_pretrained_cfg(cfg.model.replace("/", "-"), cfg.pretrained)
+    hub = cfg.model.removeprefix(HUB) if cfg.model.startswith(HUB) else str(source.get("hf_hub", "")).strip("/")
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface"))
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{hub.replace('/', '--')}" / "snapshots"
+    file = str(source.get("url", "")).rsplit("/", 1)[-1]
+    return bool(hub and cache.is_dir() and any(cache.iterdir())) or bool(
+        file and (Path.home() / ".cache/clip" / file).is_file()
+    )
+
+
+class TextTower:
+    """The teacher's text encoder alone: class names to embeddings, no image tower built or tried."""
+
+    def __init__(self, cfg: TeacherConfig, model: Any, device: torch.device) -> None:
+        self.cfg, self.device, self._model = cfg, device, model.to(device)
+        self._tokenizer: Any = None
+
+    def encode(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """K names, templates with one `{}` each -> text embeddings [K, D], float32, unit norm.
+
+        Each prompt is normalised, the mean over prompts normalised again, as CLIP does. Raises InputError for
+        a template without `{}` and where the tokenizer can't be had.
+        """
+        import torch
+        from torch.nn import functional as F
+
+        for template in templates:
+            if "{}" not in template:
+                raise InputError(f"prompt {template!r} has no {{}} for the class name; add it")
+        prompts = [template.replace("{}", name) for name in names for template in templates]
+        with torch.no_grad():
+            parts = [self._encode_prompts(prompts[i : i + TEXT_BATCH]) for i in range(0, len(prompts), TEXT_BATCH)]
+            each = F.normalize(torch.cat(parts), dim=-1).unflatten(0, (len(names), len(templates)))
+            return F.normalize(each.mean(dim=1), dim=-1)
+
+    def _encode_prompts(self, prompts: list[str]) -> Tensor:
+        import open_clip
+
+        if self._tokenizer is None:
+            try:
+                self._tokenizer = open_clip.get_tokenizer(self.cfg.model)
+            except Exception as error:  # whatever the hub, the disk or a tokenizer library raises
+                raise InputError(f"{self.cfg.model}: its tokenizer can't be loaded ({first_line(error)})") from error
+        result: Tensor = self._model.encode_text(self._tokenizer(prompts).to(self.device)).float()
+        return result
+
+
 class Teacher:
     """A frozen CLIP: images to global and dense tokens, crops to local tokens, names to text embeddings.
 
@@ -115,7 +169,7 @@ class Teacher:
         preprocess = model.visual.preprocess_cfg
         self._mean = torch.tensor(preprocess["mean"], device=device).view(shape)
         self._std = torch.tensor(preprocess["std"], device=device).view(shape)
-        self._tokenizer: Any = None
+        self._text = TextTower(cfg, model, device)
         self.dim, self.grid = self._tried()
 
     def encode_views(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,22 +188,8 @@ class Teacher:
             return self._crops(self._normalised(images, self.crop_size)).float()
 
     def encode_text(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """K names, templates with one `{}` each -> text embeddings [K, D], float32, unit norm.
-
-        Each prompt is normalised, the mean over prompts normalised again, as CLIP does. Raises InputError for
-        a template without `{}` and where the tokenizer can't be had.
-        """
-        import torch
-        from torch.nn import functional as F
-
-        for template in templates:
-            if "{}" not in template:
-                raise InputError(f"prompt {template!r} has no {{}} for the class name; add it")
-        prompts = [template.replace("{}", name) for name in names for template in templates]
-        with torch.no_grad():
-            parts = [self._encode_prompts(prompts[i : i + TEXT_BATCH]) for i in range(0, len(prompts), TEXT_BATCH)]
-            each = F.normalize(torch.cat(parts), dim=-1).unflatten(0, (len(names), len(templates)))
-            return F.normalize(each.mean(dim=1), dim=-1)
+        """K names, templates with one `{}` each -> text embeddings [K, D] (`TextTower.encode`)."""
+        return self._text.encode(names, templates)
 
     def _tower(self, size: int) -> VitTower | ResNetTower | TrunkTower:
         from stages.parts.dense import ResNetTower, TrunkTower, VitTower
@@ -192,17 +232,6 @@ class Teacher:
             raise ValueError(f"images must be uint8 [B, 3, {size}, {size}], got {images.dtype} {tuple(images.shape)}")
         return (images.to(self.device, non_blocking=True).float() / 255 - self._mean) / self._std
 
-    def _encode_prompts(self, prompts: list[str]) -> Tensor:
-        import open_clip
-
-        if self._tokenizer is None:
-            try:
-                self._tokenizer = open_clip.get_tokenizer(self.cfg.model)
-            except Exception as error:  # whatever the hub, the disk or a tokenizer library raises
-                raise InputError(f"{self.cfg.model}: its tokenizer can't be loaded ({first_line(error)})") from error
-        result: Tensor = self._model.encode_text(self._tokenizer(prompts).to(self.device)).float()
-        return result
-
 
 def load_teacher(cfg: TeacherConfig, device: str | torch.device = "cpu") -> Teacher:
     """The teacher of these settings, frozen, in eval mode, on `device`.
@@ -211,8 +240,28 @@ def load_teacher(cfg: TeacherConfig, device: str | torch.device = "cpu") -> Teac
     weights that would run code, no network where one is needed, OpenAI weights under a model that doesn't use
     QuickGELU (open_clip would load them in silence), and settings that the model can't serve.
     """
-    import open_clip
     import torch
+
+    return Teacher(cfg, _created(cfg), torch.device(device))
+
+
+def load_text_tower(cfg: TeacherConfig, device: str | torch.device = "cpu") -> TextTower:
+    """The text encoder of the teacher of these settings. Raises InputError as `load_teacher` does."""
+    import torch
+
+    return TextTower(cfg, _created(cfg), torch.device(device))
+
+
+def clip_image_tower(name: str, size: int) -> Any:
+    """open_clip's image tower `name` for inputs of `size` pixels, with random weights: for measuring cost alone."""
+    import open_clip
+
+    return open_clip.create_model(name, pretrained=None, force_image_size=size).visual
+
+
+def _created(cfg: TeacherConfig) -> Any:
+    """open_clip's model, frozen, in eval mode."""
+    import open_clip
 
     _check_source(cfg)
     own = cfg.model.startswith((LOCAL, HUB))
@@ -225,7 +274,7 @@ def load_teacher(cfg: TeacherConfig, device: str | torch.device = "cpu") -> Teac
         raise InputError(
             f"teacher {wanted}: can't be loaded ({first_line(error)}); check the files, or the network for a download"
         ) from error
-    return Teacher(cfg, model.eval().requires_grad_(False), torch.device(device))
+    return model.eval().requires_grad_(False)
 
 
 def _check_source(cfg: TeacherConfig) -> None:

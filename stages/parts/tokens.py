@@ -25,6 +25,19 @@ def encode(teacher: Teacher, batch: list[TeacherView], cfg: ExtractConfig) -> di
     }
 
 
+def token_arrays(views: list[TeacherView], encoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a `tokens` shard (schema names) from its views and what `encode` made of them."""
+    return {
+        "global": encoded["global"],
+        "local": encoded["local"],
+        "local_region": np.array([r for v in views for r in v.regions], np.uint8),
+        "local_offsets": np.cumsum([0] + [len(v.regions) for v in views], dtype=np.int64),
+        "image_size": np.array([v.image_size for v in views], np.int32).reshape(-1, 2),
+        "view_seed": np.array([v.view_seed for v in views], np.uint64),
+        "labels_crc": np.array([v.labels_crc for v in views], np.uint32),
+    }
+
+
 def encode_crops(teacher: Teacher, crops: np.ndarray, cfg: ExtractConfig) -> np.ndarray:
     """Local CLS tokens of crops uint8 [p, s, s, 3], in passes of `cfg.batch`: [p, D] in the stored precision."""
     starts = range(0, len(crops), cfg.batch)
@@ -39,7 +52,8 @@ def to_pixels(images: np.ndarray) -> torch.Tensor:
 
 def stored(tokens: torch.Tensor, dtype: str) -> np.ndarray:
     """Tokens in the stored precision. Raises InputError where it can't hold one (NaN, infinity)."""
-    array: np.ndarray = tokens.float().cpu().numpy().astype(dtype)
+    with np.errstate(over="ignore"):  # told below, in one line
+        array: np.ndarray = tokens.float().cpu().numpy().astype(dtype)
     if not np.isfinite(array).all():
         raise InputError(
             f"the teacher gave a token that {dtype} can't hold (NaN or infinite); set extract.dtype=float32"

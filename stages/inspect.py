@@ -1,0 +1,267 @@
+"""inspect: views as the cache holds them, and the numbers that judge teacher, prompts and mining.
+
+Reads every tier, images and labels; writes nothing. Full labels are read only where the caller asks for them
+(evaluation only); without them nothing here sees more than training does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cache.settings import IGNORE, InputError
+from cache.store import Artifact
+from stages.parts.crops import cached_view, view_id
+from stages.parts.datasets import Dataset
+from stages.parts.metrics import confusion
+from stages.parts.mining import MiningConfig, mine
+from stages.parts.quality import (
+    Match,
+    cell_classes,
+    matches,
+    matches_report,
+    names_report,
+    naming,
+    naming_report,
+    on_pixels,
+    scores_report,
+)
+from stages.parts.regions import annotated_share, latent_mask, pseudo_mask
+from stages.parts.views import Array, View, ViewsConfig, apply_labels, inside
+from stages.progress import Bar
+
+Encode = Callable[[Array], np.ndarray]
+"""An image uint8 [H, W, 3] -> its dense tokens [h, w, D]: the teacher at work, for a cache without them."""
+
+
+@dataclass(frozen=True)
+class CachedView:
+    """One view with all that is stored of it. Labels uint8 [H, W] in class indices, 255 = none.
+
+    `truth`: labels with the unseen classes, only where asked for. `cells` latent ids uint8 [h, w] and `pseudo` Y_p
+    uint8 [H, W]: None before mining. `local` [P, D]: a local token for each of `regions` (ids in Y_p).
+    """
+
+    id: str
+    shard: int
+    row: int
+    image: Array
+    labels: Array
+    truth: Array | None
+    cells: Array | None
+    pseudo: Array | None
+    token: np.ndarray
+    local: np.ndarray
+    regions: list[int]
+
+
+class CachedViews:
+    """The views of one cache by id. Reads a shard at a time and keeps the last one."""
+
+    def __init__(
+        self,
+        data: Dataset,
+        views: ViewsConfig,
+        tokens: Artifact,
+        text: Artifact,
+        latent: Artifact | None = None,
+        dense: Artifact | None = None,
+        encode: Encode | None = None,
+    ) -> None:
+        self.data, self.views, self.tokens = data, views, tokens
+        self.latent, self.dense_tier, self.encode = latent, dense, encode
+        arrays = text.read(0)
+        self.seen_text, self.text = arrays["seen"], np.concatenate([arrays["seen"], arrays["unseen"]])
+        self.num_seen = len(self.seen_text)
+        self._where = {
+            name: (shard, row) for shard in tokens.committed() for row, name in enumerate(tokens.shard_ids(shard))
+        }
+        self._index = {view_id(i, v, views.count): (n, v) for n, i in enumerate(data.ids) for v in range(views.count)}
+        self._shard: tuple[int, dict[str, np.ndarray], dict[str, np.ndarray] | None] | None = None
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the stored views."""
+        return list(self._where)
+
+    def sample(self, most: int) -> list[str]:
+        """At most `most` ids, evenly spread over the cache; 0: all."""
+        ids = self.ids
+        if not most or most >= len(ids):
+            return ids
+        return [ids[i] for i in np.linspace(0, len(ids) - 1, most).round().astype(int)]
+
+    def name(self, region: int) -> str:
+        """A region's name for people: its class, `latent0`, ..., or `global`."""
+        if region < 0:
+            return "global"
+        if region < self.num_seen:
+            return self.data.vocabulary.seen[region]
+        return f"latent{region - self.num_seen}"
+
+    def region(self, name: str) -> int:
+        """The opposite of `name`. Raises InputError for a name that is neither."""
+        seen = self.data.vocabulary.seen
+        if name == "global":
+            return -1
+        if name in seen:
+            return seen.index(name)
+        if name.startswith("latent") and name.removeprefix("latent").isdigit():
+            return self.num_seen + int(name.removeprefix("latent"))
+        raise InputError(
+            f"region {name!r}: name a seen class ({', '.join(seen[:4])}, ...), latent0, latent1, ... or global"
+        )
+
+    def view(self, name: str, *, full_labels: bool = False) -> CachedView:
+        """One view. Raises InputError for an id that is not stored."""
+        if name not in self._where:
+            close = f"; its first is {self.ids[0]}" if self._where else ""
+            raise InputError(f"{name}: no such view in {self.tokens}{close}")
+        shard, row = self._where[name]
+        seen, mined = self._read(shard)
+        image, labels, view, n = self._pixels(name)
+        own = slice(*seen["local_offsets"][row : row + 2])
+        local, regions = [seen["local"][own]], seen["local_region"][own].tolist()
+        cells = pseudo = None
+        if mined is not None:
+            own = slice(*mined["local_offsets"][row : row + 2])
+            local.append(mined["local"][own])
+            regions += [self.num_seen + r for r in mined["local_region"][own].tolist()]
+            cells = mined["cells"][row]
+            pseudo = _without_padding(pseudo_mask(labels, cells, self.num_seen), view)
+        truth = None
+        if full_labels:
+            every = self.data.labels(n, "all")
+            truth = every if view is None else apply_labels(every, view)
+        token = seen["global"][row]
+        return CachedView(name, shard, row, image, labels, truth, cells, pseudo, token, np.concatenate(local), regions)
+
+    def picture(self, name: str) -> tuple[Array, Array]:
+        """Image and Y_p of a view (seen labels before mining): what a thumbnail needs."""
+        found = self.view(name)
+        return found.image, found.labels if found.pseudo is None else found.pseudo
+
+    def dense(self, view: CachedView) -> np.ndarray | None:
+        """Dense tokens float32 [h, w, D] of a view: stored, or encoded again; None where neither can be had."""
+        if self.dense_tier is not None and self.dense_tier.commit(view.shard) is not None:
+            return np.asarray(next(self.dense_tier.rows(view.shard, "dense", [view.row])), np.float32)
+        return None if self.encode is None else np.asarray(self.encode(view.image), np.float32)
+
+    def _read(self, shard: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
+        if self._shard is None or self._shard[0] != shard:
+            seen = self.tokens.read(shard, ["global", "local", "local_region", "local_offsets"])
+            ready = self.latent is not None and self.latent.commit(shard) is not None
+            mined = self.latent.read(shard) if self.latent is not None and ready else None
+            self._shard = (shard, seen, mined)
+        return self._shard[1:]
+
+    def _pixels(self, name: str) -> tuple[Array, Array, View | None, int]:
+        n, v = self._index[name]
+        image, labels = self.data.image(n), self.data.labels(n, "seen")
+        return (*cached_view(self.views, self.data.ids[n], v, image, labels), n)
+
+
+def _without_padding(mask: Array, view: View | None) -> Array:
+    return mask if view is None else np.where(inside(view), mask, np.uint8(IGNORE))
+
+
+def quality(
+    cached: CachedViews,
+    *,
+    images: int,
+    full_labels: bool,
+    names: Sequence[str],
+    names_text: np.ndarray,
+) -> dict[str, Any]:
+    """The quality numbers, as JSON: naming of seen regions, dense tokens without training, mined regions.
+
+    `images`: at most so many views for what reads pixels, evenly spread, 0 = all. `names` with `names_text` [n, D]:
+    the words that latent regions are called by. `full_labels` (evaluation only) adds the unseen classes.
+    """
+    seen = cached.tokens.load(["local", "local_region"])
+    words = cached.data.vocabulary.seen
+    named = naming(seen["local"], seen["local_region"], cached.seen_text)
+    report: dict[str, Any] = {"views": len(cached.ids), "naming": naming_report(named, words)}
+    if cached.latent is not None and cached.latent.committed():
+        report["latent_names"] = names_report(cached.latent.load(["local"])["local"], names, names_text)
+    sample = cached.sample(images)
+    dense = cached.dense_tier is not None
+    if dense or full_labels:
+        report["sample"] = len(sample)
+        report |= _over_pixels(cached, sample, dense, full_labels)
+    if not dense:
+        report["missing"] = (
+            "the dense tier is not stored: no training-free dense scores (extract.store_dense=true keeps it)"
+        )
+    return report
+
+
+def _over_pixels(cached: CachedViews, sample: list[str], dense: bool, full_labels: bool) -> dict[str, Any]:
+    words, k = cached.data.vocabulary, len(cached.data.vocabulary.ordered)
+    seen_only, every = (np.zeros((n, n), np.int64) for n in (cached.num_seen, k))
+    mined: list[Match] = []
+    with Bar("inspect", len(sample), "views") as bar:
+        for name in sample:
+            view = cached.view(name, full_labels=full_labels)
+            bar.advance()
+            size = (view.labels.shape[0], view.labels.shape[1])
+            if dense:
+                tokens = cached.dense(view)
+                assert tokens is not None
+                found = on_pixels(cell_classes(tokens, cached.seen_text), size)
+                seen_only += confusion(found, view.labels, cached.num_seen)
+                if view.truth is not None:
+                    every += confusion(on_pixels(cell_classes(tokens, cached.text), size), view.truth, k)
+            if view.truth is not None and view.cells is not None:
+                mined += matches(latent_mask(view.labels, view.cells), view.truth, range(cached.num_seen, k))
+    report: dict[str, Any] = {}
+    if dense:
+        report["dense"] = scores_report(seen_only, words.seen, cached.num_seen)
+        if full_labels:
+            report["dense_all"] = scores_report(every, words.ordered, cached.num_seen)
+    if mined:
+        report["mined"] = matches_report(mined, words.ordered)
+    return report
+
+
+def mining_sweep(
+    cached: CachedViews, cfg: MiningConfig, thresholds: Sequence[float], *, images: int, full_labels: bool
+) -> list[dict[str, Any]]:
+    """Latent classes a view at each merge threshold, on at most `images` views that have something unannotated.
+
+    `full_labels` (evaluation only): those that show an unseen class instead, with IoU, purity and recall of the best
+    region. Writes nothing; needs dense tokens.
+    """
+    num_seen, k = cached.num_seen, len(cached.data.vocabulary.ordered)
+    jobs: list[tuple[CachedView, np.ndarray, np.ndarray]] = []
+    for name in cached.sample(0 if full_labels else images):
+        view = cached.view(name, full_labels=full_labels)
+        known = np.where(view.labels == IGNORE, IGNORE, 0).astype(np.uint8)
+        shown = known if view.truth is None else np.where((view.truth >= num_seen) & (view.truth < k), IGNORE, 0)
+        dense = cached.dense(view) if (shown == IGNORE).any() else None
+        if dense is not None:
+            jobs.append((view, dense, annotated_share(known, (dense.shape[0], dense.shape[1]))))
+        if len(jobs) == images:
+            break
+    rows = []
+    with Bar("inspect", len(thresholds), "thresholds") as bar:
+        for threshold in thresholds:
+            chosen = cfg.model_copy(update={"merge_threshold": threshold})
+            found: list[Match] = []
+            counts = []
+            for view, dense, share in jobs:
+                cells = mine(dense, share, chosen)
+                counts.append(len(np.unique(cells[cells != IGNORE])))
+                if view.truth is not None:
+                    found += matches(latent_mask(view.labels, cells), view.truth, range(num_seen, k))
+            row: dict[str, Any] = {
+                "threshold": threshold,
+                "views": len(jobs),
+                "median": float(np.median(counts or [0])),
+            }
+            rows.append(row | (matches_report(found, cached.data.vocabulary.ordered) if found else {}))
+            bar.advance()
+    return rows

@@ -1,0 +1,66 @@
+"""online teacher: computes inside the training loop what `extract` and `mine-latent` would have cached.
+
+It exists to prove the cache and to measure it (method.md section 6): the same functions, the same rounding, so the
+losses are those of cached training. With `extract.batch` = 1 they are the same bit for bit on the CPU; else the
+teacher sees other batches, which may change the last bit of a token. Loads CLIP; `train` itself never does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from stages.parts.batches import Batch, CachedTokens, TrainingSet, collate
+from stages.parts.crops import BadView, TeacherView, TeacherViews
+from stages.parts.latent import Miner, crops_of, latent_arrays
+from stages.parts.settings import ExtractConfig, MiningConfig
+from stages.parts.teacher import Teacher
+from stages.parts.tokens import encode, encode_crops, token_arrays
+
+
+@dataclass(frozen=True)
+class OnlineTeacher:
+    """Batches for training whose tokens are made when they are asked for."""
+
+    teacher: Teacher
+    extract: ExtractConfig
+    mining: MiningConfig
+
+    def __call__(self, training: TrainingSet, turns: Iterable[list[tuple[int, int]]]) -> Iterator[Batch]:
+        """The batches of `turns`, lists of (image, turn). Raises BadSample for an unusable image."""
+        views, teacher = training.views.count, self.teacher
+        source = TeacherViews(training.data, training.views, teacher.input_size, teacher.crop_size)
+        gpu = teacher.device.type == "cuda"
+        miner = Miner(self.mining, training.data, training.views, teacher.crop_size, gpu)
+        for items in turns:
+            rows = sorted({training.images[place] * views + turn % views for place, turn in items})
+            training.use(self._tokens(source, miner, rows, training.num_seen))
+            yield collate([training[item] for item in items])
+
+    def _tokens(self, source: TeacherViews, miner: Miner, rows: list[int], num_seen: int) -> CachedTokens:
+        parts = [rows[i : i + self.extract.batch] for i in range(0, len(rows), self.extract.batch)]
+        views = [[_made(source, row) for row in part] for part in parts]
+        encoded = [encode(self.teacher, part, self.extract) for part in views]
+        joined = {k: np.concatenate([e[k] for e in encoded]) for k in encoded[0]}
+        with miner.pool(1) as pool:
+            found = list(pool.map(miner.mine, rows, joined["dense"].astype(np.float32)))
+        local = [
+            encode_crops(self.teacher, crops_of(found[i : i + self.extract.batch]), self.extract)
+            for i in range(0, len(found), self.extract.batch)
+        ]
+        every = [view for part in views for view in part]
+        return CachedTokens.joined(
+            [view.id for view in every],
+            token_arrays(every, joined),
+            latent_arrays(found, np.concatenate(local), self.teacher.grid),
+            num_seen,
+        )
+
+
+def _made(source: TeacherViews, row: int) -> TeacherView:
+    view = source[row]
+    if isinstance(view, BadView):
+        raise view.error
+    return view

@@ -1,0 +1,149 @@
+"""verify --teacher: a sample of cached views encoded again by a live teacher, and compared.
+
+Reads images, seen labels, the teacher and the artifacts tokens, dense and latent; writes nothing. Checksums say
+that the cache is what was written; this says that what was written is what this teacher makes of these images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from cache.settings import InputError
+from cache.store import Artifact
+from stages.parts.crops import BadView, TeacherView, TeacherViews, view_row
+from stages.parts.datasets import Dataset
+from stages.parts.latent import Miner
+from stages.parts.regions import latent_mask, present_regions, region_crops
+from stages.parts.settings import ExtractConfig, MiningConfig
+from stages.parts.teacher import Teacher, TeacherConfig, load_teacher
+from stages.parts.tokens import encode, encode_crops, token_arrays
+from stages.parts.views import ViewsConfig
+from stages.progress import Bar
+
+LEAST_COSINE = 0.999
+"""Tokens are the same down to this cosine: batches and devices change the last bits, another teacher all of them."""
+
+
+@dataclass
+class Comparison:
+    """What was compared: views, tokens of each sort, the lowest cosine of each sort, and what differs by name."""
+
+    views: int = 0
+    tokens: dict[str, int] = field(default_factory=dict)
+    lowest: dict[str, float] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    def compare(self, view: str, name: str, stored: np.ndarray, again: np.ndarray) -> None:
+        """Rows of tokens [..., D] stored and made again."""
+        if stored.shape != again.shape:
+            self.faults.append(f"{view}: {name} has {len(stored)} tokens, the teacher gives {len(again)}")
+            return
+        a, b = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (stored, again))
+        if not len(a):
+            return
+        size = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosine = float(((a * b).sum(axis=1) / np.maximum(size, 1e-30)).min())
+        self.tokens[name] = self.tokens.get(name, 0) + len(a)
+        self.lowest[name] = min(self.lowest.get(name, 1.0), round(cosine, 6))
+        if not cosine >= LEAST_COSINE:
+            self.faults.append(f"{view}: {name} is not what the teacher gives (cosine {cosine:.4f})")
+
+    def same(self, view: str, name: str, stored: np.ndarray, again: np.ndarray) -> bool:
+        """Whether numbers agree exactly; a fault where not."""
+        if np.array_equal(stored, again):
+            return True
+        self.faults.append(f"{view}: {name} is {stored.tolist()}, the data set gives {again.tolist()}")
+        return False
+
+
+def run(
+    extract: ExtractConfig,
+    mining: MiningConfig,
+    teacher_cfg: TeacherConfig,
+    views: ViewsConfig,
+    data: Dataset,
+    tokens: Artifact,
+    dense: Artifact | None,
+    latent: Artifact | None,
+    *,
+    sample: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Compares `sample` views spread over the committed shards; returns the comparison as JSON."""
+    picked = list(_picked(tokens, sample))
+    if not picked:
+        raise InputError(f"{tokens}: no view is stored yet; run `clip2seg extract` first")
+    teacher = load_teacher(teacher_cfg, device)
+    source = TeacherViews(data, views, teacher.input_size, teacher.crop_size)
+    miner = Miner(mining, data, views, teacher.crop_size, gpu=False)
+    index, found = {image_id: i for i, image_id in enumerate(data.ids)}, Comparison()
+    with Bar("verify", len(picked), "views") as bar:
+        for shard, place, view in picked:
+            row = view_row(view, index, views.count)
+            made = source[row]
+            found.views += 1
+            if isinstance(made, BadView):
+                found.faults.append(f"{view}: {made.error}")
+            elif _tokens(found, tokens, shard, place, made, teacher, extract, dense) and latent is not None:
+                _latent(found, latent, shard, place, view, *miner.seen(row), teacher, extract)
+            bar.advance()
+    return {**vars(found), "least_cosine": LEAST_COSINE}
+
+
+def _picked(tokens: Artifact, sample: int) -> Iterator[tuple[int, int, str]]:
+    """(shard, place in it, view's name) of `sample` views, evenly spread."""
+    every = [(s, i, view) for s in tokens.shards() for i, view in enumerate(tokens.shard_ids(s))]
+    count = min(sample, len(every))
+    return (every[i * len(every) // count] for i in range(count))
+
+
+def _tokens(
+    found: Comparison,
+    tokens: Artifact,
+    shard: int,
+    place: int,
+    made: TeacherView,
+    teacher: Teacher,
+    extract: ExtractConfig,
+    dense: Artifact | None,
+) -> bool:
+    stored, encoded = tokens.read(shard), encode(teacher, [made], extract)
+    again = token_arrays([made], encoded)
+    own = slice(*stored["local_offsets"][place : place + 2])
+    for name in ("image_size", "view_seed", "labels_crc"):
+        if not found.same(made.id, name, stored[name][place], again[name][0]):
+            return False
+    found.same(made.id, "local_region", stored["local_region"][own], again["local_region"])
+    found.compare(made.id, "global", stored["global"][place : place + 1], again["global"])
+    found.compare(made.id, "local", stored["local"][own], again["local"])
+    if dense is not None and dense.commit(shard) is not None:
+        found.compare(made.id, "dense", next(dense.rows(shard, "dense", [place])), encoded["dense"][0])
+    return True
+
+
+def _latent(
+    found: Comparison,
+    latent: Artifact,
+    shard: int,
+    place: int,
+    view: str,
+    image: np.ndarray,
+    known: np.ndarray,
+    teacher: Teacher,
+    extract: ExtractConfig,
+) -> None:
+    """The local tokens of the stored cells; the cells themselves are not clustered again."""
+    if latent.commit(shard) is None:
+        return
+    stored = latent.read(shard)
+    own = slice(*stored["local_offsets"][place : place + 2])
+    mask = latent_mask(known, stored["cells"][place])
+    regions = present_regions(mask)
+    found.same(view, "latent regions", stored["local_region"][own], np.array(regions, np.uint8))
+    crops = region_crops(image, mask, regions, teacher.crop_size)
+    found.compare(view, "latent local", stored["local"][own], encode_crops(teacher, crops, extract))
