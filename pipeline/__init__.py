@@ -1,6 +1,12 @@
-"""What is run: presets, plans, the command line, and the Python interface. Imports point down only.
+"""clip2seg: CLIP-to-Seg distillation as a two-phase offline pipeline with a cached teacher.
 
-pipeline -> stages -> stages.parts -> cache
+    images, seen labels, CLIP --extract--> tokens, dense, text
+    dense, images, CLIP --mine-latent--> latent (cells, local tokens)
+    images, seen labels, tokens, latent, text --train--> student          no CLIP from here on
+    student, text --eval--> report         student --predict, export--> masks, ONNX
+
+pipeline/ says what is run, stages/ what each step does, stages/parts/ how, cache/ what lies between steps; imports
+point down only. The Python interface:
 
     from pipeline import load_student
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -105,12 +105,21 @@ def train(
     workers: Workers = -1,
     set_: Set = [],
     compile_: Annotated[bool, typer.Option("--compile", help="torch.compile the student.")] = False,
+    online: Annotated[
+        bool, typer.Option("--online-teacher", help="No cache: CLIP in the loop, to prove and measure the cache.")
+    ] = False,
+    wandb: Annotated[
+        str, typer.Option("--wandb", help="Mirror the TensorBoard curves to this Weights & Biases project.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Train the student from labels and cache alone; CLIP is not loaded."""
     from pipeline import report, run
+    from pipeline.tracking import tracked
 
-    result = run.train(_plan(preset, data, artifacts, set_), _machine(device, workers), compiled=compile_)
+    made, machine = _plan(preset, data, artifacts, set_), _machine(device, workers)
+    with tracked(wandb, made.name, made.config.model_dump(mode="json")):
+        result = run.train(made, machine, compiled=compile_, online=online)
     _say(report.train_text(result), result, as_json)
 
 
@@ -162,6 +171,24 @@ def ablate(
     _say(text, {"table": table, "rows": rows}, as_json)
 
 
+benchmark_app = typer.Typer(help="Side-by-side measurements, each a ratio in one run.", no_args_is_help=True)
+app.add_typer(benchmark_app, name="benchmark")
+
+
+@benchmark_app.command("efficiency")
+def benchmark_efficiency(
+    device: Device = "auto",
+    rounds: Annotated[int, typer.Option("--rounds", help="Turns that each model takes.", min=1)] = 10,
+    as_json: Json = False,
+) -> None:
+    """Parameters, MACs and images/s of the paper's three students beside CLIP ViT-B/16 alone (Table 2)."""
+    from pipeline.report import efficiency_text
+    from stages.benchmark import efficiency
+
+    result = efficiency(_machine(device, 0).torch_device(), rounds)
+    _say(efficiency_text(result), result, as_json)
+
+
 @app.command()
 def demo(
     preset: Preset = "demo",
@@ -199,7 +226,7 @@ def inspect(
     question: Annotated[
         str,
         typer.Argument(
-            help="summary, quality, image, search, neighbours, duplicates, outliers, losses or explore.",
+            help="summary, quality, mining, image, search, neighbours, duplicates, outliers, losses or explore.",
             metavar="[QUESTION]",
         ),
     ] = "summary",
@@ -210,7 +237,7 @@ def inspect(
     set_: Set = [],
     out: Annotated[str, typer.Option("--out", help="Folder for pictures; default: beside the artifacts.")] = "",
     count: Annotated[
-        int, typer.Option("--count", help="Hits to show; images in quality (0: all) or explore.", metavar="N")
+        int, typer.Option("--count", help="Hits to show; images in quality (0: all), mining or explore.", metavar="N")
     ] = -1,
     labels: Annotated[
         bool, typer.Option("--labels", help="Evaluation only: also read the labels of unseen classes.")
@@ -418,13 +445,141 @@ def prepare_voc(
     print(prepare(Path(voc), Path(sbd)).text())
 
 
+cache_app = typer.Typer(help="What is stored, what uses it, whether it is whole; making room.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+Stored = Annotated[str, typer.Argument(help="A preset's name; nothing: all that lies under --artifacts.")]
+Address = Annotated[str, typer.Argument(help="preset/name, or name alone, as `cache list` shows it.")]
+Where = Annotated[str, typer.Option("--artifacts", help="The folder, or s3://bucket/prefix.")]
+
+
+def _stored(preset: str) -> str:
+    from pipeline.config import preset_name
+
+    return preset_name(preset) if preset else ""
+
+
+@cache_app.command("list")
+def cache_list(preset: Stored = "", artifacts: Where = "artifacts", as_json: Json = False) -> None:
+    """Every address: what it is, its state and size, what uses it."""
+    from pipeline import cache_tool
+
+    found = cache_tool.entries(artifacts, _stored(preset))
+    _say(cache_tool.list_text(found), {"addresses": [vars(e) for e in found]}, as_json)
+
+
+@cache_app.command("show")
+def cache_show(address: Address, artifacts: Where = "artifacts", as_json: Json = False) -> None:
+    """All that one address says of itself: provenance, shards, bytes per view."""
+    from pipeline import cache_tool
+
+    found = cache_tool.show(artifacts, address)
+    _say(cache_tool.show_text(found), found, as_json)
+
+
+@cache_app.command("rm")
+def cache_rm(
+    address: Address,
+    artifacts: Where = "artifacts",
+    force: Annotated[bool, typer.Option("--force", help="Even if something uses it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete one address."""
+    from pipeline import cache_tool
+    from pipeline.report import size
+
+    found = cache_tool.remove(artifacts, address, force=force)
+    _say(f"removed {found['removed'][0]}: {size(found['freed'])} freed", found, as_json)
+
+
+@cache_app.command("gc")
+def cache_gc(
+    preset: Stored = "",
+    data: Data = "",
+    artifacts: Where = "artifacts",
+    set_: Set = [],
+    unused: Annotated[
+        bool, typer.Option("--unused", help="Also what neither a run nor the PRESET's settings as they are now use.")
+    ] = False,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Say it, don't do it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove what killed processes left: half-written files, claims, uncommitted shards."""
+    from pipeline import cache_tool
+
+    if unused and not preset:
+        raise InputError("cache gc --unused: name the PRESET whose addresses stay")
+    made = _plan(preset, data, artifacts, set_) if unused else None
+    keep = {made.address(kind).prefix.rsplit("/", 1)[-1] for kind in made.ingredients} if made else None
+    found = cache_tool.collect(artifacts, _stored(preset), keep, dry=dry)
+    _say(cache_tool.collected_text(found), found, as_json)
+
+
+@cache_app.command("verify")
+def cache_verify(
+    preset: Stored = "",
+    data: Data = "",
+    artifacts: Where = "artifacts",
+    device: Device = "auto",
+    set_: Set = [],
+    teacher: Annotated[
+        int, typer.Option("--teacher", help="Also encode so many views of the PRESET again, and compare.", min=0)
+    ] = 0,
+    repair: Annotated[bool, typer.Option("--repair", help="Take back what is damaged.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read every byte and compare it with its checksum. Exit code 1 where something is wrong."""
+    from pipeline import cache_tool, run
+
+    if teacher and not preset:
+        raise InputError("cache verify --teacher: name the PRESET whose teacher and images to compare with")
+    found = cache_tool.verify(artifacts, _stored(preset), repair=repair)
+    text, bad = cache_tool.verify_text(found), bool(found["faults"])
+    if teacher and not bad:
+        found["teacher"] = run.verify_teacher(_plan(preset, data, artifacts, set_), _machine(device, 0), teacher)
+        text += f"\n{cache_tool.teacher_text(found['teacher'])}"
+        bad = bool(found["teacher"]["faults"])
+    _say(text, found, as_json)
+    if bad and not repair:
+        raise typer.Exit(1)
+
+
+@cache_app.command("drop-dense")
+def cache_drop_dense(
+    preset: Preset, data: Data = "", artifacts: Artifacts = "artifacts", set_: Set = [], as_json: Json = False
+) -> None:
+    """Delete the dense tier; training never reads it. Sizes are shown before and after."""
+    from pipeline import cache_tool
+
+    found = cache_tool.drop_dense(_plan(preset, data, artifacts, set_))
+    _say(cache_tool.dropped_text(found), found, as_json)
+
+
 def main() -> None:
     """Entry point: one line and exit code 2 for bad input, 1 for anything else that fails."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _fail(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        print("stopped; what is committed stays, the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        # Typer's usage errors, whose class differs between its releases; their own form is several lines long.
+        if not hasattr(error, "format_message"):
+            raise
+        message = error.format_message()
+        if message.startswith("Usage:"):  # a command group alone: its help is the answer
+            print(message)
+            raise SystemExit(2) from None
+        _fail(f"{' '.join(message.split())} See `clip2seg COMMAND --help`")
+    else:
+        raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

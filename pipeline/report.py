@@ -63,7 +63,9 @@ def extract_text(result: dict[str, Any]) -> str:
         f"-> {result['address']}\n"
         f"  stored: {sizes}\n"
         f"  teacher {seconds.get('teacher', 0)} s, waiting for images {seconds.get('wait', 0)} s, "
-        f"waiting for the store {seconds.get('write', 0)} s" + _bad(s["bad"])
+        f"waiting for the store {seconds.get('write', 0)} s"
+        + (f"\n  seen classes without a single pixel: {', '.join(absent)}" if (absent := s.get("absent")) else "")
+        + _bad(s["bad"])
     )
 
 
@@ -88,6 +90,15 @@ def train_text(result: dict[str, Any]) -> str:
         f"train: {s['iterations']} iterations in {s['seconds']:.0f} s ({s['iterations_per_second']:.2f} it/s, "
         f"{100 * s['waiting_share']:.1f} % of it waiting for data) -> {result['address']}\n  last losses: {losses}"
     )
+
+
+def efficiency_text(result: dict[str, Any]) -> str:
+    """The layout of the paper's Table 2."""
+    lines: list[list[object]] = [["", "params M", "+ generator", "GMACs", "images/s", "x CLIP"]]
+    for name, row in result["rows"].items():
+        keys = ("parameters_M", "training_parameters_M", "GMACs", "images_per_second", "times_clip")
+        lines.append([name, *(f"{row[k]:g}" if k in row else None for k in keys)])
+    return f"512x512, batch 1, median of {result['rounds']} turns, {result['machine']}\n\n{columns(lines)}"
 
 
 def eval_text(plan: Plan, result: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cache.location import Location
 from cache.settings import InputError
 from cache.store import Artifact
 from pipeline.plan import Plan
@@ -16,6 +17,8 @@ from stages.progress import say
 
 if TYPE_CHECKING:
     import torch
+
+    from stages.online import OnlineTeacher
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 """Names of glibc's malloc.h."""
@@ -94,7 +97,7 @@ def mine_latent(plan: Plan, machine: Machine) -> dict[str, Any]:
         c.views,
         plan.train_data,
         tokens,
-        dense if dense.at.get_json("complete.json") else None,
+        dense if dense.summary() is not None else None,
         _created(plan, "latent", "mine-latent"),
         device=machine.torch_device(),
         workers=machine.worker_count(),
@@ -102,9 +105,10 @@ def mine_latent(plan: Plan, machine: Machine) -> dict[str, Any]:
     return _told("mine-latent", False, summary, plan.address("latent"))
 
 
-def train(plan: Plan, machine: Machine, *, compiled: bool = False) -> dict[str, Any]:
-    """The student."""
-    if (done := _done(plan, "train")) is not None:
+def train(plan: Plan, machine: Machine, *, compiled: bool = False, online: bool = False) -> dict[str, Any]:
+    """The student. `online`: with the teacher in the loop and no cache, at an address of its own."""
+    at = plan.artifacts.child(f"online-{plan.fingerprint('train')}") if online else plan.address("train")
+    if (done := _finished("train", at) if online else _done(plan, "train")) is not None:
         return done
     from stages import train as stage
 
@@ -115,14 +119,36 @@ def train(plan: Plan, machine: Machine, *, compiled: bool = False) -> dict[str, 
         recipe,
         plan.train_data,
         plan.artifact("text"),
-        (plan.artifact("tokens"), plan.artifact("latent")) if plan.distilled else None,
-        plan.address("train"),
+        (plan.artifact("tokens"), plan.artifact("latent")) if plan.distilled and not online else None,
+        at,
         provenance,
         device=machine.torch_device(),
         workers=machine.worker_count(),
         compiled=compiled,
+        online=_online_teacher(plan, machine) if online else None,
     )
-    return _told("train", False, summary, plan.address("train"))
+    say(f"train: report at {write_report(at)}")
+    return _told("train", False, summary, at)
+
+
+def write_report(at: Location) -> str:
+    """The HTML page of a run with the evaluations there are; returns its address."""
+    from pipeline.runs import run_at
+    from stages import run_report
+
+    return run_report.run(at, run_at(at).evaluations)
+
+
+def _online_teacher(plan: Plan, machine: Machine) -> OnlineTeacher:
+    """The teacher for a training loop; writes the text embeddings, which training reads, where they are missing."""
+    from stages import extract as stage
+    from stages.online import OnlineTeacher
+    from stages.parts.teacher import load_teacher
+
+    c = plan.config
+    teacher = load_teacher(c.teacher, machine.torch_device())
+    stage.write_text(teacher, plan.prompts, plan.train_data, _created(plan, "text", "extract"))
+    return OnlineTeacher(teacher, c.extract, c.mine_latent)
 
 
 def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
@@ -140,6 +166,7 @@ def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
         device=machine.torch_device(),
         workers=machine.worker_count(),
     )
+    say(f"eval: report at {write_report(plan.address('train'))}")
     return _told("eval", False, {}, plan.address("eval")) | {"report": report}
 
 
@@ -162,18 +189,40 @@ def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
     return _told("eval", False, {}, at) | {"report": report}
 
 
+def verify_teacher(plan: Plan, machine: Machine, sample: int) -> dict[str, Any]:
+    """A sample of cached views encoded again and compared; loads CLIP."""
+    from stages import verify as stage
+
+    c, dense, latent = plan.config, plan.artifact("dense"), plan.artifact("latent")
+    return stage.run(
+        c.extract,
+        c.mine_latent,
+        c.teacher,
+        c.views,
+        plan.train_data,
+        plan.artifact("tokens"),
+        dense if dense.committed() else None,
+        latent if latent.committed() else None,
+        sample=sample,
+        device=machine.torch_device(),
+    )
+
+
 def _created(plan: Plan, kind: str, stage: str) -> Artifact:
     return plan.artifact(kind).create(plan.provenance(kind, stage))
 
 
 def _done(plan: Plan, stage: str) -> dict[str, Any] | None:
     step = next(s for s in plan.steps() if s.stage == stage)
-    if not step.done:
+    return _finished(stage, plan.address(step.writes[0])) if step.done else None
+
+
+def _finished(stage: str, at: Location) -> dict[str, Any] | None:
+    mark = at.get_mark("complete.json")
+    if mark is None:
         return None
-    at = plan.address(step.writes[0])
-    summary = (at.get_json("complete.json") or {}).get("summary", {})
     say(f"{stage}: already complete at {at}; nothing to do")
-    return _told(stage, True, summary, at)
+    return _told(stage, True, mark.get("summary", {}), at)
 
 
 def _told(stage: str, already: bool, summary: dict[str, Any], at: object) -> dict[str, Any]:

@@ -1,0 +1,135 @@
+"""Claims about claims: one process at a time, the dead hold nothing, nobody is believed for ever."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import cache.claims
+from cache.claims import CLAIM_SECONDS, Claim, give_back, holder, take
+from cache.location import Location
+
+NAME = "claim.json"
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Location:
+    return Location(str(tmp_path))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rules in a hundredth of the time."""
+    monkeypatch.setattr(cache.claims, "RENEW_SECONDS", 0.2)
+
+
+def put(at: Location, **changes: object) -> None:
+    """A claim of this process, changed."""
+    at.put(NAME, json.dumps(vars(Claim.mine()) | changes).encode())
+
+
+def elsewhere(age: float) -> dict[str, object]:
+    return {"host": "elsewhere", "machine": "elsewhere 1", "pid": 1, "time": time.time() - age}
+
+
+def test_a_live_process_keeps_its_claim(at: Location) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        put(at, pid=other.pid, started=cache.claims._started(other.pid))
+        found = take(at, NAME)
+        assert found is not None and str(found) == f"process {other.pid} on {found.host}"
+        other.kill()
+        other.wait()
+        assert take(at, NAME) is None
+    give_back(at, NAME)
+
+
+def test_a_number_given_to_a_new_process_is_not_the_old_one(at: Location) -> None:
+    """The claim's process is dead, and another has its number: the times they began differ."""
+    put(at, pid=os.getppid(), started="1")
+    assert take(at, NAME) is None
+    give_back(at, NAME)
+
+
+def test_a_zombie_holds_nothing(at: Location) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        put(at, pid=child.pid, started=cache.claims._started(child.pid))
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, but not yet buried
+        assert take(at, NAME) is None
+    give_back(at, NAME)
+
+
+def test_another_boot_of_a_host_of_this_name_is_another_machine(at: Location) -> None:
+    put(at, machine="an earlier boot", time=time.time())
+    found = take(at, NAME)
+    assert found is not None and not found.here
+
+
+def test_a_claim_of_another_machine_is_believed_while_it_is_young(at: Location) -> None:
+    put(at, **elsewhere(age=CLAIM_SECONDS / 2))
+    assert take(at, NAME) is not None
+
+
+def test_an_old_claim_of_another_machine_is_taken_over(at: Location, quick: None) -> None:
+    put(at, **elsewhere(age=2 * CLAIM_SECONDS))
+    assert take(at, NAME) is None
+    assert at.get_json(NAME)["pid"] == os.getpid()
+    give_back(at, NAME)
+
+
+def test_a_machine_with_a_wrong_clock_keeps_what_it_renews(at: Location, quick: None) -> None:
+    """Its claims look an hour old, but they change while we look."""
+    put(at, **elsewhere(age=3600))
+    renewal = threading.Timer(0.1, lambda: put(at, **elsewhere(age=3599)))
+    renewal.start()
+    assert take(at, NAME) is not None
+    renewal.join()
+
+
+def test_what_no_one_can_read_is_no_claim(at: Location) -> None:
+    """A machine that lost power may leave an empty file."""
+    for broken in (b"", b"{", b"[1]", b'{"who": 1}'):
+        at.put(NAME, broken)
+        assert holder(at, NAME) is None
+        assert take(at, NAME) is None
+        give_back(at, NAME)
+
+
+def test_of_two_that_take_over_at_once_one_gives_way(at: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(at, pid=2**22 + 1)
+    winner = vars(Claim.mine()) | {"pid": os.getppid(), "started": cache.claims._started(os.getppid())}
+    # While this process settles, the other one writes over its claim.
+    put_winner = SimpleNamespace(time=time.time, sleep=lambda _: at.put(NAME, json.dumps(winner).encode()))
+    monkeypatch.setattr(cache.claims, "time", put_winner)
+    found = take(at, NAME)
+    assert found is not None and found.pid == os.getppid()
+
+
+def test_a_claim_is_renewed_until_it_is_given_back(at: Location) -> None:
+    code = (
+        "import sys, time, cache.claims as c; from cache.location import Location; c.RENEW_SECONDS = 0.05\n"
+        f"at = Location({str(at)!r}); c.take(at, {NAME!r}); print('held', flush=True); sys.stdin.readline()\n"
+        f"c.give_back(at, {NAME!r}); print('free', flush=True); time.sleep(0.3); print('end', flush=True)"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:  # type: ignore[call-overload]
+        assert other.stdout.readline() == "held\n"
+        first = at.get_json(NAME)["time"]
+        deadline = time.monotonic() + 20
+        while at.get_json(NAME)["time"] == first and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert at.get_json(NAME)["time"] > first
+        assert take(at, NAME) is not None
+        other.stdin.write("\n")
+        other.stdin.flush()
+        assert other.stdout.readline() == "free\n"
+        assert other.stdout.readline() == "end\n"
+        assert at.get(NAME) is None  # and no renewal brought it back

@@ -1,0 +1,96 @@
+"""Claims about the ablation tables: the paper's rows, one shared cache, numbers put where they belong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cache.settings import InputError
+from pipeline import run
+from pipeline.ablate import TABLES, run_table, table_text, write_markdown
+
+if TYPE_CHECKING:
+    from tests.conftest import Tiny
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_rows_differ_and_every_row_is_valid(tiny: Tiny, table: int) -> None:
+    trains = [tiny.plan(*row).fingerprint("train") for row in TABLES[table].values()]
+    assert len(set(trains)) == len(trains) > 2
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_the_last_row_is_the_papers_method(tiny: Tiny, table: int) -> None:
+    last = list(TABLES[table].values())[-1]
+    assert tiny.plan(*last).fingerprint("train") == tiny.plan().fingerprint("train")
+
+
+def test_rows_share_what_extract_and_mining_made(tiny: Tiny) -> None:
+    plans = [tiny.plan(*row) for table in TABLES.values() for row in table.values()]
+    for kind in ("tokens", "dense", "latent", "text"):
+        assert len({plan.fingerprint(kind) for plan in plans}) == 1
+
+
+def test_table_3_is_run_from_an_empty_cache_and_not_twice(tiny: Tiny, tmp_path: Path) -> None:
+    arguments: Any = (
+        str(tiny.preset),
+        3,
+        2,
+        ["train.iterations=2", "train.warmup=1"],
+        "",
+        str(tmp_path),
+        run.Machine("cpu", 0),
+    )
+    rows = run_table(*arguments)
+    assert [r["name"] for r in rows] == ["teacher, training-free", "baseline", "+ distillation", "+ latent embedding"]
+    assert [len(r["reports"]) for r in rows] == [1, 2, 2, 2]
+    runs = {report["run"] for row in rows[1:] for report in row["reports"]}
+    assert len(runs) == 6
+    trained = sorted(tmp_path.glob("tiny/train-*"))
+    assert len(trained) == 6 and len(list(tmp_path.glob("tiny/tokens-*"))) == 1
+    before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*") if f.is_file()}
+    assert json.dumps(run_table(*arguments)) == json.dumps(rows)
+    assert {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*") if f.is_file()} == before
+    text = table_text("tiny", 3, rows)
+    assert text.startswith("tiny, Table 3, 2 seeds\n")
+
+
+def test_a_table_gives_mean_and_spread_over_seeds() -> None:
+    def scored(h: float | None) -> dict[str, Any]:
+        return {"hIoU": h, "sIoU": 10.0, "uIoU": None, "classes_with_5_pixels": {"hIoU": h, "sIoU": 20.0, "uIoU": 0.5}}
+
+    rows = [
+        {"name": "teacher", "reports": [scored(30.0)]},
+        {"name": "ours", "settings": [], "reports": [scored(40.0), scored(44.0), scored(None)]},
+    ]
+    lines = table_text("demo", 3, rows).splitlines()
+    assert lines[0] == "demo, Table 3, 3 seeds"
+    assert lines[2].split("|")[1].split("  ")[-1].strip().startswith("uIoU (5_pixels)")
+    assert lines[3].split() == ["teacher", "30.0", "10.0", "-", "|", "30.0", "20.0", "0.5"]
+    # mean of 40 and 44; their sample deviation is sqrt(8) = 2.83
+    assert lines[4].split() == [
+        "ours", "42.0", "±2.8", "10.0", "±0.0", "-", "|", "42.0", "±2.8", "20.0", "±0.0", "0.5", "±0.0"
+    ]  # fmt: skip
+
+
+def test_markdown_goes_between_its_markers_and_nowhere_else(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    page.write_text("# Results\n")
+    write_markdown(str(page), "voc table 3", r"first \1")
+    write_markdown(str(page), "voc table 4", "other")
+    write_markdown(str(page), "voc table 3", r"second \g<0>")
+    text = page.read_text()
+    assert text.startswith("# Results\n")
+    assert text.count("<!-- voc table 3 -->") == 1 and "first" not in text
+    assert "<!-- voc table 3 -->\n```\nsecond \\g<0>\n```\n<!-- end voc table 3 -->" in text
+    assert "other" in text
+    write_markdown(str(tmp_path / "new.md"), "k", "t")
+    assert (tmp_path / "new.md").read_text() == "<!-- k -->\n```\nt\n```\n<!-- end k -->\n"
+
+
+def test_an_unknown_table_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="choose one of 3, 4, 5, 6"):
+        run_table("nowhere", 2, 1, [], "", str(tmp_path), run.Machine("cpu", 0))

@@ -1,0 +1,225 @@
+"""Claims about addresses: a setting moves what depends on it, all of that, and nothing else.
+
+Every field of every settings table stands in EXPECTED; a new field fails here until its line is written.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.config import Config, table_type
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+    from tests.conftest import Tiny
+
+NOTHING: frozenset[str] = frozenset()
+SCORES = frozenset({"eval", "teacher"})
+TRAIN = frozenset({"train", "eval"})
+LATENT = TRAIN | {"latent"}
+DENSE = LATENT | {"dense", "teacher"}
+TOKENS = DENSE | {"tokens"}
+TEXT = frozenset({"text", "train", "eval", "teacher"})
+ALL = TOKENS | TEXT
+
+BASE = ("views.count=2", "train.iterations=100", "views.max_class_share=0.7")
+
+EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
+    # Where the data lie is no number; what lies there enters by its digest.
+    "data.root": ((), NOTHING),
+    "data.layout": ((), NOTHING),
+    "data.vocabulary": (("data.vocabulary=other.toml",), ALL),
+    "data.split": ((), NOTHING),
+    "data.train": (("data.train=fewer",), TOKENS),
+    "data.val": (("data.val=fewer",), SCORES),
+    # They decide whether a stage stops, not what it computes.
+    "data.max_bad": (("data.max_bad=3",), NOTHING),
+    "data.max_pixels": (("data.max_pixels=1000000",), NOTHING),
+    "demo-world.seed": ((), NOTHING),
+    "demo-world.train": ((), NOTHING),
+    "demo-world.val": ((), NOTHING),
+    "views.count": (("views.count=3",), TOKENS),
+    "views.seed": (("views.seed=1",), TOKENS),
+    "views.size": (("views.size=96",), TOKENS),
+    "views.scale": (("views.scale=[0.6, 1.5]",), TOKENS),
+    "views.flip": (("views.flip=false",), TOKENS),
+    "views.max_class_share": (("views.max_class_share=0.5",), TOKENS),
+    "teacher.model": ((), NOTHING),
+    "teacher.pretrained": ((), NOTHING),
+    "teacher.input_size": (("teacher.input_size=32",), TOKENS),
+    "teacher.crop_size": (("teacher.crop_size=64",), TOKENS),
+    "teacher.recipe": (("teacher.recipe=clearclip",), DENSE),
+    "teacher.gaussian_std": (("teacher.gaussian_std=2.0",), NOTHING),  # but with naclip, see below
+    "teacher.precision": (("teacher.precision=bf16",), TOKENS),
+    "teacher.prompts": (("teacher.prompts=",), TEXT),
+    "teacher.text": ((), NOTHING),
+    "extract.dtype": (("extract.dtype=float16",), TOKENS),
+    # Batches begin anew with each shard, and a batch may change the last bit.
+    "extract.batch": (("extract.batch=2",), TOKENS),
+    "extract.shard": (("extract.shard=6",), TOKENS),
+    "extract.store_dense": (("extract.store_dense=false",), NOTHING),
+    "mine-latent.windows": (("mine-latent.windows=[2]",), LATENT),
+    "mine-latent.iterations": (("mine-latent.iterations=5",), LATENT),
+    "mine-latent.merge_threshold": (("mine-latent.merge_threshold=0.8",), LATENT),
+    "mine-latent.min_cells": (("mine-latent.min_cells=3",), LATENT),
+    "mine-latent.max_annotated": (("mine-latent.max_annotated=0.2",), LATENT),
+    "mine-latent.small": (("mine-latent.small=drop",), LATENT),
+    "student.arch": (("student.arch=unet",), TRAIN),
+    "student.encoder": (("student.encoder=mobilenet_v2",), TRAIN),
+    "student.weights": ((), NOTHING),
+    "student.head_channels": (("student.head_channels=64",), TRAIN),
+    "distill.loss": (("distill.loss=cosine",), TRAIN),
+    "distill.use_global": (("distill.use_global=false",), TRAIN),
+    "distill.use_local": (("distill.use_local=false",), TRAIN),
+    "distill.tau": (("distill.tau=0.1",), TRAIN),
+    "distill.bank": (("distill.bank=48",), TRAIN),
+    "distill.scope": (("distill.scope=batch",), TRAIN),
+    "latent-embedding.enabled": (("latent-embedding.enabled=false",), TRAIN),
+    "latent-embedding.calibrator": (
+        ("latent-embedding.calibrator=mlp", "latent-embedding.inputs=cls"),
+        TRAIN,
+    ),
+    "latent-embedding.inputs": (
+        ("latent-embedding.calibrator=mlp", "latent-embedding.inputs=prototypes"),
+        TRAIN,
+    ),
+    "latent-embedding.memory": (("latent-embedding.memory=local",), TRAIN),
+    "latent-embedding.dropout": (("latent-embedding.dropout=0.0",), TRAIN),
+    "pixel-loss.alpha": (("pixel-loss.alpha=2.0",), TRAIN),
+    "pixel-loss.beta": (("pixel-loss.beta=5.0",), TRAIN),
+    "pixel-loss.focal_weight": (("pixel-loss.focal_weight=1.0",), TRAIN),
+    "pixel-loss.dice_weight": (("pixel-loss.dice_weight=2.0",), TRAIN),
+    "pixel-loss.ignored_are_negatives": (("pixel-loss.ignored_are_negatives=false",), TRAIN),
+    "train.iterations": (("train.iterations=200",), TRAIN),
+    "train.batch": (("train.batch=2",), TRAIN),
+    "train.accumulate": (("train.accumulate=2",), TRAIN),
+    "train.lr": (("train.lr=0.01",), TRAIN),
+    "train.head_lr": (("train.head_lr=2.0",), TRAIN),
+    "train.weight_decay": (("train.weight_decay=0.1",), TRAIN),
+    "train.warmup": (("train.warmup=3",), TRAIN),
+    "train.power": (("train.power=0.9",), TRAIN),
+    "train.seed": (("train.seed=1",), TRAIN),
+    "train.precision": (("train.precision=bf16",), TRAIN),
+    "train.photometric": (("train.photometric=false",), TRAIN),
+    "train.clip_gradient": (("train.clip_gradient=1.0",), TRAIN),
+    "eval.mode": (("eval.mode=slide",), SCORES),
+    "eval.short_side": (("eval.short_side=80",), SCORES),
+    "eval.crop": (("eval.crop=80",), SCORES),
+    "eval.stride": (("eval.stride=32",), SCORES),
+    "eval.seen_bias": (("eval.seen_bias=0.1",), SCORES),
+    "eval.min_pixels": (("eval.min_pixels=10",), SCORES),
+    "eval.pictures": (("eval.pictures=1",), SCORES),
+}
+"""Field -> overrides that change it, and the kinds of artifacts that move. No override: a test below changes it."""
+
+
+@pytest.fixture
+def plans(fresh_tiny: Tiny) -> Tiny:
+    """A tiny world with a shorter list of each subset and a second vocabulary."""
+    lists = fresh_tiny.data / "ImageSets/Segmentation"
+    for subset in ("train", "val"):
+        names = (lists / f"{subset}.txt").read_text().splitlines()
+        (lists / f"{subset}_fewer.txt").write_text("\n".join(names[:-2]) + "\n")
+    words = (fresh_tiny.data / "classes.toml").read_text()
+    (fresh_tiny.data / "other.toml").write_text(words.replace('"stripes"', '"zebra"'))
+    return fresh_tiny
+
+
+def moved(before: Plan, after: Plan) -> set[str]:
+    """Kinds whose address differs."""
+    return {kind for kind in before.ingredients if before.fingerprint(kind) != after.fingerprint(kind)}
+
+
+def test_every_field_of_every_table_is_expected_to_move_something_or_nothing() -> None:
+    fields = {
+        f"{field.alias}.{key}" for name, field in Config.model_fields.items() for key in table_type(name).model_fields
+    }
+    assert fields == EXPECTED.keys()
+
+
+def test_a_changed_setting_moves_exactly_what_depends_on_it(plans: Tiny) -> None:
+    before, wrong = plans.plan(*BASE), {}
+    for field, (overrides, wanted) in EXPECTED.items():
+        if overrides:
+            overrides = tuple(o.replace("=fewer", f"={field.split('.')[1]}_fewer") for o in overrides)
+            after = plans.plan(*BASE, *overrides)
+            table, key = field.split(".")
+            name = table.replace("-", "_")
+            assert getattr(getattr(after.config, name), key) != getattr(getattr(before.config, name), key), field
+            if (found := moved(before, after)) != wanted:
+                wrong[field] = sorted(found ^ wanted)
+    assert wrong == {}
+
+
+def test_with_whole_images_the_students_crops_move_training_alone(tiny: Tiny) -> None:
+    before = tiny.plan()
+    for override in ("views.size=96", "views.scale=[0.6, 1.5]", "views.flip=false", "views.max_class_share=0.5"):
+        assert moved(before, tiny.plan(override)) == TRAIN, override
+
+
+def test_the_width_of_naclips_neighbourhood_counts_where_it_is_used(tiny: Tiny) -> None:
+    before = tiny.plan("teacher.recipe=naclip")
+    assert moved(before, tiny.plan("teacher.recipe=naclip", "teacher.gaussian_std=2.0")) == DENSE
+
+
+def test_the_baseline_moves_with_no_setting_of_the_cache(tiny: Tiny) -> None:
+    baseline = ("distill.loss=none", "latent-embedding.enabled=false")
+    before = tiny.plan(*baseline)
+    for override in (
+        "mine-latent.iterations=5",
+        "teacher.recipe=clearclip",
+        "distill.tau=0.2",
+        "extract.dtype=float16",
+    ):
+        assert not moved(before, tiny.plan(*baseline, override)) & TRAIN, override
+
+
+def test_the_same_data_elsewhere_have_the_same_addresses(plans: Tiny, tmp_path: Path) -> None:
+    before = plans.plan()
+    shutil.copytree(plans.data, tmp_path / "moved")
+    assert moved(before, plans.plan(data=tmp_path / "moved")) == NOTHING
+    photo = next((tmp_path / "moved/JPEGImages").glob("train*"))
+    photo.write_bytes(photo.read_bytes() + b"\0")
+    assert moved(before, plans.plan(data=tmp_path / "moved")) == TOKENS
+
+
+def test_another_split_moves_everything(plans: Tiny) -> None:
+    before = plans.plan()
+    words = plans.data / "classes.toml"
+    words.write_text(words.read_text().replace('unseen = ["box", "cross"]', 'unseen = ["box"]'))
+    assert moved(before, plans.plan()) == ALL
+
+
+def test_the_same_teacher_elsewhere_has_the_same_addresses_and_other_weights_have_not(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    before = tiny.plan()
+    shutil.copytree(tiny.teacher, tmp_path / "teacher")
+    model = f"teacher.model=local-dir:{tmp_path / 'teacher'}"
+    assert moved(before, tiny.plan(model)) == NOTHING
+    weights = tmp_path / "teacher/open_clip_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert moved(before, tiny.plan(model)) == ALL
+
+
+def test_the_weights_that_a_student_starts_from_move_training_by_what_they_are(tiny: Tiny, tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.safetensors").write_bytes(b"the same")
+    a, b = (tiny.plan(f"student.weights={tmp_path / name}.safetensors") for name in "ab")
+    assert moved(tiny.plan(), a) == TRAIN
+    assert moved(a, b) == NOTHING
+
+
+def test_the_demo_world_counts_by_its_pictures(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    world = ("data.vocabulary=demo", "data.root=''", "demo-world.seed=1", "demo-world.train=2", "demo-world.val=1")
+    before = tiny.plan(*world)
+    assert moved(before, tiny.plan(*world, "demo-world.seed=2")) == TOKENS | SCORES
+    assert moved(before, tiny.plan(*world, "demo-world.train=3")) == TOKENS
+    assert moved(before, tiny.plan(*world, "demo-world.val=2")) == SCORES

@@ -1,0 +1,235 @@
+"""Claims about eval: one confusion matrix by the book, and a student is never scored under another's classes."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import stages.evaluate as stage
+from cache.location import Location
+from cache.settings import IGNORE, InputError
+from stages.parts.inference import class_scores, predicted, student_scorer
+
+if TYPE_CHECKING:
+    from tests.conftest import Tiny
+
+CPU = torch.device("cpu")
+
+
+def evaluated(tiny: Tiny, out: Path, *overrides: str, data: Path | str = "") -> dict[str, Any]:
+    """Scores the shared student under other settings of [eval], or other evaluation images."""
+    tiny.run("train")
+    plan = tiny.plan("eval.pictures=0", *overrides, data=data)
+    run_at = tiny.plan().address("train")
+    return stage.run(
+        plan.config.eval, plan.val_data, plan.artifact("text"), run_at, Location(str(out)), device=CPU, workers=0
+    )
+
+
+def slow_scores(predictions: list[np.ndarray], truths: list[np.ndarray]) -> dict[str, Any]:
+    """IoU of four classes by plain loops over pixels."""
+    hit, in_truth, in_prediction = [0] * 4, [0] * 4, [0] * 4
+    for found, wanted in zip(predictions, truths, strict=True):
+        for p, t in zip(found.ravel().tolist(), wanted.ravel().tolist(), strict=True):
+            if t != IGNORE:
+                hit[t] += p == t
+                in_truth[t] += 1
+                in_prediction[p] += 1
+    iou = [100 * hit[c] / (in_truth[c] + in_prediction[c] - hit[c]) for c in range(4)]
+    s, u = sum(iou[:2]) / 2, sum(iou[2:]) / 2
+    return {
+        "IoU": iou,
+        "sIoU": s,
+        "uIoU": u,
+        "hIoU": 2 * s * u / (s + u) if s + u else 0.0,
+        "pixel_accuracy": 100 * sum(hit) / sum(in_truth),
+        "pixels": in_truth,
+    }
+
+
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_scores_are_those_of_a_plain_loop(tiny: Tiny, tmp_path: Path, mode: str) -> None:
+    overrides = (f"eval.mode={mode}", "eval.crop=32", "eval.stride=24", "eval.seen_bias=-0.2")
+    report = evaluated(tiny, tmp_path, *overrides)
+    plan = tiny.plan(*overrides)
+    checkpoint = stage.load_student(tiny.plan().address("train"))
+    arrays = plan.artifact("text").read(0)
+    text = torch.from_numpy(np.concatenate([arrays["seen"], arrays["unseen"]]))
+    scorer = student_scorer(checkpoint.student, text)
+    data = plan.val_data
+    found = [predicted(class_scores(scorer, data.image(i), plan.config.eval, 2, CPU)) for i in range(len(data))]
+    wanted = slow_scores(found, [data.labels(i, "all") for i in range(len(data))])
+    for name in ("sIoU", "uIoU", "hIoU", "pixel_accuracy"):
+        assert report[name] == pytest.approx(wanted[name], abs=0.006), name
+    assert [c["IoU"] for c in report["classes"]] == pytest.approx(wanted["IoU"], abs=0.006)
+    assert [c["pixels"] for c in report["classes"]] == wanted["pixels"]
+    assert len({tuple(np.unique(f).tolist()) for f in found}) > 1 or len(np.unique(found[0])) > 1
+
+
+def test_the_report_says_what_was_scored(tiny: Tiny, tmp_path: Path) -> None:
+    report = evaluated(tiny, tmp_path)
+    assert [(c["name"], c["seen"]) for c in report["classes"]] == [
+        ("disc", True), ("stripes", True), ("box", False), ("cross", False)
+    ]  # fmt: skip
+    assert report["split"] == "official" and report["split_hash"] == tiny.plan().vocabulary.split_hash
+    assert report["scored"] == "student" and report["images"] == 6 and report["bad"] == []
+    assert report["settings"]["seen_bias"] == 0.0
+    assert report["settings"]["pictures"] == 0
+    assert report["about"]["provenance"]["fingerprint"] == tiny.plan().fingerprint("train")
+    counted = report["classes_with_100_pixels"]["counted"]
+    assert counted == [c["name"] for c in report["classes"] if c["pixels"] >= 100]
+    assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
+
+
+def test_the_confusion_matrix_is_kept(tiny: Tiny, tmp_path: Path) -> None:
+    report = evaluated(tiny, tmp_path)
+    kept = json.loads((tmp_path / "confusion.json").read_text())
+    counts = np.array(kept["counts"])
+    assert kept["classes"] == ["disc", "stripes", "box", "cross"]
+    assert counts.sum(axis=1).tolist() == [c["pixels"] for c in report["classes"]]
+    accuracy = 100 * np.trace(counts) / counts.sum()
+    assert report["pixel_accuracy"] == pytest.approx(accuracy, abs=0.006)
+
+
+def test_a_picture_grid_of_the_size_asked_for_is_drawn(tiny: Tiny, tmp_path: Path) -> None:
+    sizes = {}
+    for rows in (1, 2):
+        evaluated(tiny, tmp_path / str(rows), f"eval.pictures={rows}")
+        sizes[rows] = Image.open(io.BytesIO((tmp_path / f"{rows}/grid.png").read_bytes())).size
+    assert sizes[1][0] == sizes[2][0] and sizes[2][1] > 1.4 * sizes[1][1]
+    evaluated(tiny, tmp_path / "0", "eval.pictures=0")
+    assert not (tmp_path / "0/grid.png").exists()
+
+
+def test_a_seen_bias_favours_unseen_classes_and_is_reported(tiny: Tiny, tmp_path: Path) -> None:
+    plain = evaluated(tiny, tmp_path / "a")
+    biased = evaluated(tiny, tmp_path / "b", "eval.seen_bias=1000.0")
+    assert biased["sIoU"] == 0 and biased["settings"]["seen_bias"] == 1000.0
+    assert biased["uIoU"] >= plain["uIoU"]
+
+
+def test_a_class_without_an_evaluation_pixel_is_marked_and_left_out_of_the_means(fresh_tiny: Tiny, tiny: Tiny) -> None:
+    for mask in (fresh_tiny.data / "SegmentationClass").glob("val*.png"):
+        values = np.array(Image.open(mask))
+        values[values == 4] = 0
+        Image.fromarray(values).save(mask)
+    # Nothing is ever predicted as seen, and cross (unseen) never as well: its text embedding is box's opposite.
+    report = evaluated(tiny, fresh_tiny.root / "out", "eval.seen_bias=1000.0", data=fresh_tiny.data)
+    box, cross = report["classes"][2], report["classes"][3]
+    assert box["support"] and box["pixels"] > 0
+    assert not cross["support"] and cross["pixels"] == 0
+    assert cross["IoU"] in (None, 0.0)  # 0 where it was predicted somewhere, else no number at all
+    assert report["uIoU"] == pytest.approx(box["IoU"] / 2 if cross["IoU"] == 0.0 else box["IoU"], abs=0.006)
+    assert "cross" not in report["classes_with_100_pixels"]["counted"]
+
+
+def test_a_table_marks_what_has_no_number() -> None:
+    from stages.parts.metrics import scores
+
+    counts = np.zeros((3, 3), np.int64)
+    counts[0, 0], counts[0, 1] = 6, 2  # class 2 neither there nor predicted; class 1 predicted only
+    report = stage.table(scores(counts, 2), ("a", "b", "c"), 2)
+    assert [c["IoU"] for c in report["classes"]] == [75.0, 0.0, None]
+    assert [c["support"] for c in report["classes"]] == [True, False, False]
+    assert report["sIoU"] == 37.5 and report["uIoU"] is None and report["hIoU"] is None
+    assert report["pixel_accuracy"] == 75.0
+    assert stage.per_cent(float("nan")) is None and stage.per_cent(1 / 3) == 33.33
+
+
+def test_another_split_than_the_students_is_refused_not_scored(fresh_tiny: Tiny, tiny: Tiny) -> None:
+    toml = fresh_tiny.data / "classes.toml"
+    toml.write_text(toml.read_text().replace('unseen = ["box", "cross"]', 'unseen = ["box", "stripes"]'))
+    with pytest.raises(InputError, match=r"trained on other seen classes than split 'official' has \(.*cross"):
+        evaluated(tiny, fresh_tiny.root / "out", data=fresh_tiny.data)
+    assert not (fresh_tiny.root / "out/report.json").exists()
+
+
+def test_other_text_embeddings_than_the_students_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+    tiny.run("extract", 'teacher.prompts=""')
+    with pytest.raises(
+        InputError, match=r"trained with other text embeddings than .*; use its own teacher and prompts"
+    ):
+        evaluated(tiny, tmp_path, 'teacher.prompts=""')
+
+
+def test_a_teacher_of_another_width_is_refused(tiny: Tiny, fresh_tiny: Tiny) -> None:
+    from cache.store import Artifact
+
+    text = Artifact(Location(str(fresh_tiny.root)).child("text-0.zarr"), "text")
+    text.create({"stage": "extract x", "dtype": "float32"})
+    text.write(0, [], {"seen": np.ones((2, 16), np.float32), "unseen": np.ones((2, 16), np.float32)}, {})
+    tiny.run("train")
+    plan = tiny.plan()
+    with pytest.raises(InputError, match="other text embeddings"):
+        stage.run(
+            plan.config.eval, plan.val_data, text, plan.address("train"), Location(str(fresh_tiny.root / "out")),
+            device=CPU, workers=0,
+        )  # fmt: skip
+
+
+def test_a_damaged_or_unfinished_student_is_refused_in_one_line(tiny: Tiny, tmp_path: Path) -> None:
+    tiny.run("train")
+    shutil.copytree(str(tiny.plan().address("train").path), tmp_path / "run")
+    at, file = Location(str(tmp_path / "run")), tmp_path / "run/student.safetensors"
+    packed = file.read_bytes()
+    stage.load_student(at)
+    for bad in (packed[:1000], packed[:-5] + bytes(5), b"", b"junk" * 9):
+        file.write_bytes(bad)
+        with pytest.raises(InputError, match=r"student\.safetensors: [^\n]+$"):
+            stage.load_student(at)
+    file.write_bytes(packed)
+    (tmp_path / "run/complete.json").unlink()
+    for folder in (at, at.child("nowhere")):
+        with pytest.raises(InputError, match="no trained student there; run `clip2seg train` first"):
+            stage.load_student(folder)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_evaluation_images_are_set_aside_by_name_up_to_the_limit(
+    fresh_tiny: Tiny, tiny: Tiny, workers: int
+) -> None:
+    (fresh_tiny.data / "JPEGImages/val02.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"val02\.jpg: can't be decoded \(empty file\).*data\.max_bad allows 0"):
+        evaluated(tiny, fresh_tiny.root / "out", data=fresh_tiny.data)
+    assert not (fresh_tiny.root / "out/report.json").exists()
+    tiny.run("train")
+    plan = tiny.plan("data.max_bad=1", data=fresh_tiny.data)
+    out = Location(str(fresh_tiny.root / "out"))
+    report = stage.run(
+        plan.config.eval, plan.val_data, plan.artifact("text"), tiny.plan().address("train"), out, device=CPU,
+        workers=workers,
+    )  # fmt: skip
+    assert report["images"] == 5 and len(report["bad"]) == 1 and "val02.jpg" in report["bad"][0]
+
+
+def test_the_teacher_is_scored_by_the_same_code(tiny: Tiny, tmp_path: Path) -> None:
+    tiny.run("extract")
+    plan = tiny.plan()
+    report = stage.run_teacher(
+        plan.config.eval, plan.config.teacher, plan.val_data, plan.artifact("text"), Location(str(tmp_path)),
+        device=CPU, workers=0,
+    )  # fmt: skip
+    assert report["scored"] == "teacher, training-free" and report["recipe"] == "vanilla"
+    assert [c["pixels"] for c in report["classes"]] == [
+        sum(int((plan.val_data.labels(i, "all") == c).sum()) for i in range(6)) for c in range(4)
+    ]
+
+
+def test_the_gallery_shows_unseen_classes_first_and_the_same_in_every_run() -> None:
+    def offered(order: list[int]) -> list[int]:
+        gallery = stage._Gallery(3, num_seen=2, num_classes=4)
+        for c in order:
+            gallery.offer(np.full((1, 1, 3), c, np.uint8), np.full((4, 4), c, np.uint8), np.zeros((4, 4), np.uint8))
+        return [int(labels[0, 0]) for _, labels, _ in gallery.pictures]
+
+    assert offered([0, 1, 0, 2, 3]) == [2, 3, 0]
+    assert offered([2, 2, 2, 3, 0]) == [2, 2, 3]
+    assert offered([0, 1, 0, 1]) == [0, 1, 0]

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cache.settings import InputError
+from stages import predict
+from stages.parts.segmenter import SegmentOptions, Words
+
+WORDS = Words(("dark", "bright"), torch.eye(2), (True, False))
+
+
+def brightness(image: np.ndarray) -> np.ndarray:
+    """The student of these tests: bright pixels are class 1, black ones background."""
+    mean = image.mean(2)
+    return np.where(mean < 5, 255, (mean > 128).astype(np.uint8)).astype(np.uint8)
+
+
+def run(source: Path, out: Path, **more: Any) -> dict[str, Any]:
+    return predict.run(brightness, WORDS, SegmentOptions(), source, out, max_pixels=10_000, about={}, **more)
+
+
+def write_pictures(folder: Path) -> None:
+    folder.mkdir()
+    picture = np.zeros((20, 30, 3), np.uint8)
+    picture[:, 10:20] = 60
+    picture[:, 20:] = 220
+    Image.fromarray(picture).save(folder / "a.png")
+    Image.fromarray(picture[:, ::-1].copy()).save(folder / "b.bmp")
+
+
+def test_a_folder_gives_label_pngs_overlays_and_areas(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in")
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert json.loads((tmp_path / "out/predict.json").read_text()) == report
+    first = report["images"][0]
+    assert first["name"] == "a" and (first["height"], first["width"]) == (20, 30)
+    assert {(a["class"], a["pixels"], a["share"]) for a in first["areas"]} == {
+        ("dark", 200, 0.333333),
+        ("bright", 200, 0.333333),
+    }
+    assert first["background"] == {"pixels": 200, "share": 0.333333}
+    with Image.open(tmp_path / "out/labels/a.png") as mask:
+        assert mask.mode == "P" and sorted(np.unique(np.asarray(mask)).tolist()) == [0, 1, 255]
+        colours = np.asarray(mask.convert("RGB"))
+    assert colours[0, 15].tolist() == report["classes"][0]["colour"]
+    with Image.open(tmp_path / "out/overlays/b.jpg") as shown:
+        assert shown.size == (30, 20)
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in")
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "in/A.jpg")
+    run(tmp_path / "in", tmp_path / "out")
+    assert {f.name for f in (tmp_path / "out/labels").iterdir()} == {"A.jpg.png", "a.png.png", "b.png"}
+
+
+def test_a_bad_picture_in_a_folder_is_left_out_by_name(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in")
+    (tmp_path / "in/c.jpg").write_bytes(b"no picture")
+    Image.fromarray(np.zeros((101, 100, 3), np.uint8)).save(tmp_path / "in/d.png")  # more than max_pixels
+    report = run(tmp_path / "in", tmp_path / "out")
+    assert [i["name"] for i in report["images"]] == ["a", "b"]
+    assert ["c.jpg" in report["left_out"][0], "max_pixels" in report["left_out"][1]] == [True, True]
+
+
+def test_a_bad_picture_alone_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "c.jpg").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"c\.jpg: can't be decoded"):
+        run(tmp_path / "c.jpg", tmp_path / "out")
+
+
+def test_other_files_are_never_written_over(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in")
+    with pytest.raises(InputError, match="holds other files"):
+        run(tmp_path / "in", tmp_path / "in")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="is a file"):
+        run(tmp_path / "in", tmp_path / "file")
+    run(tmp_path / "in", tmp_path / "out")
+    run(tmp_path / "in", tmp_path / "out")  # an earlier prediction may go
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in")
+    write_pictures(tmp_path / "elsewhere")
+    (tmp_path / "in/z.png").symlink_to(tmp_path / "elsewhere/a.png")
+    with pytest.raises(InputError, match=r"z\.png: a link out of"):
+        run(tmp_path / "in", tmp_path / "out")
+
+
+def test_videos_without_pyav_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "v.mp4").write_bytes(b"x")
+    with pytest.raises(InputError, match="pip install av"):
+        run(tmp_path / "v.mp4", tmp_path / "out")
+
+
+def test_a_video_comes_back_as_a_video_with_areas_of_every_frame(tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="needs PyAV (`pip install av`), an optional extra")
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(5):
+            frame = np.full((48, 64, 3), 40 * i + 30, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    report = run(tmp_path / "v.mp4", tmp_path / "out")
+    assert [i["frame"] for i in report["images"]] == [0, 1, 2, 3, 4]
+    assert [i["areas"][0]["class"] for i in report["images"]] == ["dark", "dark", "dark", "bright", "bright"]
+    with av.open(str(tmp_path / "out/overlays/v.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 5
+    (tmp_path / "broken.mp4").write_bytes((tmp_path / "v.mp4").read_bytes()[:300])
+    with pytest.raises(InputError, match=r"broken\.mp4: can't be decoded"):
+        run(tmp_path / "broken.mp4", tmp_path / "out2")
