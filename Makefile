@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 RUN = $(BIN)/clip2seg $@ $(PRESET) --artifacts $(ARTIFACTS) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo plan extract mine-latent train eval inspect ablate teacher test lint clean
+.PHONY: help demo plan extract mine-latent train eval inspect ablate teacher export runs doctor test lint clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,15 @@ ablate: $(VENV)/.user ## the paper's tables: make ablate PRESET=demo ARGS="--tab
 
 teacher: $(VENV)/.user ## pre-train the demo world's own CLIP from captions (shipped already)
 	$(BIN)/clip2seg teacher $(ARGS)
+
+export: $(VENV)/.dev ## the student as an ONNX file, checked against PyTorch, with a model card
+	$(RUN)
+
+runs: $(VENV)/.user ## list this preset's training runs with their scores
+	$(BIN)/clip2seg runs $(PRESET) --artifacts $(ARTIFACTS) $(ARGS)
+
+doctor: $(VENV)/.user ## look at this machine: versions, GPU, disk, weights; each finding with its remedy
+	$(RUN)
 
 test: $(VENV)/.dev ## install, then run the tests
 	$(BIN)/python -m pytest -q -n auto $(ARGS)

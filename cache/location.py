@@ -53,7 +53,10 @@ class Location:
             scheme = self.url.split("://")[0]
             raise InputError(f"{scheme}://...: give a bucket and a prefix alone; credentials come from the environment")
         with self._reported("open"):
-            return from_url(self.url, retry_config={"max_retries": RETRIES}, client_options={"timeout": TIMEOUT})
+            # Options given here replace those of the environment, so the one that matters is handed on.
+            http = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
+            options: Any = {"timeout": TIMEOUT, "allow_http": http}
+            return from_url(self.url, retry_config={"max_retries": RETRIES}, client_options=options)
 
     def __str__(self) -> str:
         return f"{self.url}/{self.prefix}".rstrip("/")

@@ -16,7 +16,6 @@ from cache.schema import ARTIFACTS
 from cache.settings import InputError, fingerprint
 from cache.store import Artifact
 from pipeline.plan import Plan
-from pipeline.report import columns, size
 from stages.progress import Bar
 
 _NAME = re.compile(r"(tokens|dense|latent|text|train|online|eval|teacher)-([0-9a-f]{8})(\.zarr)?")
@@ -84,14 +83,6 @@ def find(artifacts: str, address: str) -> tuple[Location, Entry]:
     return Location(artifacts).child(hits[0].preset).child(hits[0].name), hits[0]
 
 
-def list_text(found: list[Entry]) -> str:
-    """The addresses as a table."""
-    rows: list[list[object]] = [["address", "state", "made by", "used by", "views", "size"]]
-    rows += [[e.address, e.state, e.about, ", ".join(e.used_by) or "-", e.views or None, size(e.bytes)] for e in found]
-    total = f"\n{len(found)} addresses, {size(sum(e.bytes for e in found))}"
-    return (columns(rows, left=4) if found else "nothing is stored") + total
-
-
 def show(artifacts: str, address: str) -> dict[str, Any]:
     """All that an address says of itself."""
     at, entry = find(artifacts, address)
@@ -104,16 +95,6 @@ def show(artifacts: str, address: str) -> dict[str, Any]:
         if entry.views:
             result["bytes_per_view"] = round(entry.bytes / entry.views, 1)
     return result
-
-
-def show_text(found: dict[str, Any]) -> str:
-    """`show` for the terminal."""
-    lines = [f"{found['address']}: {found['state']}, {size(found['bytes'])}"]
-    if "bytes_per_view" in found:
-        lines[0] += f", {found['views']} views in {found['shards']} shards, {size(found['bytes_per_view'])} a view"
-    lines.append(f"uses: {', '.join(found['uses']) or '-'}    used by: {', '.join(found['used_by']) or '-'}")
-    lines.append(json.dumps(found["provenance"], indent=1, sort_keys=True))
-    return "\n".join(lines)
 
 
 def remove(artifacts: str, address: str, *, force: bool) -> dict[str, Any]:
@@ -325,37 +306,3 @@ def _run_faults(at: Location, kind: str, repair: bool) -> Iterator[str]:
 
 def _short(model: str) -> str:
     return Path(model.removeprefix("local-dir:")).name if model.startswith("local-dir:") else model
-
-
-def verify_text(found: dict[str, Any]) -> str:
-    """`verify` for the terminal."""
-    faults = found["faults"]
-    lines = [f"{size(found['bytes'])} in {found['addresses']} addresses read: {len(faults) or 'no'} faults"]
-    lines += [f"  {fault}" for fault in faults]
-    if faults:
-        lines.append(
-            "taken back; run the stages again" if found["repaired"] else "--repair takes them back, for a new run"
-        )
-    return "\n".join(lines)
-
-
-def teacher_text(found: dict[str, Any]) -> str:
-    """`verify --teacher` for the terminal."""
-    compared = ", ".join(f"{n} {name} (lowest cosine {found['lowest'][name]})" for name, n in found["tokens"].items())
-    lines = [f"{found['views']} views encoded again: {compared or 'nothing compared'}"]
-    return "\n".join([*lines, *(f"  {fault}" for fault in found["faults"])])
-
-
-def dropped_text(found: dict[str, Any]) -> str:
-    """`drop-dense` for the terminal."""
-    before, after = found["before"], found["after"]
-    rows = [["", "before", "after"], *([k, size(before[k]), size(after[k])] for k in before)]
-    rows.append(["all", size(sum(before.values())), size(sum(after.values()))])
-    return f"{found['address']}: {size(found['freed'])} freed\n{columns(rows)}"
-
-
-def collected_text(found: dict[str, Any]) -> str:
-    """`gc` for the terminal."""
-    names = [*found["removed"], *found["leftovers"]]
-    verb = "would free" if found["dry_run"] else "freed"
-    return "\n".join([*names, f"{len(names)} things, {verb} {size(found['freed'])}"])

@@ -462,19 +462,19 @@ def _stored(preset: str) -> str:
 @cache_app.command("list")
 def cache_list(preset: Stored = "", artifacts: Where = "artifacts", as_json: Json = False) -> None:
     """Every address: what it is, its state and size, what uses it."""
-    from pipeline import cache_tool
+    from pipeline import cache_text, cache_tool
 
     found = cache_tool.entries(artifacts, _stored(preset))
-    _say(cache_tool.list_text(found), {"addresses": [vars(e) for e in found]}, as_json)
+    _say(cache_text.list_text(found), {"addresses": [vars(e) for e in found]}, as_json)
 
 
 @cache_app.command("show")
 def cache_show(address: Address, artifacts: Where = "artifacts", as_json: Json = False) -> None:
     """All that one address says of itself: provenance, shards, bytes per view."""
-    from pipeline import cache_tool
+    from pipeline import cache_text, cache_tool
 
     found = cache_tool.show(artifacts, address)
-    _say(cache_tool.show_text(found), found, as_json)
+    _say(cache_text.show_text(found), found, as_json)
 
 
 @cache_app.command("rm")
@@ -505,14 +505,14 @@ def cache_gc(
     as_json: Json = False,
 ) -> None:
     """Remove what killed processes left: half-written files, claims, uncommitted shards."""
-    from pipeline import cache_tool
+    from pipeline import cache_text, cache_tool
 
     if unused and not preset:
         raise InputError("cache gc --unused: name the PRESET whose addresses stay")
     made = _plan(preset, data, artifacts, set_) if unused else None
     keep = {made.address(kind).prefix.rsplit("/", 1)[-1] for kind in made.ingredients} if made else None
     found = cache_tool.collect(artifacts, _stored(preset), keep, dry=dry)
-    _say(cache_tool.collected_text(found), found, as_json)
+    _say(cache_text.collected_text(found), found, as_json)
 
 
 @cache_app.command("verify")
@@ -529,15 +529,15 @@ def cache_verify(
     as_json: Json = False,
 ) -> None:
     """Read every byte and compare it with its checksum. Exit code 1 where something is wrong."""
-    from pipeline import cache_tool, run
+    from pipeline import cache_text, cache_tool, run
 
     if teacher and not preset:
         raise InputError("cache verify --teacher: name the PRESET whose teacher and images to compare with")
     found = cache_tool.verify(artifacts, _stored(preset), repair=repair)
-    text, bad = cache_tool.verify_text(found), bool(found["faults"])
+    text, bad = cache_text.verify_text(found), bool(found["faults"])
     if teacher and not bad:
         found["teacher"] = run.verify_teacher(_plan(preset, data, artifacts, set_), _machine(device, 0), teacher)
-        text += f"\n{cache_tool.teacher_text(found['teacher'])}"
+        text += f"\n{cache_text.teacher_text(found['teacher'])}"
         bad = bool(found["teacher"]["faults"])
     _say(text, found, as_json)
     if bad and not repair:
@@ -549,10 +549,10 @@ def cache_drop_dense(
     preset: Preset, data: Data = "", artifacts: Artifacts = "artifacts", set_: Set = [], as_json: Json = False
 ) -> None:
     """Delete the dense tier; training never reads it. Sizes are shown before and after."""
-    from pipeline import cache_tool
+    from pipeline import cache_text, cache_tool
 
     found = cache_tool.drop_dense(_plan(preset, data, artifacts, set_))
-    _say(cache_tool.dropped_text(found), found, as_json)
+    _say(cache_text.dropped_text(found), found, as_json)
 
 
 def main() -> None:

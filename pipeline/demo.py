@@ -6,12 +6,14 @@ from typing import Any
 
 from pipeline import report, run
 from pipeline.config import load_config, preset_name
+from pipeline.inspect import Inspection, ask
 from pipeline.plan import Plan
 from stages.progress import say
 
 NEXT = """next:
   clip2seg plan {preset}                      the stages and their addresses
-  clip2seg inspect {preset}                   ask the cache questions
+  clip2seg inspect {preset} quality           does the teacher name what it sees?
+  clip2seg inspect {preset} explore           one HTML file to look around in
   clip2seg ablate {preset} --table 3 --seeds 3   the paper's Table 3 on this world
   clip2seg extract voc --data VOCdevkit/VOC2012  the real thing (needs OpenAI CLIP weights and a GPU)"""
 
@@ -27,6 +29,9 @@ def run_demo(preset: str, artifacts: str, overrides: list[str], machine: run.Mac
     run.evaluate(reference, machine)
     texts.append(report.train_text(run.train(plan, machine)))
     result = run.evaluate(plan, machine)
-    texts.append(report.eval_text(plan, result))
-    texts.append(NEXT.format(preset=preset))
+    of = Inspection(plan, machine, "")
+    view = next(iter(plan.artifact("tokens").ids()))
+    for question, what in (("summary", ""), ("image", view)):
+        texts.append(ask(of, question, what, count=-1, full_labels=False, vocabulary="")[0])
+    texts += [report.eval_text(plan, result), NEXT.format(preset=preset)]
     return "\n\n".join(texts), result

@@ -70,7 +70,11 @@ class Run:
 
 
 def find_runs(artifacts: str, preset: str = "") -> list[Run]:
-    """The runs under an artifacts folder, by preset and name. Raises InputError where there is no such folder."""
+    """The runs under an artifacts folder, by preset and name; `preset` is a name or a preset's path.
+
+    Raises InputError where there is no such folder.
+    """
+    preset = Path(preset).stem if preset else ""
     if "://" not in artifacts and not Path(artifacts).expanduser().is_dir():
         raise InputError(f"--artifacts {artifacts}: no such folder; `clip2seg train` makes runs there")
     root = Location(artifacts)

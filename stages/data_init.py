@@ -5,8 +5,6 @@ reads: FOLDER/images + FOLDER/masks (or the VOC layout) | writes: FOLDER/classes
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,24 +16,11 @@ import numpy as np
 from cache.settings import IGNORE, InputError
 from stages.parts.images import MAX_PIXELS, BadSample, image_size, read_mask
 from stages.parts.layouts import LAYOUTS, LayoutName, Record, locate
+from stages.parts.own_data import ClassCount, preset_toml, propose_unseen, propose_val, vocabulary_toml
 from stages.progress import Bar
 
 VOCABULARY = "classes.toml"
 _NAMED = 3
-
-
-@dataclass(frozen=True)
-class ClassCount:
-    """One mask value: its name and how often it occurs."""
-
-    value: int
-    name: str
-    train_images: int
-    train_pixels: int
-    val_images: int
-    val_pixels: int
-    example: str
-    """Id of the photo where it is largest."""
 
 
 @dataclass(frozen=True)
@@ -126,43 +111,9 @@ def init(folder: str, *, names: str = "", teacher: str = "", weights: str = "", 
         for name, ids in (("train", masks.keys() - on_val), ("val", on_val)):
             (root / f"{name}.txt").write_text("".join(f"{one}\n" for one in sorted(ids)), encoding="utf-8")
     # The preset last: where it is, everything it names is there.
-    vocabulary.write_text(_vocabulary_toml(report, background), encoding="utf-8")
-    preset.write_text(_preset_toml(report, layout, lists, teacher, weights), encoding="utf-8")
+    vocabulary.write_text(vocabulary_toml(classes, unseen, background), encoding="utf-8")
+    preset.write_text(preset_toml(report.train, layout, VOCABULARY, lists, teacher, weights), encoding="utf-8")
     return report
-
-
-def propose_unseen(classes: tuple[ClassCount, ...]) -> tuple[str, ...]:
-    """About a fifth of the classes, at least one of two: well enough shown to be scored, not the most frequent ones.
-
-    Classes of the middle of the order by evaluation images, nearest the median first; the most frequent class stays
-    seen, since training needs it most.
-    """
-    order = sorted(classes, key=lambda c: (-c.val_images, -c.val_pixels, c.value))
-    candidates = [c for c in order[1:] if c.val_images and c.train_images] or order[1:]
-    wanted = min(max(1, round(len(classes) / 5)), len(candidates))
-    middle = (len(candidates) - 1) / 2
-    near = sorted(range(len(candidates)), key=lambda k: (abs(k - middle), k))[:wanted]
-    chosen = {candidates[k].name for k in near}
-    return tuple(c.name for c in classes if c.name in chosen)
-
-
-def propose_val(masks: Mapping[str, Mapping[int, int]]) -> set[str]:
-    """About a fifth of the photos for evaluation, so that every class shown in two photos or more is on both lists.
-
-    masks: id -> {mask value: pixels}. Rarest class first: a fifth of its photos, at least one, in the order of a hash
-    of their ids; so the same photos give the same lists everywhere.
-    """
-    order = sorted(masks, key=lambda one: hashlib.sha256(one.encode()).hexdigest())
-    shown: dict[int, list[str]] = {}
-    for one in order:
-        for value in masks[one]:
-            shown.setdefault(value, []).append(one)
-    val: set[str] = set()
-    for ids in sorted((ids for value, ids in shown.items() if value != IGNORE), key=lambda ids: (len(ids), ids)):
-        short = max(1, len(ids) // 5) - sum(one in val for one in ids)
-        free = [one for one in ids if one not in val]
-        val.update(free[: max(0, min(short, len(free) - 1))])
-    return val or set(order[:1])
 
 
 def _counted(records: list[Record], bad: list[str]) -> dict[str, dict[int, int]]:
@@ -235,82 +186,3 @@ def _names(root: Path, names: str) -> dict[int, str]:
 def _slug(root: Path) -> str:
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", root.resolve().name).strip("_").lower()
     return plain if plain and plain != "classes" else "my_data"
-
-
-def _vocabulary_toml(report: InitReport, background: int | None) -> str:
-    ignore = [IGNORE] if background is None else [background, IGNORE]
-    lines = [
-        "# Classes of this data set, counted by `clip2seg data init`. CLIP reads the names: write them as you would",
-        '# say them ("potted plant"), in singular. Names and values stand in the same order.',
-        "names = [",
-    ]
-    for c in report.classes:
-        lines.append(
-            f"  {_quoted(c.name)},  # value {c.value}: {c.train_images} training and {c.val_images} evaluation photos, "
-            f"largest in {_comment(c.example)}"
-        )
-    lines += [
-        "]",
-        f"values = {[c.value for c in report.classes]}",
-        "",
-        "# Mask values that say nothing: no loss, no score."
-        + (" 0 is taken for background; make it a class by naming it above." if background == 0 else ""),
-        f"ignore = {ignore}",
-        "",
-        "# Classes whose labels training never sees; evaluation scores them. A proposal: classes with photos on both",
-        "# lists, from the middle of the order by frequency. Empty: plain supervised segmentation.",
-        f"unseen = [{', '.join(_quoted(name) for name in report.unseen)}]",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _preset_toml(report: InitReport, layout: LayoutName, lists: tuple[str, str], teacher: str, weights: str) -> str:
-    model = teacher or "ViT-B-16-quickgelu"
-    local = model.startswith(("local-dir:", "hf-hub:"))
-    if model.startswith("local-dir:"):
-        model = f"local-dir:{Path(model.removeprefix('local-dir:')).expanduser().resolve()}"
-    size = "0        # the teacher's native size; larger: a finer grid" if local else "512      # 32 x 32 dense tokens"
-    start = str(Path(weights).expanduser().resolve()) if weights else "imagenet"
-    iterations = min(20_000, max(200, 25 * report.train // 8))
-    return f"""# Written by `clip2seg data init`. Every setting that is left out has its default; see docs/presets.md.
-# Next: clip2seg data check FILE, then extract, mine-latent, train and eval with this file.
-
-[data]
-layout = "{layout}"
-root = "./"
-vocabulary = "{VOCABULARY}"
-train = "{lists[0]}"
-val = "{lists[1]}"
-
-[views]
-size = 224            # side of the student's crop in pixels; 512 is the paper's, five times the work
-
-[teacher]
-model = {_quoted(model)}
-{'pretrained = ""' if local else 'pretrained = "openai"'}
-input_size = {size}
-prompts = "single"
-
-[student]             # a small network for {report.train} training photos; the paper's: segformer + mit_b4
-arch = "fpn"
-encoder = "mobilenet_v2"
-weights = {_quoted(start)}{"   # fetched once from the network; a path works without" if start == "imagenet" else ""}
-
-[train]
-iterations = {iterations}      # {iterations * 8 / max(report.train, 1):.0f} turns over the training photos
-batch = 8
-lr = 3e-4
-head_lr = 3.0
-warmup = {max(10, iterations // 12)}
-
-[eval]
-short_side = 224
-"""
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _comment(text: str) -> str:
-    return "".join(c for c in text if c.isprintable())

@@ -126,7 +126,9 @@ def _repacked(checkpoint: Checkpoint, words: Words) -> bytes:
     """The student's file with the embeddings of every chosen name in it, so that it travels without its run."""
     known = set(checkpoint.seen)
     more = [k for k, name in enumerate(words.names) if name not in known]
-    about = {k: v for k, v in checkpoint.about.items() if k not in ("format", "student", "seen", "dim", "more", "sha256")}
+    about = {
+        k: v for k, v in checkpoint.about.items() if k not in ("format", "student", "seen", "dim", "more", "sha256")
+    }
     cfg = StudentConfig.model_validate_json(json.dumps(checkpoint.about["student"]))
     extra = (tuple(words.names[k] for k in more), words.text[more])
     return pack(checkpoint.student, cfg, checkpoint.seen, checkpoint.text, about, extra)

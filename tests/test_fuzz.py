@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -33,6 +35,14 @@ VALUES = st.one_of(
     st.lists(st.integers(-3, 70), max_size=4),
 )
 BASE = '[data]\nlayout = "voc"\nvocabulary = "voc"\n'
+
+
+@pytest.fixture(scope="module", autouse=True)
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Files of all examples go to one folder that pytest clears; hypothesis knows no folder of one example."""
+    before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("fuzz"))
+    yield
+    tempfile.tempdir = before
 
 
 def in_file(content: bytes, ending: str) -> Path:

@@ -39,7 +39,7 @@ def test_table_3_is_run_from_an_empty_cache_and_not_twice(tiny: Tiny, tmp_path: 
         str(tiny.preset),
         3,
         2,
-        ["train.iterations=2", "train.warmup=1"],
+        ["train.iterations=1", "train.warmup=0", "eval.pictures=0"],
         "",
         str(tmp_path),
         run.Machine("cpu", 0),
@@ -52,7 +52,7 @@ def test_table_3_is_run_from_an_empty_cache_and_not_twice(tiny: Tiny, tmp_path: 
     trained = sorted(tmp_path.glob("tiny/train-*"))
     assert len(trained) == 6 and len(list(tmp_path.glob("tiny/tokens-*"))) == 1
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*") if f.is_file()}
-    assert json.dumps(run_table(*arguments)) == json.dumps(rows)
+    assert run_table(*arguments) == json.loads(json.dumps(rows))
     assert {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*") if f.is_file()} == before
     text = table_text("tiny", 3, rows)
     assert text.startswith("tiny, Table 3, 2 seeds\n")

@@ -10,7 +10,8 @@ from PIL import Image
 from cache.settings import InputError
 from pipeline.config import load_config
 from stages.data import check
-from stages.data_init import ClassCount, init, propose_unseen, propose_val
+from stages.data_init import init
+from stages.parts.own_data import ClassCount, propose_unseen, propose_val
 
 
 def write_folder(root: Path, masks: list[list[int]]) -> Path:
