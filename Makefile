@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 RUN = $(BIN)/clip2seg $@ $(PRESET) --artifacts $(ARTIFACTS) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo plan extract mine-latent train eval inspect ablate teacher export runs doctor test lint clean
+.PHONY: help demo plan extract mine-latent train eval inspect ablate sweep teacher export runs doctor test lint clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ inspect: $(VENV)/.user ## ask the cache questions
 	$(RUN)
 
 ablate: $(VENV)/.user ## the paper's tables: make ablate PRESET=demo ARGS="--table 3 --seeds 3"
+	$(RUN)
+
+sweep: $(VENV)/.user ## unpublished settings: make sweep ARGS='--over "pixel-loss.beta=5;10;20"'
 	$(RUN)
 
 teacher: $(VENV)/.user ## pre-train the demo world's own CLIP from captions (shipped already)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -49,36 +50,75 @@ SCORES = ("hIoU", "sIoU", "uIoU")
 def run_table(
     preset: str, table: int, seeds: int, overrides: Sequence[str], data: str, artifacts: str, machine: run.Machine
 ) -> list[dict[str, Any]]:
-    """Trains and scores every row for every seed; what is complete is not computed again.
+    """Trains and scores every row of a table for every seed; what is complete is not computed again.
 
     Each row: name, settings, and per seed the report; Table 3 also gets the teacher's training-free row.
     """
     if table not in TABLES:
         raise InputError(f"--table {table}: choose one of {', '.join(map(str, TABLES))}")
+    return run_rows(preset, TABLES[table], seeds, overrides, data, artifacts, machine, teacher=table == 3)
+
+
+def run_rows(
+    preset: str,
+    rows: Mapping[str, Sequence[str]],
+    seeds: int,
+    overrides: Sequence[str],
+    data: str,
+    artifacts: str,
+    machine: run.Machine,
+    *,
+    teacher: bool = False,
+) -> list[dict[str, Any]]:
+    """Trains and scores rows of settings (name -> overrides), every one for `seeds` seeds, as `run_table` does.
+
+    All settings are read before anything is computed. Rows share every artifact that their settings leave alone:
+    a row that changes the teacher or the mining extracts or mines anew, and no other. `teacher`: also its
+    training-free scores.
+    """
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: give at least 1")
 
     def plan(*more: str) -> Plan:
         return Plan(load_config(preset, [*overrides, *more]), preset_name(preset), artifacts, data)
 
-    shared = plan()
-    run.extract(shared, machine)
-    run.mine_latent(shared, machine)
-    rows: list[dict[str, Any]] = []
-    if table == 3:
-        rows.append({"name": "teacher, training-free", "reports": [run.evaluate_teacher(shared, machine)["report"]]})
-    for name, row in TABLES[table].items():
+    first = plan().config.train.seed
+    plans = {name: [plan(*row, f"train.seed={first + i}") for i in range(seeds)] for name, row in rows.items()}
+    done: list[dict[str, Any]] = []
+    if teacher:
+        run.extract(plan(), machine)
+        done.append({"name": "teacher, training-free", "reports": [run.evaluate_teacher(plan(), machine)["report"]]})
+    for name, repeats in plans.items():
         reports = []
-        for seed in range(seeds):
-            one = plan(*row, f"train.seed={shared.config.train.seed + seed}")
-            say(f"table {table}: {name}, seed {one.config.train.seed}")
+        for one in repeats:
+            say(f"{name}, seed {one.config.train.seed}")
+            run.extract(one, machine)
+            if one.distilled:
+                run.mine_latent(one, machine)
             run.train(one, machine)
             reports.append(run.evaluate(one, machine)["report"])
-        rows.append({"name": name, "settings": list(row), "reports": reports})
-    return rows
+        done.append({"name": name, "settings": list(rows[name]), "reports": reports})
+    return done
 
 
-def table_text(preset: str, table: int, rows: Sequence[Mapping[str, Any]]) -> str:
+def sweep_rows(over: Sequence[str]) -> dict[str, list[str]]:
+    """Rows of a sweep: every combination of `table.key=value;value;...`, one for each `--over`.
+
+    Raises InputError where one of them is not of that form, or names a value twice.
+    """
+    axes: list[list[str]] = []
+    for one in over:
+        key, _, values = one.partition("=")
+        choices = [v.strip() for v in values.split(";")]
+        if "." not in key or not all(choices) or len(set(choices)) != len(choices):
+            raise InputError(f"--over {one}: write table.key=value;value;..., each value once")
+        axes.append([f"{key}={v}" for v in choices])
+    if not axes:
+        raise InputError('sweep: give --over "table.key=value;value", once for each setting to vary')
+    return {", ".join(row): list(row) for row in itertools.product(*axes)}
+
+
+def table_text(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """The paper's layout: hIoU, sIoU, uIoU, mean and sd over seeds; then the means over well supported classes."""
     support = next(k for k in rows[-1]["reports"][0] if k.startswith("classes_with_"))
     lines: list[list[object]] = [
@@ -89,7 +129,7 @@ def table_text(preset: str, table: int, rows: Sequence[Mapping[str, Any]]) -> st
         supported = [_mean_sd([r[support][s] for r in row["reports"]]) for s in SCORES]
         lines.append([row["name"], *all_of, "|", *supported])
     seeds = max(len(row["reports"]) for row in rows)
-    return f"{preset}, Table {table}, {seeds} seed{'s' if seeds > 1 else ''}\n\n{columns(lines)}"
+    return f"{title}, {seeds} seed{'s' if seeds > 1 else ''}\n\n{columns(lines)}"
 
 
 def _mean_sd(values: Sequence[float | None]) -> str:

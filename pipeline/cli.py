@@ -25,6 +25,8 @@ Artifacts = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.", metavar="auto|cpu|cuda")]
 Workers = Annotated[int, typer.Option("--workers", help="Loader processes; -1: one per core but one.")]
 Set = Annotated[list[str], typer.Option("--set", help="Override a setting: table.key=value. Repeatable.")]
+Seeds = Annotated[int, typer.Option("--seeds", help="Seeds per row; mean and sd are given.")]
+Markdown = Annotated[str, typer.Option("--markdown", help="Put the table into this file, between its markers.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
 
 
@@ -155,20 +157,43 @@ def ablate(
     workers: Workers = -1,
     set_: Set = [],
     table: Annotated[int, typer.Option("--table", help="The paper's table: 3, 4, 5 or 6.")] = 3,
-    seeds: Annotated[int, typer.Option("--seeds", help="Seeds per row; mean and sd are given.")] = 1,
-    markdown: Annotated[
-        str, typer.Option("--markdown", help="Put the table into this file, between its markers.")
-    ] = "",
+    seeds: Seeds = 1,
+    markdown: Markdown = "",
     as_json: Json = False,
 ) -> None:
     """Train and score the rows of one of the paper's ablation tables over one shared cache."""
     from pipeline.ablate import run_table, table_text, write_markdown
 
     rows = run_table(preset, table, seeds, set_, data, artifacts, _machine(device, workers))
-    text = table_text(preset, table, rows)
+    text = table_text(f"{preset}, Table {table}", rows)
     if markdown:
         write_markdown(markdown, f"{preset} table {table} {' '.join(set_)}".strip(), text)
     _say(text, {"table": table, "rows": rows}, as_json)
+
+
+@app.command()
+def sweep(
+    preset: Preset = "demo",
+    over: Annotated[
+        list[str], typer.Option("--over", help='A setting and its values: "pixel-loss.beta=5;10;20". Repeatable.')
+    ] = [],
+    data: Data = "",
+    artifacts: Artifacts = "artifacts",
+    device: Device = "auto",
+    workers: Workers = -1,
+    set_: Set = [],
+    seeds: Seeds = 1,
+    markdown: Markdown = "",
+    as_json: Json = False,
+) -> None:
+    """Train and score every combination of some settings over one shared cache: the unpublished ones, above all."""
+    from pipeline.ablate import run_rows, sweep_rows, table_text, write_markdown
+
+    rows = run_rows(preset, sweep_rows(over), seeds, set_, data, artifacts, _machine(device, workers))
+    text = table_text(f"{preset}, sweep", rows)
+    if markdown:
+        write_markdown(markdown, f"{preset} sweep {' '.join([*over, *set_])}", text)
+    _say(text, {"over": over, "rows": rows}, as_json)
 
 
 benchmark_app = typer.Typer(help="Side-by-side measurements, each a ratio in one run.", no_args_is_help=True)

@@ -10,7 +10,7 @@ import pytest
 
 from cache.settings import InputError
 from pipeline import run
-from pipeline.ablate import TABLES, run_table, table_text, write_markdown
+from pipeline.ablate import TABLES, run_rows, run_table, sweep_rows, table_text, write_markdown
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -54,7 +54,7 @@ def test_table_3_is_run_from_an_empty_cache_and_not_twice(tiny: Tiny, tmp_path: 
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*") if f.is_file()}
     assert run_table(*arguments) == json.loads(json.dumps(rows))
     assert {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*") if f.is_file()} == before
-    text = table_text("tiny", 3, rows)
+    text = table_text("tiny, Table 3", rows)
     assert text.startswith("tiny, Table 3, 2 seeds\n")
 
 
@@ -66,7 +66,7 @@ def test_a_table_gives_mean_and_spread_over_seeds() -> None:
         {"name": "teacher", "reports": [scored(30.0)]},
         {"name": "ours", "settings": [], "reports": [scored(40.0), scored(44.0), scored(None)]},
     ]
-    lines = table_text("demo", 3, rows).splitlines()
+    lines = table_text("demo, Table 3", rows).splitlines()
     assert lines[0] == "demo, Table 3, 3 seeds"
     assert lines[2].split("|")[1].split("  ")[-1].strip().startswith("uIoU (5_pixels)")
     assert lines[3].split() == ["teacher", "30.0", "10.0", "-", "|", "30.0", "20.0", "0.5"]
@@ -94,3 +94,35 @@ def test_markdown_goes_between_its_markers_and_nowhere_else(tmp_path: Path) -> N
 def test_an_unknown_table_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="choose one of 3, 4, 5, 6"):
         run_table("nowhere", 2, 1, [], "", str(tmp_path), run.Machine("cpu", 0))
+
+
+def test_a_sweep_is_every_combination_of_its_values() -> None:
+    rows = sweep_rows(["pixel-loss.beta=5;10", "mine-latent.windows=[2, 4];[4]"])
+    assert list(rows.values()) == [
+        ["pixel-loss.beta=5", "mine-latent.windows=[2, 4]"],
+        ["pixel-loss.beta=5", "mine-latent.windows=[4]"],
+        ["pixel-loss.beta=10", "mine-latent.windows=[2, 4]"],
+        ["pixel-loss.beta=10", "mine-latent.windows=[4]"],
+    ]
+
+
+@pytest.mark.parametrize("over", ["beta=1;2", "pixel-loss.beta", "pixel-loss.beta=1;;2", "pixel-loss.beta=1;1", ""])
+def test_a_sweep_that_is_none_is_refused(over: str) -> None:
+    with pytest.raises(InputError, match="over"):
+        sweep_rows([over] if over else [])
+
+
+def test_a_sweep_computes_again_only_what_a_setting_moves(tiny: Tiny, tmp_path: Path) -> None:
+    rows = sweep_rows(["mine-latent.merge_threshold=0.2;0.9", "pixel-loss.beta=5;10"])
+    short = ["train.iterations=1", "train.warmup=0", "eval.pictures=0"]
+    found = run_rows(str(tiny.preset), rows, 1, short, "", str(tmp_path), run.Machine("cpu", 0))
+    assert [r["name"] for r in found] == list(rows)
+    made = {kind: len(list(tmp_path.glob(f"tiny/{kind}-*"))) for kind in ("tokens", "dense", "latent", "train", "eval")}
+    assert made == {"tokens": 1, "dense": 1, "latent": 2, "train": 4, "eval": 4}
+
+
+def test_a_sweep_with_an_impossible_value_is_refused_before_anything_is_computed(tiny: Tiny, tmp_path: Path) -> None:
+    rows = sweep_rows(["pixel-loss.beta=5;-1"])
+    with pytest.raises(InputError, match="beta"):
+        run_rows(str(tiny.preset), rows, 1, [], "", str(tmp_path), run.Machine("cpu", 0))
+    assert not list(tmp_path.glob("tiny/*"))
