@@ -11,13 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from cache.settings import IGNORE
+from stages.parts.pixel_sums import pixel_sums
 from stages.parts.settings import PixelLossConfig as PixelLossConfig
-
-FOCAL_ALPHA = 0.25
-"""Weight of positives in the focal term, 1 - it of negatives (C)."""
-
-DICE_SMOOTHING = 1.0
-"""Added above and below in dice (C)."""
 
 MASKED = -1e4
 """Score of a padded column: no probability, no gradient, and finite, so that it can be interpolated."""
@@ -49,22 +44,15 @@ def pixel_loss(logits: Tensor, masks: Tensor, cfg: PixelLossConfig) -> dict[str,
     Logits [B, C, h, w] are brought to the size of Y_p [B, H, W] (bilinear). An id without a column (latent
     ones when latent embedding is off) counts as 255. With several processes all of them must call this.
     """
-    with torch.autocast(logits.device.type, enabled=False):
-        logits = functional.interpolate(logits.float(), masks.shape[1:], mode="bilinear", align_corners=False)
-        labels = masks.long()
-        labels = torch.where(labels < logits.shape[1], labels, IGNORE)
-        focal, dice = nel(logits, labels, cfg.ignored_are_negatives)
-        return {
-            "focal": cfg.focal_weight * focal,
-            "dice": cfg.dice_weight * dice,
-            "cross_entropy": cross_entropy(logits, labels),
-        }
+    labels = masks.long()
+    labels = torch.where(labels < logits.shape[1], labels, IGNORE)
+    focal, dice, entropy = _terms(logits, labels, cfg.ignored_are_negatives)
+    return {"focal": cfg.focal_weight * focal, "dice": cfg.dice_weight * dice, "cross_entropy": entropy}
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy over the pixels that are not 255 (mean number over processes); 0 when there is none."""
-    total = functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
-    return total / _mean_over_ranks((labels != IGNORE).sum())
+    return _terms(logits, labels, True)[2]
 
 
 def nel(logits: Tensor, labels: Tensor, ignored_are_negatives: bool = True) -> tuple[Tensor, Tensor]:
@@ -75,31 +63,18 @@ def nel(logits: Tensor, labels: Tensor, ignored_are_negatives: bool = True) -> t
     by N_m, the number of present (b, c), its mean over processes, at least 1. Pixels of 255: negatives of every
     class in both terms, as in the public code, or left out of both.
     """
-    ignored = labels == IGNORE
-    pixels = torch.full_like(labels[:, 0, 0], labels[0].numel())
-    if not ignored_are_negatives:
-        logits = logits.masked_fill(ignored[:, None], MASKED)
-        pixels = (~ignored).sum(dim=(1, 2)).clamp(min=1)
-    target = labels[:, None] == torch.arange(logits.shape[1], device=logits.device)[:, None, None]
-    size = target.sum(dim=(2, 3))
-    present = size > 0
-    count = _mean_over_ranks(present.sum())
+    return _terms(logits, labels, ignored_are_negatives)[:2]
 
-    # 1 - p_t is sigmoid(-x) for a positive and sigmoid(x) for a negative, BCE the softplus of the same. Few maps
-    # of this size are kept for the backward pass: with 171 classes at 512 px each takes 2.7 GB at batch 16.
-    away = torch.where(target, -logits, logits)
-    miss = away.sigmoid()
-    focal = miss.square() * functional.softplus(away)
-    positive = (focal * target).sum(dim=(2, 3))
-    negative = focal.sum(dim=(2, 3)) - positive
-    per_pixel = (FOCAL_ALPHA * positive + (1 - FOCAL_ALPHA) * negative) / pixels[:, None]
 
-    # `miss` is p for negatives and 1 - p for positives: sum p t and sum p follow from its sums.
-    missed = (miss * target).sum(dim=(2, 3))
-    overlap = size - missed
-    chance = miss.sum(dim=(2, 3)) - missed + overlap
-    dice = 1 - (2 * overlap + DICE_SMOOTHING) / (chance + size + DICE_SMOOTHING)
-    return per_pixel.sum() / count, (dice * present).sum() / count
+def _terms(logits: Tensor, labels: Tensor, ignored_are_negatives: bool) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.autocast(logits.device.type, enabled=False):
+        scores = logits if logits.dtype == torch.float64 else logits.float()
+        focal, dice, entropy = pixel_sums(scores, labels, ignored_are_negatives)
+        # An image's labels as (b, c) pairs: how many differ. No loop over classes, no wait for the device.
+        pairs = torch.zeros(len(labels), 256, dtype=torch.bool, device=labels.device)
+        pairs.scatter_(1, labels.flatten(1), True)
+        present = _mean_over_ranks(pairs[:, :IGNORE].sum())
+        return focal / present, dice / present, entropy / _mean_over_ranks((labels != IGNORE).sum())
 
 
 def _mean_over_ranks(count: Tensor) -> Tensor:
