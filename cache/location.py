@@ -124,7 +124,7 @@ class Location:
             return None
         try:
             return json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StoreError(f"{self}/{name}: damaged, not JSON; remove it and run the stage again") from error
 
     def modified(self, name: str) -> str | None:
@@ -210,7 +210,7 @@ def unsealed(data: bytes) -> dict[str, Any] | None:
             return value if _never_sealed(value, inner) else None
         del inner[_SEAL]
         return value if sealed(value) == data else None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

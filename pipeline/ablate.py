@@ -140,10 +140,20 @@ def _mean_sd(values: Sequence[float | None]) -> str:
     return f"{statistics.fmean(known):.1f}{spread}"
 
 
+def markdown_page(path: str) -> str:
+    """The page that a table will go into, "" where there is none yet. Raises InputError, before hours of training."""
+    file = Path(path)
+    try:
+        if file.parent.is_dir():
+            return file.read_text(encoding="utf-8") if file.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--markdown {path}: can't be read as text; name a Markdown file") from error
+    raise InputError(f"--markdown {path}: no such folder; name a file in one that is there")
+
+
 def write_markdown(path: str, key: str, text: str) -> None:
     """Puts `text` between the markers `<!-- key -->` of a file, appending them where there are none."""
-    file = Path(path)
-    page = file.read_text(encoding="utf-8") if file.exists() else ""
+    file, page = Path(path), markdown_page(path)
     begin, end = f"<!-- {key} -->", f"<!-- end {key} -->"
     block = f"{begin}\n```\n{text}\n```\n{end}"
     if begin in page:

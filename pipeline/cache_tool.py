@@ -75,6 +75,8 @@ def _used(own: dict[str, Any], kind: str, made: dict[str, dict[str, Any]]) -> tu
 def find(artifacts: str, address: str) -> tuple[Location, Entry]:
     """The one address that is meant by `preset/name`, `name`, its first letters, or a path ending so."""
     wanted = address.rstrip("/").removesuffix(".zarr").split("/")
+    if not wanted[-1]:  # it would fit every name
+        raise InputError(f"address {address!r}: name one; `clip2seg cache list` shows the addresses")
     every = entries(artifacts)
     hits = [e for e in every if e.name.startswith(wanted[-1]) and (len(wanted) == 1 or e.preset == wanted[-2])]
     if len(hits) != 1:
@@ -222,7 +224,7 @@ def _trained_from(at: Location) -> dict[str, Any]:
     try:
         header = json.loads(at.get_start("student.safetensors", 8 + min(length, 2**24))[8:])
         provenance: dict[str, Any] = json.loads(header["__metadata__"]["clip2seg"])["provenance"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{at}/student.safetensors: damaged") from error
     return provenance
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -162,8 +164,10 @@ def ablate(
     as_json: Json = False,
 ) -> None:
     """Train and score the rows of one of the paper's ablation tables over one shared cache."""
-    from pipeline.ablate import run_table, table_text, write_markdown
+    from pipeline.ablate import markdown_page, run_table, table_text, write_markdown
 
+    if markdown:
+        markdown_page(markdown)
     rows = run_table(preset, table, seeds, set_, data, artifacts, _machine(device, workers))
     text = table_text(f"{preset}, Table {table}", rows)
     if markdown:
@@ -241,7 +245,8 @@ def teacher(
 
     from stages.teach import TeachConfig, run
 
-    made = run(TeachConfig(), Path(out), device=device, workers=workers, say=lambda text: print(text, file=sys.stderr))
+    where = str(_machine(device, workers).torch_device())
+    made = run(TeachConfig(), Path(out), device=where, workers=workers, say=lambda text: print(text, file=sys.stderr))
     _say(f"teacher -> {out}: zero-shot top-1 {100 * made.accuracy:.1f} %", vars(made), as_json)
 
 
@@ -580,12 +585,20 @@ def cache_drop_dense(
     _say(cache_text.dropped_text(found), found, as_json)
 
 
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
+"""The operating system's noes to a path that the user named. Others are faults of the program."""
+
+
 def main() -> None:
     """Entry point: one line and exit code 2 for bad input, 1 for anything else that fails."""
     try:
         code = app(standalone_mode=False)
     except InputError as error:
         _fail(str(error))
+    except OSError as error:
+        if error.errno not in _REFUSALS or not error.filename:
+            raise
+        _fail(f"{error.filename}: {os.strerror(error.errno or 0).lower()}; name another place, or make this one usable")
     except (typer.Abort, KeyboardInterrupt):
         print("stopped; what is committed stays, the same command goes on from there", file=sys.stderr)
         raise SystemExit(130) from None

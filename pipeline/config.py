@@ -73,8 +73,11 @@ def load_config(preset: str, overrides: Iterable[str] = ()) -> Config:
 
 
 def preset_name(preset: str) -> str:
-    """The folder name of a preset under `artifacts/`."""
-    return Path(preset).stem
+    """The folder name of a preset under `artifacts/`. Raises InputError for one that would be another folder."""
+    name = Path(preset).stem
+    if not name.strip("."):
+        raise InputError(f"preset {preset!r}: its name is only dots; rename the file")
+    return name
 
 
 def _find(preset: str) -> Path:
@@ -90,8 +93,8 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise InputError(f"{path}: `extends` goes in a circle")
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: not readable as TOML ({error})") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as TOML ({error}); correct that line") from error
     base = tables.pop("extends", None)
     if base is not None and not isinstance(base, str):
         raise InputError(f"{path}: extends = {base!r} must be a preset's name or path")
@@ -128,7 +131,7 @@ def _override(tables: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override!r}: write table.key=value, for example --set train.batch=8")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text.strip()
     section = tables.setdefault(table.replace("_", "-"), {})
     if not isinstance(section, dict):
@@ -160,7 +163,7 @@ def _explained(error: ValidationError) -> str:
         return f"[{table}] {'.'.join(keys)}: unknown key; known keys: {', '.join(owner.model_fields)}"
     # A table that is missing or contradicts itself has no single value to show.
     key = f" {'.'.join(keys)}" if keys else ""
-    value = f" = {first['input']!r}" if keys and first["type"] != "missing" else ""
+    value = f" = {repr(first['input'])[:80]}" if keys and first["type"] != "missing" else ""
     rest = f" (and {more} more)" if more else ""
     return f"[{table}]{key}{value}: {first['msg'].removeprefix('Value error, ')}{rest}"
 

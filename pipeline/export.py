@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ def export(
         raise InputError(f"--format {format}: choose one of {', '.join(stage.FILES)}")
     if opset < stage.DEFAULT_OPSET:
         raise InputError(f"--opset {opset}: give {stage.DEFAULT_OPSET} or more")
+    if not math.isfinite(seen_bias):
+        raise InputError(f"--seen-bias {seen_bias}: give a number")
     folder = Path(out).expanduser()
     _check_out(folder)
     words = student.embed(classes)

@@ -91,8 +91,9 @@ def run(
     `workers` processes draw the pictures (where and how fast, never what). Raises InputError where `out` is
     a file.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; name the folder that the teacher is to be written to")
+    there = next(path for path in (out, *out.parents, Path()) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"{there}: is a file; name the folder that the teacher is to be written to")
     started = time.monotonic()
     images, captions = draw_pictures(cfg, workers)
     say(f"teach: {len(captions)} captioned pictures drawn in {time.monotonic() - started:.0f} s")

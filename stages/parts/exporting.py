@@ -135,8 +135,14 @@ def onnx_runner(packed: bytes) -> Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(packed, options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(packed, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises classes of its own for each reason
+        reason = str(error).strip().splitlines()[0][:200]
+        raise InputError(
+            f"--format onnx: onnxruntime can't run this file ({reason}); nothing was written; use --opset {OPSET}"
+        ) from error
 
     def run(image: Array) -> tuple[Array, NDArray[np.float32]]:
         labels, scores = session.run(["labels", "scores"], {"image": image.transpose(2, 0, 1)[None]})
@@ -199,9 +205,10 @@ def _needs_onnx() -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The exporters print progress and warn of their own internals; neither tells the user anything to do."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with (
             warnings.catch_warnings(),
@@ -211,4 +218,5 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -168,12 +168,6 @@ class TrainConfig(Settings):
             raise ValueError(f"warmup = {self.warmup} must be below iterations = {self.iterations}")
         return self
 
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        if self.batch % self.accumulate:
-            raise ValueError(f"accumulate = {self.accumulate} must divide batch = {self.batch}")
-        return self
-
 
 class EvaluateConfig(Settings):
     """[eval]: inference and scores (method.md section 7)."""

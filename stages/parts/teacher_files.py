@@ -27,7 +27,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: teacher folder not found; check `model`")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{folder / CONFIG}: no readable model_cfg ({first_line(error)}); copy it there") from error
     if not isinstance(config, dict):
         raise InputError(f"{folder / CONFIG}: model_cfg is no table; copy the teacher's own there")
