@@ -1,9 +1,14 @@
-"""docs/presets.md, made from the settings' own classes: `python -m pipeline.reference > docs/presets.md`."""
+"""Documentation made from the code's own tables.
+
+`python -m pipeline.reference > docs/presets.md` writes the settings; `python -m pipeline.reference cache` prints the
+table of arrays of docs/cache-format.md.
+"""
 
 from __future__ import annotations
 
 import inspect
 import json
+import sys
 import types
 import typing
 from typing import Any
@@ -12,6 +17,7 @@ from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from cache.schema import ARTIFACTS, TOKEN
 from cache.settings import Settings, Where
 from pipeline.config import Config, shipped, table_type
 
@@ -40,6 +46,17 @@ def markdown() -> str:
             f"## [{field.alias}]\n\n{about}\n\n| key | values | default | meaning |\n|---|---|---|---|\n{rows}\n"
         )
     return "\n".join(parts)
+
+
+def cache_tables() -> str:
+    """The table of arrays of docs/cache-format.md."""
+    rows = ["| artifact | array | type | shape | meaning |", "|---|---|---|---|---|"]
+    for kind, table in ARTIFACTS.items():
+        for name, array in table.items():
+            dtype = "float16 or float32" if array.dtype == TOKEN else array.dtype
+            row = " One chunk a view." if array.by_row else ""
+            rows.append(f"| `{kind}` | `{name}` | {dtype} | [{', '.join(array.dims)}] | {array.about}.{row} |")
+    return "\n".join(rows) + "\n"
 
 
 def _row(key: str, field: FieldInfo) -> str:
@@ -80,4 +97,4 @@ def _type(annotation: Any) -> str:
 
 
 if __name__ == "__main__":
-    print(markdown(), end="")
+    print(cache_tables() if sys.argv[1:] == ["cache"] else markdown(), end="")
