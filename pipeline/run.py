@@ -27,7 +27,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 def keep_freed_memory() -> None:
     """Tells glibc to keep large freed blocks: convolutions on CPU otherwise spend most time in page faults.
 
-    `clip2seg benchmark allocator` measures it. Elsewhere than on Linux with glibc nothing happens.
+    Elsewhere than on Linux with glibc nothing happens.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

@@ -5,8 +5,9 @@ The cases are in bad_input_cases.py; docs/bad-input.md is their table, written b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, get_args, get_type_hints
 
 import pytest
 import typer
@@ -20,14 +21,23 @@ if TYPE_CHECKING:
     from tests.conftest import Tiny
 
 
-def leaves(command: Any, words: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Every command of the console script, by its words."""
-    if not hasattr(command, "commands"):
-        return {" ".join(words): command}
-    return {k: v for name, one in command.commands.items() for k, v in leaves(one, (*words, name)).items()}
+def leaves(app: typer.Typer, words: tuple[str, ...] = ()) -> dict[str, Callable[..., None]]:
+    """The function of every command of the console script, by the command's words."""
+    own = {
+        " ".join((*words, info.name or str(info.callback.__name__))): info.callback for info in app.registered_commands
+    }
+    groups = [leaves(group.typer_instance, (*words, str(group.name))) for group in app.registered_groups]
+    return {k.replace("_", "-"): v for part in (own, *groups) for k, v in part.items()}
 
 
-COMMANDS = leaves(typer.main.get_command(app))
+def number_options(function: Callable[..., None]) -> list[str]:
+    """Options of a command that take a number."""
+    hints = [get_args(hint) for hint in get_type_hints(function, include_extras=True).values()]
+    found = [(hint[0], info.param_decls[0]) for hint in hints for info in hint[1:] if info.param_decls]
+    return [option for kind, option in found if kind in (int, float) and option.startswith("--")]
+
+
+COMMANDS = leaves(app)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +56,7 @@ def test_bad_input_ends_in_a_result_or_in_one_line(case: str, finished: Tiny, tm
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_refuses_what_is_no_option_and_text_for_a_number(name: str, tmp_path: Path) -> None:
-    numbers = [p.opts[0] for p in COMMANDS[name].params if p.type.name in ("integer", "float") and p.opts[0][0] == "-"]
-    for wrong in (["--no-such-option"], *([option, "many"] for option in numbers)):
+    for wrong in (["--no-such-option"], *([option, "many"] for option in number_options(COMMANDS[name]))):
         code, out, err = console([*name.split(), *wrong], tmp_path)
         assert code == REFUSED and not out and err.startswith("error: ") and err.count("\n") == 1, f"{wrong}: {err}"
         assert wrong[0] in err
