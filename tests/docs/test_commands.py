@@ -1,8 +1,8 @@
 """No document, help text or error message shows a command, an option, a setting or a file that does not exist.
 
 Every `clip2seg ...` and `make ...` of README, CONTRIBUTING, docs/ and the program's own texts is parsed by the
-program's own parser, without being run. What a reader is to type is run: the tutorial (test_tutorial.py), the export page
-(test_export_script.py), the cache format's reader (test_cache_format_page.py), the pages below.
+program's own parser, without being run. What a reader is to type is run: the tutorial (test_tutorial.py), the pages on
+export (test_export_script.py), predict (test_predict_page.py) and the cache (test_cache_format_page.py), and here.
 """
 
 from __future__ import annotations

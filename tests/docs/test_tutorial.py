@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +10,9 @@ import pytest
 from PIL import Image
 
 from stages.parts.vocabulary import load_vocabulary
+from tests.docs.pages import blocks, shell
 
-ROOT = Path(__file__).resolve().parents[2]
 CHOSEN = ("cat", "cow", "dog", "horse", "person", "sheep")
-
-
-def blocks(page: str, language: str) -> list[str]:
-    """Code blocks of a page."""
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
 
 
 def write_farm(folder: Path, voc: Path, count: int = 40) -> None:
@@ -47,19 +39,6 @@ def write_farm(folder: Path, voc: Path, count: int = 40) -> None:
         if number == count:
             break
     (folder / "names.txt").write_text("".join(f"{10 * v} {n}\n" for v, n in zip(values, CHOSEN, strict=True)))
-
-
-def shell(command: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Runs a block of the documents with this environment's programs first on the path."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return subprocess.run(
-        ["bash", "-euc", command],
-        cwd=cwd,
-        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.mark.slow
