@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 RUN = $(BIN)/clip2seg $@ $(PRESET) --artifacts $(ARTIFACTS) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo plan extract mine-latent train eval inspect ablate sweep teacher export runs doctor test lint clean
+.PHONY: help demo plan extract mine-latent train eval inspect ablate sweep teacher export runs doctor test lint audit clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ lint: $(VENV)/.dev ## format check, lint, type check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+audit: $(VENV)/.dev ## known advisories on the installed packages; needs a network, and says where it had none
+	$(BIN)/python .ci/audit.py
 
 clean: ## remove the environment and tool caches; artifacts/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
