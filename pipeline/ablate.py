@@ -142,6 +142,8 @@ def _mean_sd(values: Sequence[float | None]) -> str:
 
 def markdown_page(path: str) -> str:
     """The page that a table will go into, "" where there is none yet. Raises InputError, before hours of training."""
+    if not path:
+        return ""
     file = Path(path)
     try:
         if file.parent.is_dir():

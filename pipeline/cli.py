@@ -166,8 +166,7 @@ def ablate(
     """Train and score the rows of one of the paper's ablation tables over one shared cache."""
     from pipeline.ablate import markdown_page, run_table, table_text, write_markdown
 
-    if markdown:
-        markdown_page(markdown)
+    markdown_page(markdown)
     rows = run_table(preset, table, seeds, set_, data, artifacts, _machine(device, workers))
     text = table_text(f"{preset}, Table {table}", rows)
     if markdown:
@@ -191,8 +190,9 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Train and score every combination of some settings over one shared cache: the unpublished ones, above all."""
-    from pipeline.ablate import run_rows, sweep_rows, table_text, write_markdown
+    from pipeline.ablate import markdown_page, run_rows, sweep_rows, table_text, write_markdown
 
+    markdown_page(markdown)
     rows = run_rows(preset, sweep_rows(over), seeds, set_, data, artifacts, _machine(device, workers))
     text = table_text(f"{preset}, sweep", rows)
     if markdown:

@@ -72,9 +72,7 @@ def _softplus(x: Tensor, p: Tensor) -> Tensor:
 
 class _PixelSums(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, labels: Tensor, ignored_are_negatives: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, ignored_are_negatives: bool) -> tuple[Tensor, Tensor, Tensor]:
         focal = dice = cross_entropy = logits.new_zeros(())
         kept = []
         for part in _parts(logits, labels, ignored_are_negatives):

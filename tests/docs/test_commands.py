@@ -129,6 +129,17 @@ def test_every_file_that_a_page_links_to_or_runs_is_there(page: Path) -> None:
     assert [t for t in tests if not (ROOT / t).is_file()] == []
 
 
+def test_every_function_that_the_method_page_names_is_in_its_file() -> None:
+    rows = re.findall(r"`((?:stages|pipeline|cache)/\S+?\.py)(?:: ([^`]+))?`", (ROOT / "docs/method.md").read_text())
+    missing = [
+        f"{file}: {name}"
+        for file, names in rows
+        for name in names.split(", ")
+        if not re.search(rf"^(?:def|class) {name}\b", (ROOT / file).read_text(), re.MULTILINE)
+    ]
+    assert len(rows) > 8 and missing == []
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial-own-data.md"])
 def test_the_lines_from_python_run(page: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they stand, with a run and a photo in place of the ones they name."""

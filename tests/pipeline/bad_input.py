@@ -16,6 +16,7 @@ import traceback
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -26,6 +27,7 @@ from safetensors.torch import load, save
 
 from cache.location import sealed, unsealed
 from pipeline import cli
+from stages.parts.video import VideoEncoder
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -155,6 +157,13 @@ class World:
             mask[(mask == value) | (value < 0)] = to
             self.image(mask, path)
         return self
+
+    def video(self, path: Path) -> World:
+        """Three frames of 48 x 64 pixels."""
+        encoder = VideoEncoder(Fraction(5), (48, 64, 3))
+        for i in range(3):
+            encoder.add(np.full((48, 64, 3), 60 * i, np.uint8))
+        return self.write(path, encoder.finish())
 
     def alone(self, kind: str) -> World:
         """One address alone in an artifacts folder of its own, which is then the guarded one."""

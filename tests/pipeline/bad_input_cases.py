@@ -220,6 +220,14 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
     "flag: --set nested without end": (REFUSED, lambda w: w.stage("extract", "--set", f"train.lr={NESTED}")),
     "flag: credentials in --artifacts": (
         REFUSED, lambda w: ("plan", str(w.preset), "--artifacts", "s3://key:secret@bucket/x")),
+    "sweep: nothing to vary": (REFUSED, lambda w: w.stage("sweep")),
+    "sweep: a setting without values": (REFUSED, lambda w: w.stage("sweep", "--over", "train.lr")),
+    "sweep: a value twice": (REFUSED, lambda w: w.stage("sweep", "--over", "train.seed=1;1")),
+    "sweep: an unknown setting": (REFUSED, lambda w: w.stage("sweep", "--over", "train.speed=1;2")),
+    "sweep: a value that can't be": (REFUSED, lambda w: w.stage("sweep", "--over", "train.lr=1e-3;-1")),
+    "sweep: no seeds": (REFUSED, lambda w: w.stage("sweep", "--over", "train.lr=1e-3;1e-4", "--seeds", "0")),
+    "sweep: --markdown is a photo": (
+        REFUSED, lambda w: w.stage("sweep", "--over", "train.lr=1e-3;1e-4", "--markdown", str(w.photo))),
     "ablate: a table that is text": (REFUSED, lambda w: w.ablate("--table", "three")),
     "ablate: an unknown setting": (REFUSED, lambda w: w.ablate("--set", "train.speed=9")),
     "ablate: --markdown is a folder": (REFUSED, lambda w: w.ablate("--markdown", str(w.data))),
@@ -248,6 +256,11 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
     "predict: a bad picture among good ones": (
         WORKS, lambda w: w.write(w.photo, b"").predict(w.data / "JPEGImages")),
     "predict: a video that is none": (REFUSED, lambda w: w.predict(w.write(w.root / "v.mp4", "x").root / "v.mp4")),
+    "predict: a video": (WORKS, lambda w: w.predict(w.video(w.root / "v.mp4").root / "v.mp4")),
+    "predict: a video cut in half": (
+        REFUSED, lambda w: w.predict(w.video(w.root / "v.mp4").truncated(w.root / "v.mp4").root / "v.mp4")),
+    "predict: a video of more pixels than allowed": (
+        REFUSED, lambda w: w.predict(w.video(w.root / "v.mp4").root / "v.mp4", "--max-pixels", "3000")),
     "predict: HTML for a class": (
         WORKS, lambda w: w.predict(None, "--classes", "disc, <script>alert(1)</script>")),
     "predict: into a folder that lies in a file": (
@@ -365,6 +378,12 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
         REFUSED, lambda w: w.stage("train", "--set", "train.lr=1e30", fresh=False)),
     "train: a batch larger than the data": (
         WORKS, lambda w: w.stage("train", "--set", "train.batch=20", "--set", "train.accumulate=5", fresh=False)),
+    "train: encoder weights that are a pickle": (
+        REFUSED, lambda w: w.write(w.root / "w.pth", pickle.dumps(Bomb(w.root / "boom"))).stage(
+            "train", "--set", f"student.weights={w.root / 'w.pth'}", fresh=False)),
+    "train: encoder weights of another network": (
+        REFUSED, lambda w: w.write(w.root / "w.safetensors", save({"a": torch.zeros(2)})).stage(
+            "train", "--set", f"student.weights={w.root / 'w.safetensors'}", fresh=False)),
     "train: a calibrator without its inputs": (
         REFUSED, lambda w: w.stage("train", "--set", "latent-embedding.calibrator=mlp", fresh=False)),
     "eval: a stride that leaves gaps": (

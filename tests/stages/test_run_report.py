@@ -59,19 +59,21 @@ def report_of(name: str) -> dict[str, object]:
     ]
     scores = {"sIoU": 12.5, "uIoU": None, "hIoU": None, "pixel_accuracy": 50.0}
     return {**scores, "data": name, "split": name, "images": 2, "settings": {"mode": "whole"}, "classes": classes,
-            "images_per_second": 1.5}  # fmt: skip
+            "images_per_second": 1.5, "pictures": {"best": [[name, 12.5]]}}  # fmt: skip
 
 
 def test_text_from_files_is_shown_and_never_acts(tmp_path: Path) -> None:
     at = write_run(tmp_path, EVIL)
     evaluation = Location(str(tmp_path / "p")).child("eval-1")
     evaluation.put_json("confusion.json", {"classes": [EVIL, "b"], "counts": [[8, 0], [3, 1]]})
+    evaluation.put("best.png", b"a picture")
     run_report.run(at, [(evaluation, report_of(EVIL))])
     page = (at.get("report.html") or b"").decode()
     assert EVIL not in page and "&lt;script&gt;" in page
     tags = Tags(page)
     assert not {tag for tag, _ in tags.found} & {"script", "iframe", "object", "link"}
     assert f"{EVIL} 75.0 %" in tags.text  # 3 of b's 4 pixels
+    assert f"from the top: {EVIL} 12.5" in tags.text  # a photo's id
 
 
 def test_a_page_needs_no_other_file(tiny: Tiny) -> None:
