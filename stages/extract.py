@@ -78,7 +78,7 @@ def run(
                     shard_views, encoded = [], []
             if writing is not None:
                 writing.result()
-        rate = bar.rate
+        rate = bar.overall
     _check_bad(tiers[0], shards, data.cfg.max_bad)
     summary = _summary(out, data.vocabulary.seen, shards, clock, rate)
     for artifact in tiers:

@@ -29,6 +29,7 @@ class Bar:
 
     def __init__(self, label: str, total: int, unit: str, *, divided: bool = False) -> None:
         rank, world = rank_and_world()
+        self.whole = total
         if divided and world > 1:
             label, total = f"{label} (process 1 of {world})", -(-total // world)
         self.unit, self.done, self.total, self.label = unit, 0, total, label
@@ -55,6 +56,11 @@ class Bar:
     def rate(self) -> float:
         """Units per second so far."""
         return self.done / max(time.perf_counter() - self.start, 1e-9)
+
+    @property
+    def overall(self) -> float:
+        """Units per second of all processes together, when all is done."""
+        return self.whole / max(time.perf_counter() - self.start, 1e-9)
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Counts `n` more units done."""

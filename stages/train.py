@@ -12,6 +12,7 @@ import json
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -261,9 +262,10 @@ class Trainer:
         self.rank, world = rank_and_world()
         self.shared: DistributedDataParallel | None = None
         if world > 1:
-            gather_norms(learner)
-            # Norms and the bank are the same everywhere without being sent around.
-            self.shared = DistributedDataParallel(learner, broadcast_buffers=False)
+            gather_norms(learner, device)
+            # Of depthwise and 1x1 kernels, whose layout has two names; it costs a copy of a few bytes.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+            self.shared = DistributedDataParallel(learner)
         whole: nn.Module = self.shared or learner
         self.forward: Any = torch.compile(whole) if compiled else whole
 
