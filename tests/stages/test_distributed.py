@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.plan import Plan
     from tests.conftest import Tiny
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("torchrun")]  # one worker, so each job runs once
 ROOT = Path(__file__).resolve().parents[2]
 OVERRIDES = (
     "extract.shard=1", "extract.batch=1", "student.arch=unet", "latent-embedding.dropout=0", "distill.scope=batch",
@@ -149,7 +150,6 @@ def curves(plan: Plan) -> list[dict[str, float]]:
     return [json.loads(line) for line in (plan.address("train").get("curves.jsonl") or b"").splitlines()]
 
 
-@pytest.mark.slow
 def test_two_processes_fill_the_cache_of_one_bit_for_bit(
     one: Plan, two: Plan, jobs: Jobs, contents: Callable[[Path], dict[str, bytes]]
 ) -> None:
@@ -160,7 +160,6 @@ def test_two_processes_fill_the_cache_of_one_bit_for_bit(
         assert all((jobs.folder / "two-signs" / f"{kind} by {rank}").exists() for rank in (0, 1))
 
 
-@pytest.mark.slow
 def test_two_processes_have_the_loss_curve_of_one_with_the_same_batch(one: Plan, two: Plan) -> None:
     """Every term; batch norms, the bank, N_m, regions of the whole batch and accumulated parts must be right for it."""
     alone, shared = curves(one), curves(two)
@@ -171,7 +170,6 @@ def test_two_processes_have_the_loss_curve_of_one_with_the_same_batch(one: Plan,
     assert shared[-1]["total"] < 0.5 * shared[0]["total"]
 
 
-@pytest.mark.slow
 def test_two_processes_score_as_one_does(two: Plan, tmp_path: Path) -> None:
     """The same student: report, confusion matrix and every picture."""
     out, shared = Location(str(tmp_path)), two.address("eval")
@@ -191,7 +189,6 @@ def scores(at: Location) -> dict[str, Any]:
     return {k: v for k, v in at.get_json("report.json").items() if k != "images_per_second"}
 
 
-@pytest.mark.slow
 def test_a_rank_killed_in_extract_and_mine_latent_changes_no_bit(
     two: Plan, killed: Plan, contents: Callable[[Path], dict[str, bytes]]
 ) -> None:
@@ -201,7 +198,6 @@ def test_a_rank_killed_in_extract_and_mine_latent_changes_no_bit(
     assert [name for name in wanted if wanted[name] != found[name]] == []
 
 
-@pytest.mark.slow
 def test_a_rank_killed_in_training_leaves_the_curve_as_it_was(two: Plan, killed: Plan) -> None:
     assert curves(killed) == curves(two)
     student = two.address("train").get("student.safetensors")

@@ -24,6 +24,7 @@ from stages.parts.ranks import agreed, averaged, gathered, mean_count, of_others
 from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig
 from stages.parts.students import gather_norms
 
+pytestmark = pytest.mark.xdist_group("ranks")
 D, SEEN, SIZE = 8, 2, 16
 CPU = torch.device("cpu")
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
