@@ -66,7 +66,7 @@ doctor: $(VENV)/.user ## look at this machine: versions, GPU, disk, weights; eac
 	$(RUN)
 
 test: $(VENV)/.dev ## install, then run the tests
-	$(BIN)/python -m pytest -q -n auto $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.dev ## format check, lint, type check
 	$(BIN)/ruff format --check .

@@ -61,15 +61,20 @@ class Claim:
         return f"process {self.pid} on {self.host}"
 
 
-def take(at: Location, name: str) -> Claim | None:
-    """Takes the right to write what the claim file `name` stands for: None if it is ours now, else who has it."""
+def take(at: Location, name: str, *, watch: bool = False) -> Claim | None:
+    """Takes the right to write what the claim file `name` stands for: None if it is ours now, else who has it.
+
+    `watch`: a claim of another machine counts as alive only if it is renewed while we look, which takes up to two
+    minutes instead of the ten after which it is called dead.
+    """
     mine = Claim.mine()
     if at.put_new(name, _text()):
         _hold(at, name)
         return None
     found = _read(at, name)
     if found is None or found.key != mine.key:
-        if found is not None and (found.alive or _renewed(at, name, found)):
+        trusted = found is not None and found.alive and (found.here or not watch)
+        if found is not None and (trusted or _renewed(at, name, found)):
             return found
         at.put(name, _text())
         time.sleep(_SETTLE_SECONDS)

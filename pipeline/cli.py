@@ -50,6 +50,10 @@ def _machine(device: str, workers: int) -> Any:
 
 
 def _say(text: str, result: dict[str, Any], as_json: bool) -> None:
+    from stages.progress import rank_and_world
+
+    if rank_and_world()[0] > 0:  # of the processes that torchrun started one speaks
+        return
     print(text)
     if as_json:
         print(json.dumps(result, sort_keys=True, default=str))
@@ -616,7 +620,8 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")
+    print(f"error: {message}" if rank == "0" else f"error (rank {rank}): {message}", file=sys.stderr)
     raise SystemExit(2) from None
 
 

@@ -13,7 +13,7 @@ from cache.location import Location
 from cache.settings import InputError
 from cache.store import Artifact
 from pipeline.plan import Plan
-from stages.progress import say
+from stages.progress import rank_and_world, say
 
 if TYPE_CHECKING:
     import torch
@@ -52,11 +52,18 @@ class Machine:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("--device cuda: torch sees no GPU here; use --device cpu, or look at `clip2seg doctor`")
         name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-        return torch.device(name, int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else torch.device(name)
+        if name == "cpu":
+            return torch.device(name)
+        local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= gpus:
+            raise InputError(f"torchrun starts more processes here than torch sees GPUs; use --nproc-per-node {gpus}")
+        torch.cuda.set_device(local)
+        return torch.device(name, local)
 
     def worker_count(self) -> int:
-        """Loader processes: as asked for, else one per core but one, at most 16."""
-        return self.workers if self.workers >= 0 else max(1, min(16, (os.cpu_count() or 2) - 1))
+        """Loader processes: as asked for, else one per core but one, at most 16; the processes here share the cores."""
+        cores = (os.cpu_count() or 2) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return self.workers if self.workers >= 0 else max(1, min(16, cores - 1))
 
 
 def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
@@ -127,7 +134,8 @@ def train(plan: Plan, machine: Machine, *, compiled: bool = False, online: bool 
         compiled=compiled,
         online=_online_teacher(plan, machine) if online else None,
     )
-    say(f"train: report at {write_report(at)}")
+    if rank_and_world()[0] == 0:
+        say(f"train: report at {write_report(at)}")
     return _told("train", False, summary, at)
 
 
@@ -166,7 +174,8 @@ def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
         device=machine.torch_device(),
         workers=machine.worker_count(),
     )
-    say(f"eval: report at {write_report(plan.address('train'))}")
+    if rank_and_world()[0] == 0:
+        say(f"eval: report at {write_report(plan.address('train'))}")
     return _told("eval", False, {}, plan.address("eval")) | {"report": report}
 
 

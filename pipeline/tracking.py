@@ -7,15 +7,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from cache.settings import InputError
+from stages.progress import rank_and_world
 
 
 @contextmanager
 def tracked(project: str, name: str, settings: dict[str, Any]) -> Iterator[None]:
-    """Mirrors the TensorBoard curves written inside to a W&B project; "": does nothing.
+    """Mirrors the TensorBoard curves written inside to a W&B project; "", or another rank than 0: does nothing.
 
     Credentials come from `wandb login` or WANDB_API_KEY alone. Raises InputError where wandb is missing or refuses.
     """
-    if not project:
+    if not project or rank_and_world()[0] > 0:
         yield
         return
     try:

@@ -1,7 +1,7 @@
 """eval: the student alone on the evaluation images -> sIoU, uIoU, hIoU, per-class table, picture grid.
 
 method.md section 7. The teacher's training-free row goes through the same code with another scorer; that one
-alone loads CLIP.
+alone loads CLIP. Several processes (torchrun) divide the images; rank 0 alone writes (docs/distributed.md).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torch.utils.data import Dataset as TorchDataset
 
 from cache.location import Location
@@ -21,14 +21,15 @@ from cache.settings import InputError
 from cache.store import Artifact
 from stages.parts.checkpoint import Checkpoint, unpack
 from stages.parts.datasets import BadSample, Dataset, Quarantine
-from stages.parts.extremes import Extremes
+from stages.parts.gallery import Look, extremes, look, mixed
 from stages.parts.inference import Scorer, class_scores, predicted, student_scorer
 from stages.parts.metrics import Scores, confusion, scores
 from stages.parts.pictures import grid, overlay, palette
+from stages.parts.ranks import process_group, summed, told
 from stages.parts.settings import EvaluateConfig
 from stages.parts.teacher import TeacherConfig
 from stages.parts.views import Array
-from stages.progress import Bar, Clock
+from stages.progress import Bar, rank_and_world
 
 
 def run(
@@ -120,9 +121,13 @@ class _Pairs(TorchDataset["tuple[Array, Array] | BadSample"]):
 
     def __getitem__(self, i: int) -> tuple[Array, Array] | BadSample:
         try:
-            return self.data.image(i), self.data.labels(i, "all")
+            return self.pair(i)
         except BadSample as error:
             return error
+
+    def pair(self, i: int) -> tuple[Array, Array]:
+        """Image and labels. Raises BadSample."""
+        return self.data.image(i), self.data.labels(i, "all")
 
 
 def _score(
@@ -134,30 +139,51 @@ def _score(
     workers: int,
     about: dict[str, Any],
 ) -> dict[str, Any]:
-    words, clock, quarantine = data.vocabulary, Clock(), Quarantine(data.cfg.max_bad)
-    counts = np.zeros((len(words.ordered), len(words.ordered)), np.int64)
-    gallery = _Gallery(cfg.pictures, len(words.seen), len(words.ordered))
-    extremes = Extremes(EXTREMES if cfg.pictures else 0, len(words.ordered))
-    loader = DataLoader(_Pairs(data), batch_size=1, collate_fn=list, num_workers=workers)
+    with process_group(str(out), device, *rank_and_world()):
+        return _scored(cfg, data, scorer, out, device, workers, about)
+
+
+def _scored(
+    cfg: EvaluateConfig,
+    data: Dataset,
+    scorer: Scorer,
+    out: Location,
+    device: torch.device,
+    workers: int,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    words, quarantine = data.vocabulary, Quarantine(data.cfg.max_bad)
+    seen, every = len(words.seen), len(words.ordered)
+    counts = np.zeros((every, every), np.int64)
+    looks: list[Look] = []
+    bad: list[tuple[int, str]] = []
+    rank, world = rank_and_world()
+    share = range(rank, len(data), world)
+    pairs = _Pairs(data)
+    loader = DataLoader(Subset(pairs, share), batch_size=1, collate_fn=list, num_workers=workers)
     start = time.perf_counter()
-    with Bar("eval", len(data), "images") as bar:
-        for name, (pair,) in zip(data.ids, loader, strict=True):
+    with Bar("eval", len(data), "images", divided=True) as bar:
+        for i, (pair,) in zip(share, loader, strict=True):
             bar.advance()
             if isinstance(pair, BadSample):
                 quarantine.add(pair)
+                bad.append((i, str(pair)))
                 continue
             image, labels = pair
-            with clock("model"):
-                found = predicted(class_scores(scorer, image, cfg, len(words.seen), device))
-            counts += confusion(found, labels, len(words.ordered))
-            gallery.offer(image, labels, found)
-            extremes.offer(name, image, labels, found)
-    ends = {"best": extremes.best, "worst": extremes.worst}
+            found = predicted(class_scores(scorer, image, cfg, seen, device))
+            counts += confusion(found, labels, every)
+            looks.append(look(i, labels, found, seen, every))
+    counts = summed(torch.from_numpy(counts).to(device)).cpu().numpy()
+    looks = sorted((one for part in told(looks) for one in part), key=lambda one: one.index)
+    quarantine = Quarantine(data.cfg.max_bad)
+    for _, error in sorted(one for part in told(bad) for one in part):
+        quarantine.add(BadSample(error))
+    best, worst = extremes(looks, EXTREMES if cfg.pictures else 0)
     report = {
         **about,
-        **table(scores(counts, len(words.seen)), words.ordered, len(words.seen)),
+        **table(scores(counts, seen), words.ordered, seen),
         f"classes_with_{cfg.min_pixels}_pixels": table(
-            scores(counts, len(words.seen), cfg.min_pixels), words.ordered, len(words.seen), classes=False
+            scores(counts, seen, cfg.min_pixels), words.ordered, seen, classes=False
         ),
         "data": data.cfg.val,
         "split": words.split,
@@ -166,15 +192,21 @@ def _score(
         "bad": quarantine.bad,
         "settings": cfg.numbers(),
         "images_per_second": round(len(data) / (time.perf_counter() - start), 2),
-        "pictures": {end: [[one.name, round(100 * one.iou, 2)] for one in shown] for end, shown in ends.items()},
+        "pictures": {
+            end: [[data.ids[one.index], round(100 * (one.iou or 0.0), 2)] for one in shown]
+            for end, shown in (("best", best), ("worst", worst))
+        },
     }
+    if rank > 0:
+        return report
+    chosen = {"grid": mixed(looks, cfg.pictures, seen, every)}
+    chosen |= {end: [one.index for one in shown] for end, shown in (("best", best), ("worst", worst))}
     out.put_json("confusion.json", {"classes": list(words.ordered), "counts": counts.tolist()})
-    if gallery.pictures:
-        out.put("grid.png", _pictures(gallery.pictures, words.ordered, len(words.seen)))
-    for end, shown in ends.items():
-        if shown:
-            pictures = [(one.image, one.labels, one.found) for one in shown]
-            out.put(f"{end}.png", _pictures(pictures, words.ordered, len(words.seen)))
+    for name, images in chosen.items():
+        if images:
+            shown = [pairs.pair(i) for i in images]
+            drawn = [predicted(class_scores(scorer, image, cfg, seen, device)) for image, _ in shown]
+            out.put(f"{name}.png", _pictures(shown, drawn, words.ordered, seen))
     out.put_json("report.json", report)
     out.put_json("complete.json", {"summary": {k: report[k] for k in ("sIoU", "uIoU", "hIoU")}})
     return report
@@ -209,35 +241,11 @@ def per_cent(share: float) -> float | None:
     return None if math.isnan(share) else round(100 * share, 2)
 
 
-class _Gallery:
-    """Chooses pictures as they come: images of each unseen class in turn first, then any, the same in every run."""
-
-    def __init__(self, size: int, num_seen: int, num_classes: int) -> None:
-        self.size, self.num_seen = size, num_seen
-        self.quota = {c: -(-size // max(1, num_classes - num_seen)) for c in range(num_seen, num_classes)}
-        self.first: list[tuple[Array, Array, Array]] = []
-        self.rest: list[tuple[Array, Array, Array]] = []
-
-    def offer(self, image: Array, labels: Array, found: Array) -> None:
-        """Keeps the picture if it adds something."""
-        shares = np.bincount(labels.ravel(), minlength=256) / labels.size
-        for c, left in self.quota.items():
-            if left and shares[c] >= 0.05:
-                self.quota[c] -= 1
-                self.first.append((image, labels, found))
-                return
-        if len(self.rest) < self.size:
-            self.rest.append((image, labels, found))
-
-    @property
-    def pictures(self) -> list[tuple[Array, Array, Array]]:
-        """The chosen ones."""
-        return (self.first + self.rest)[: self.size]
-
-
-def _pictures(shown: list[tuple[Array, Array, Array]], names: tuple[str, ...], num_seen: int) -> bytes:
+def _pictures(shown: list[tuple[Array, Array]], found: list[Array], names: tuple[str, ...], num_seen: int) -> bytes:
     colours = palette(len(names))
-    rows = [[image, overlay(image, labels, colours), overlay(image, found, colours)] for image, labels, found in shown]
-    return grid(
-        rows, ["image", "ground truth", "prediction"], [part for _, *two in shown for part in two], names, num_seen
-    )
+    rows = [
+        [image, overlay(image, labels, colours), overlay(image, predicted, colours)]
+        for (image, labels), predicted in zip(shown, found, strict=True)
+    ]
+    maps = [part for (_, labels), predicted in zip(shown, found, strict=True) for part in (labels, predicted)]
+    return grid(rows, ["image", "ground truth", "prediction"], maps, names, num_seen)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from cache.store import Artifact
 from stages.parts.crops import BadView, TeacherView, TeacherViews
-from stages.parts.datasets import Dataset, Quarantine
+from stages.parts.datasets import BadSample, Dataset, Quarantine
 from stages.parts.settings import ExtractConfig
 from stages.parts.teacher import Teacher, TeacherConfig, load_teacher
 from stages.parts.teacher_files import load_text_source
@@ -52,7 +52,7 @@ def run(
     source = TeacherViews(data, views, teacher.input_size, teacher.crop_size)
     done = sum(all(a.commit(s) is not None for a in tiers) for s in range(shards))
     with (
-        Bar("extract", rows - min(done * cfg.shard, rows), "views") as bar,
+        Bar("extract", rows - min(done * cfg.shard, rows), "views", divided=True) as bar,
         ThreadPoolExecutor(1) as writer,
         Work(tiers, shards) as work,
     ):
@@ -78,7 +78,8 @@ def run(
                     shard_views, encoded = [], []
             if writing is not None:
                 writing.result()
-        rate = bar.rate
+        rate = bar.overall
+    _check_bad(tiers[0], shards, data.cfg.max_bad)
     summary = _summary(out, data.vocabulary.seen, shards, clock, rate)
     for artifact in tiers:
         artifact.finish(summary)
@@ -136,13 +137,25 @@ def write_text(teacher: Teacher, prompts: tuple[str, ...], data: Dataset, out: A
     if out.summary() is not None:
         return
     words, k = data.vocabulary, len(data.vocabulary.seen)
-    if teacher.cfg.text:
-        every = load_text_source(teacher.cfg.text, words.ordered)
-    else:
-        every = teacher.encode_text(words.ordered, prompts).float().cpu().numpy()
-    out.write(0, [], {"seen": every[:k], "unseen": every[k:]}, {})
+    with Work([out], 1) as work:
+        while work.open():
+            for shard in work.claims():
+                if teacher.cfg.text:
+                    every = load_text_source(teacher.cfg.text, words.ordered)
+                else:
+                    every = teacher.encode_text(words.ordered, prompts).float().cpu().numpy()
+                out.write(shard, [], {"seen": every[:k], "unseen": every[k:]}, {})
+                work.release(shard)
     out.finish({"classes": len(words.ordered)})
     say(f"text embeddings of {len(words.ordered)} classes -> {out}")
+
+
+def _check_bad(tokens: Artifact, shards: int, limit: int) -> None:
+    """Raises InputError where several processes, each within the limit, set aside too many samples together."""
+    every = Quarantine(limit)
+    for shard in range(shards):
+        for bad in (tokens.commit(shard) or {})["stats"]["bad"]:
+            every.add(BadSample(bad))
 
 
 def _summary(

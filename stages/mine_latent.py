@@ -48,7 +48,11 @@ def run(
     index = {image_id: i for i, image_id in enumerate(data.ids)}
     total = sum(len(tokens.shard_ids(s)) for s in range(shards) if out.commit(s) is None)
     miner = Miner(cfg, data, views, teacher.crop_size, gpu=device.type == "cuda")
-    with Bar("mine-latent", total, "views") as bar, miner.pool(workers) as pool, Work([out], shards) as work:
+    with (
+        Bar("mine-latent", total, "views", divided=True) as bar,
+        miner.pool(workers) as pool,
+        Work([out], shards) as work,
+    ):
         while work.open():
             for shard in work.claims():
                 ids = tokens.shard_ids(shard)

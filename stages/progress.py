@@ -22,9 +22,16 @@ stderr = Console(stderr=True, highlight=False)
 
 
 class Bar:
-    """A progress bar with rate and remaining time; silent where stderr is not a terminal, but for its end."""
+    """A progress bar with rate and remaining time; silent where stderr is not a terminal, and on all ranks but 0.
 
-    def __init__(self, label: str, total: int, unit: str) -> None:
+    `divided`: the units are shared among the processes; this one's part is shown.
+    """
+
+    def __init__(self, label: str, total: int, unit: str, *, divided: bool = False) -> None:
+        rank, world = rank_and_world()
+        self.whole = total
+        if divided and world > 1:
+            label, total = f"{label} (process 1 of {world})", -(-total // world)
         self.unit, self.done, self.total, self.label = unit, 0, total, label
         self.start = time.perf_counter()
         self._progress = Progress(
@@ -34,7 +41,7 @@ class Bar:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=stderr,
-            disable=not sys.stderr.isatty(),
+            disable=rank > 0 or not sys.stderr.isatty(),
         )
         self._task: TaskID = self._progress.add_task(label, total=total, rate="")
 
@@ -49,6 +56,11 @@ class Bar:
     def rate(self) -> float:
         """Units per second so far."""
         return self.done / max(time.perf_counter() - self.start, 1e-9)
+
+    @property
+    def overall(self) -> float:
+        """Units per second of all processes together, when all is done."""
+        return self.whole / max(time.perf_counter() - self.start, 1e-9)
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Counts `n` more units done."""
@@ -72,13 +84,15 @@ class Clock:
 
 
 def say(text: str) -> None:
-    """A line for the user, on stderr."""
-    stderr.print(text, markup=False, soft_wrap=True)
+    """A line for the user, on stderr; of several processes rank 0 alone speaks."""
+    if rank_and_world()[0] == 0:
+        stderr.print(text, markup=False, soft_wrap=True)
 
 
 def rank_and_world() -> tuple[int, int]:
     """This process's number and how many there are, as torchrun says it."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    return (int(os.environ.get("RANK", "0")) if world > 1 else 0), world
 
 
 class Work:

@@ -2,6 +2,7 @@
 
 AdamW, warm-up and poly decay (method.md section 5) over the losses of section 4. Everything random is drawn
 from (seed, iteration) or (seed, image, turn), so a resumed run takes the steps an undisturbed one would.
+Several processes (torchrun) share each batch by DistributedDataParallel; rank 0 alone writes (docs/distributed.md).
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import json
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -31,11 +36,12 @@ from stages.parts.datasets import BadSample, Dataset, Quarantine
 from stages.parts.inference import predicted
 from stages.parts.learner import Learner
 from stages.parts.pictures import overlay, palette
+from stages.parts.ranks import agreed, averaged, process_group, told
 from stages.parts.schedule import lr_factor
 from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig, TrainConfig
-from stages.parts.students import StudentConfig, build_student, parameter_groups
+from stages.parts.students import StudentConfig, build_student, gather_norms, parameter_groups
 from stages.parts.views import ViewsConfig
-from stages.progress import Bar, Clock, say
+from stages.progress import Bar, Clock, rank_and_world, say
 
 CHECKPOINT_SECONDS = 120.0
 """How much work a stop may cost at most."""
@@ -76,17 +82,31 @@ def run(
 
     `cache`: the artifacts tokens and latent; None trains on labels alone (the baseline of Table 3), or on the
     tokens that `online` makes. Reads seen labels and the text embeddings of seen classes only. Raises InputError
-    where the cache is incomplete or damaged, a loss stops being finite, or nothing can be written; the last
-    checkpoint stays.
+    where the cache is incomplete or damaged, a batch can't be divided, a loss stops being finite, another process
+    is lost or nothing can be written; the last checkpoint stays.
     """
-    if (holder := take(out, "claim.json")) is not None:
+    rank, world = rank_and_world()
+    check_shares(recipe.train, world)
+    # A restarted job may have its rank 0 on another machine than before: such a claim is watched, not believed.
+    if rank == 0 and (holder := take(out, "claim.json", watch=world > 1)) is not None:
         raise InputError(f"{out}: {holder} is training this run; wait for it, or stop it first")
     try:
-        return _run(recipe, data, text, cache, out, provenance, device, workers, compiled, online)
+        with process_group(str(out), device, rank, world):
+            return _run(recipe, data, text, cache, out, provenance, device, workers, compiled, online)
     except OSError as error:  # of TensorBoard's event file; all else goes through `Location`
         raise StoreError(f"{out}: can't write ({error.strerror or error}); the last checkpoint stays") from error
     finally:
-        give_back(out, "claim.json")
+        if rank == 0:
+            give_back(out, "claim.json")
+
+
+def check_shares(cfg: TrainConfig, world: int) -> None:
+    """Raises InputError unless every process has equally many images of each part of a batch."""
+    if cfg.batch % (world * cfg.accumulate):
+        raise InputError(
+            f"train.batch = {cfg.batch} can't be divided among {world} processes x train.accumulate = "
+            f"{cfg.accumulate}; set train.batch to a multiple of {world * cfg.accumulate}, or start other processes"
+        )
 
 
 def _run(
@@ -101,7 +121,7 @@ def _run(
     compiled: bool,
     online: Source | None,
 ) -> dict[str, Any]:
-    cfg = recipe.train
+    cfg, (rank, world) = recipe.train, rank_and_world()
     embeddings = torch.from_numpy(text.read(0, ["seen"])["seen"])
     tokens = load_cache(*cache, num_seen=len(embeddings)) if cache else None
     torch.manual_seed(cfg.seed)
@@ -119,24 +139,33 @@ def _run(
     if tokens is None:
         data = usable(data)
     training = TrainingSet(data, recipe.views, len(embeddings), tokens, seed=cfg.seed, photometric=cfg.photometric)
-    turns = Turns(len(training), cfg.batch, start, cfg.iterations, cfg.seed)
+    turns = Turns(
+        len(training), cfg.batch, start, cfg.iterations, cfg.seed, rank=rank, world=world, parts=cfg.accumulate
+    )
     batches = (online or _loader(workers, pin=device.type == "cuda"))(training, turns)
     clock, begun, saved = Clock(), time.perf_counter(), time.perf_counter()
-    with Bar("train", cfg.iterations - start, "it") as bar, _board(out, start) as board:
+    with Bar("train", cfg.iterations - start, "it") as bar, _board(out, start) if rank == 0 else nullcontext() as board:
         for iteration in range(start, cfg.iterations):
             with clock("wait"):
                 batch = next(batches).to(device)
             losses = trainer.step(iteration, batch)
             last = iteration + 1 == cfg.iterations
-            due = last or time.perf_counter() - saved > CHECKPOINT_SECONDS
-            if due or iteration % LOG_EVERY == 0:
-                values = _finite(losses, iteration, out)  # also before each save, or NaN weights would be kept
-            if last or iteration % LOG_EVERY == 0:
+            logged = last or iteration % LOG_EVERY == 0
+            # Several processes go by rank 0's clock, and ask for it only where they wait for each other anyway.
+            late = time.perf_counter() - saved > CHECKPOINT_SECONDS
+            due = last or (agreed(late) if logged or world == 1 else False)
+            if due or logged:
+                # Also before each save, or NaN weights would be kept.
+                values = _finite(averaged(losses), iteration, out)
+            if logged:
                 curves.append({"iteration": iteration, "lr": optimiser.param_groups[0]["lr"], **values})
-                for name, value in values.items():
-                    board.add_scalar(f"loss/{name}", value, iteration)
                 bar.advance(0, f"loss {values['total']:.3f}")
             bar.advance()
+            if board is None:
+                continue
+            if logged:
+                for name, value in values.items():
+                    board.add_scalar(f"loss/{name}", value, iteration)
             if due:
                 _picture(board, learner, batch, iteration)
                 taken = seconds + time.perf_counter() - begun
@@ -151,9 +180,10 @@ def _run(
         "losses": {k: v for k, v in curves[-1].items() if k not in ("iteration", "lr")},
         "images": len(training),
     }
-    student = hashlib.sha256(out.get("student.safetensors") or b"").hexdigest()
-    out.put_mark("complete.json", {"summary": summary, "objects": {"student.safetensors": student}})
-    out.delete("state.safetensors")
+    if rank == 0:
+        student = hashlib.sha256(out.get("student.safetensors") or b"").hexdigest()
+        out.put_mark("complete.json", {"summary": summary, "objects": {"student.safetensors": student}})
+        out.delete("state.safetensors")
     return summary
 
 
@@ -215,7 +245,7 @@ def make_optimiser(learner: Learner, cfg: TrainConfig) -> torch.optim.AdamW:
 
 
 class Trainer:
-    """One optimiser step at a time."""
+    """One optimiser step at a time; in a group, by the gradients' mean over its processes."""
 
     def __init__(
         self,
@@ -229,21 +259,32 @@ class Trainer:
         self.cfg, self.learner, self.optimiser, self.device = cfg, learner, optimiser, device
         self.dtype = autocast_dtype(cfg.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
-        self.forward: Any = torch.compile(learner) if compiled else learner
+        self.rank, world = rank_and_world()
+        self.shared: DistributedDataParallel | None = None
+        if world > 1:
+            gather_norms(learner, device)
+            # Of depthwise and 1x1 kernels, whose layout has two names; it costs a copy of a few bytes.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+            self.shared = DistributedDataParallel(learner)
+        self.forward: nn.Module = self.shared or learner
+        if compiled:
+            # The student alone: its shapes never change, while the regions of every batch are other ones.
+            learner.student.compile()
 
     def step(self, iteration: int, batch: Batch) -> dict[str, torch.Tensor]:
-        """Takes step `iteration` on a batch; returns the loss terms (detached, on the device)."""
+        """Takes step `iteration` on this process's share of a batch; returns the loss terms (detached, on device)."""
         cfg = self.cfg
-        torch.manual_seed(stream(cfg.seed, "step", iteration))
+        torch.manual_seed(stream(cfg.seed, f"step of {self.rank}" if self.rank else "step", iteration))
         for group in self.optimiser.param_groups:
             group["lr"] = group["base_lr"] * lr_factor(iteration, cfg.iterations, cfg.warmup, cfg.power)
         self.learner.train()
         self.optimiser.zero_grad(set_to_none=True)
         sums: dict[str, torch.Tensor] = {}
         for part in range(cfg.accumulate):
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-                terms = self.forward(batch.part(part, cfg.accumulate))
-            self.scaler.scale(terms["total"] / cfg.accumulate).backward()
+            with self._silent(part):
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                    terms = self.forward(batch.part(part, cfg.accumulate))
+                self.scaler.scale(terms["total"] / cfg.accumulate).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / cfg.accumulate
         if cfg.clip_gradient:
@@ -252,6 +293,13 @@ class Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         return sums
+
+    def _silent(self, part: int) -> AbstractContextManager[None]:
+        """Gradients travel once a step, with its last part."""
+        if self.shared is None or part + 1 == self.cfg.accumulate:
+            return nullcontext()
+        silent: AbstractContextManager[None] = self.shared.no_sync()
+        return silent
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -268,6 +316,11 @@ def stream(seed: int, name: str, number: int) -> int:
 
 def _resumed(out: Location, trainer: Trainer) -> tuple[int, list[dict[str, float]], float]:
     packed = out.get("state.safetensors")
+    digest = hashlib.sha256(packed or b"").hexdigest()
+    if len(set(told(digest))) > 1:
+        raise InputError(
+            f"{out}: the processes find different checkpoints there; --artifacts must be one place for all"
+        )
     if packed is None:
         return 0, [], 0.0
     about = unpack_state(packed, {"learner": trainer.learner}, trainer.optimiser, f"{out}/state.safetensors")
@@ -337,7 +390,8 @@ class _board:
 def _picture(board: SummaryWriter, learner: Learner, batch: Batch, iteration: int) -> None:
     """The batch's first crop, its pseudo mask and what the student sees among the seen classes."""
     learner.eval()
-    features = learner.student(batch.images[:1]).float()
+    # `forward`, so that a compiled student is not compiled again for one picture.
+    features = learner.student.forward(batch.images[:1]).float()
     scores = torch.einsum("bdhw,kd->bkhw", features, learner.text)
     size = batch.masks.shape[1:]
     found = predicted(torch.nn.functional.interpolate(scores, size, mode="bilinear")[0])

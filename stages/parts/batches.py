@@ -205,23 +205,34 @@ class Turns:
     """The order of training: every image once in each epoch, in an order drawn from (seed, epoch).
 
     Yields the batches of iterations `start`..`stop` as lists of (image, turn): a pure function of the seed and
-    the iteration, so a resumed run goes on where it was. `rank` of `world` takes its share of every batch.
+    the iteration, so a resumed run goes on where it was. `rank` of `world` takes its share of each of the `parts`
+    that a batch is cut into: part i of all processes together is part i of one process alone.
     """
 
     def __init__(
-        self, images: int, batch: int, start: int, stop: int, seed: int, rank: int = 0, world: int = 1
+        self,
+        images: int,
+        batch: int,
+        start: int,
+        stop: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        parts: int = 1,
     ) -> None:
         self.images, self.batch, self.start, self.stop, self.seed = images, batch, start, stop, seed
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.parts = rank, world, parts
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        share = self.batch // self.world
+        part = self.batch // self.parts
+        share = part // self.world
         for iteration in range(self.start, self.stop):
-            first = iteration * self.batch + self.rank * share
-            yield [self._item(n) for n in range(first, first + share)]
+            firsts = (iteration * self.batch + i * part + self.rank * share for i in range(self.parts))
+            yield [self._item(n) for first in firsts for n in range(first, first + share)]
 
     def _item(self, n: int) -> tuple[int, int]:
         epoch, place = divmod(n, self.images)

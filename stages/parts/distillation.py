@@ -123,11 +123,13 @@ def local_loss(
     batch: int,
     tau: float,
     scope: Literal["image", "batch"] = "image",
+    others: Tensor | None = None,
 ) -> Tensor:
     """L_l, Eq. 4: InfoNCE of f_l [R, D] against the local tokens c [R, D] of its image (or of the batch).
 
     Mean over the regions of an image, then over the B images; an image of one region adds 0 (scope `image`).
-    Regions that are not `present` [R] are neither query nor negative.
+    Regions that are not `present` [R] are neither query nor negative. `others` [Q, D]: with scope `batch`, the
+    present regions' tokens on other processes, negatives too.
     """
     with _full_precision(student):
         allowed = present.expand(len(present), -1)
@@ -137,6 +139,8 @@ def local_loss(
         allowed = allowed | torch.eye(len(present), dtype=torch.bool, device=present.device)
         cosine = _unit(student) @ _unit(teacher).T
         logits = (cosine / tau).masked_fill(~allowed, -math.inf)
+        if others is not None and scope == "batch":
+            logits = torch.cat([logits, _unit(student) @ _unit(others).T / tau], dim=1)
         return image_mean(-logits.log_softmax(dim=1).diagonal(), region_image, present, batch)
 
 
@@ -194,13 +198,22 @@ class Distiller(nn.Module):
         return global_loss(token, self.bank.tokens, self.bank.valid, own, self.cfg.tau)
 
     def local_loss(
-        self, means: Tensor, present: Tensor, local_tokens: Tensor, region_image: Tensor, batch: int
+        self,
+        means: Tensor,
+        present: Tensor,
+        local_tokens: Tensor,
+        region_image: Tensor,
+        batch: int,
+        others: Tensor | None = None,
     ) -> Tensor:
-        """L_l of the regions' means f [R, D] and `present` [R] (both of `region_means`) and C_l [R, D]."""
+        """L_l of the regions' means f [R, D] and `present` [R] (both of `region_means`) and C_l [R, D].
+
+        `others` [Q, D]: the present regions' C_l on other processes, for scope `batch`.
+        """
         if self.cfg.loss == "none" or not self.cfg.use_local:
             return means.new_zeros((), dtype=torch.float32)
         if self.cfg.loss == "infonce":
-            return local_loss(means, local_tokens, region_image, present, batch, self.cfg.tau, self.cfg.scope)
+            return local_loss(means, local_tokens, region_image, present, batch, self.cfg.tau, self.cfg.scope, others)
         return image_mean(self._distance(means, local_tokens), region_image, present, batch)
 
     def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from stages.parts.batches import Batch
 from stages.parts.distillation import Distiller, region_means
 from stages.parts.generator import LatentGenerator
 from stages.parts.losses import pixel_logits, pixel_loss
+from stages.parts.ranks import gathered, of_others, rank
 from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig
 from stages.parts.students import Student
 
@@ -38,8 +38,12 @@ class Learner(nn.Module):
             means, present = region_means(features, batch.masks, batch.region_image, batch.region_id)
             if self.distiller is not None:
                 size = len(batch.images)
-                terms["global"] = self.distiller.global_loss(features, batch.tokens, *_gathered(batch.tokens))
-                terms["local"] = self.distiller.local_loss(means, present, batch.local, batch.region_image, size)
+                every, first = gathered(batch.tokens), rank() * size
+                terms["global"] = self.distiller.global_loss(features, batch.tokens, every, first)
+                others = of_others(batch.local[present]) if self.distiller.cfg.scope == "batch" else None
+                terms["local"] = self.distiller.local_loss(
+                    means, present, batch.local, batch.region_image, size, others
+                )
             if self.generator is not None:
                 regions = (batch.tokens, batch.local, batch.region_image, batch.region_id)
                 latent, filled = self.generator(means, present, *regions, len(self.text))
@@ -51,12 +55,3 @@ class Learner(nn.Module):
         """What training needs besides the student: the bank, FROSTER's head, the generator."""
         both = {"distiller": self.distiller, "generator": self.generator}
         return {name: module for name, module in both.items() if module is not None}
-
-
-def _gathered(tokens: Tensor) -> tuple[Tensor | None, int]:
-    """The global tokens of all processes, in the order of ranks, and where this one's begin."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return None, 0
-    parts = [torch.empty_like(tokens) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tokens.contiguous())
-    return torch.cat(parts), dist.get_rank() * len(tokens)

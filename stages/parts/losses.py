@@ -6,12 +6,12 @@ float32 whatever autocast says. Labels Y_p [B, H, W]: column of the logits, 255 
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
 from cache.settings import IGNORE
 from stages.parts.pixel_sums import pixel_sums
+from stages.parts.ranks import mean_count
 from stages.parts.settings import PixelLossConfig as PixelLossConfig
 
 MASKED = -1e4
@@ -60,7 +60,7 @@ def nel(logits: Tensor, labels: Tensor, ignored_are_negatives: bool = True) -> t
 
     A sigmoid per class. focal: BCE * (1 - p_t)^2 * alpha_t, mean over the image's pixels, summed over (b, c).
     dice: 1 - (2 sum p t + 1) / (sum p + sum t + 1), summed over the (b, c) that are present. Both are divided
-    by N_m, the number of present (b, c), its mean over processes, at least 1. Pixels of 255: negatives of every
+    by N_m, the number of present (b, c), at least 1, its mean over processes. Pixels of 255: negatives of every
     class in both terms, as in the public code, or left out of both.
     """
     return _terms(logits, labels, ignored_are_negatives)[:2]
@@ -73,14 +73,5 @@ def _terms(logits: Tensor, labels: Tensor, ignored_are_negatives: bool) -> tuple
         # An image's labels as (b, c) pairs: how many differ. No loop over classes, no wait for the device.
         pairs = torch.zeros(len(labels), 256, dtype=torch.bool, device=labels.device)
         pairs.scatter_(1, labels.flatten(1), True)
-        present = _mean_over_ranks(pairs[:, :IGNORE].sum())
-        return focal / present, dice / present, entropy / _mean_over_ranks((labels != IGNORE).sum())
-
-
-def _mean_over_ranks(count: Tensor) -> Tensor:
-    """A count's mean over the processes, at least 1: gradients averaged over them then equal one process's."""
-    count = count.float()
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(count)
-        count = count / dist.get_world_size()
-    return count.clamp(min=1)
+        present = mean_count(pairs[:, :IGNORE].sum())
+        return focal / present, dice / present, entropy / mean_count((labels != IGNORE).sum())

@@ -6,6 +6,7 @@ S: seeds, n: unannotated cells, L: latent classes of the image.
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -118,7 +119,12 @@ def spherical_kmeans(tokens: Floats, seeds: Floats, iterations: int, gpu: bool =
 @lru_cache(maxsize=1)
 def _gpu_index(dim: int) -> Any:
     """One index for all images: setting up a GPU's scratch memory costs more than clustering one image."""
-    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, faiss.IndexFlatIP(dim))
+    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), _gpu(), faiss.IndexFlatIP(dim))
+
+
+def _gpu() -> int:
+    """The number of the GPU that torchrun means for this process."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def merge(centroids: Floats, counts: Ints, threshold: float) -> Ints:

@@ -44,7 +44,7 @@ class _Part(NamedTuple):
 
     images: slice
     x: Tensor
-    index: Tensor
+    column: Tensor
     labelled: Tensor
     counts: Tensor | None
     pixels: Tensor
@@ -77,11 +77,11 @@ class _PixelSums(torch.autograd.Function):
         kept = []
         for part in _parts(logits, labels, ignored_are_negatives):
             x, p = part.x, part.x.sigmoid()
-            target = torch.zeros_like(x, dtype=torch.bool).scatter_(1, part.index, part.labelled[:, None])
+            target = torch.zeros_like(x, dtype=torch.bool).scatter_(1, part.column, part.labelled[:, None])
             # Every pixel as a negative first; the one class that it is a positive of is then exchanged.
             negative = p.square().mul_(_softplus(x, p))
-            own, own_p = x.gather(1, part.index)[:, 0], p.gather(1, part.index)[:, 0]
-            wrong = negative.gather(1, part.index)[:, 0]
+            own, own_p = x.gather(1, part.column)[:, 0], p.gather(1, part.column)[:, 0]
+            wrong = negative.gather(1, part.column)[:, 0]
             positive = (1 - own_p).square() * _softplus(-own, 1 - own_p)
             exchanged = FOCAL_ALPHA * positive - (1 - FOCAL_ALPHA) * wrong
             if part.counts is not None:
@@ -112,8 +112,8 @@ class _PixelSums(torch.autograd.Function):
             scale = (of_focal / part.pixels)[:, None]
             # d/dx p^2 softplus(x) = p^2 (2 q softplus(x) + p), and the mirror of it for a positive.
             grad = _softplus(x, p).mul_(q).mul_(2).add_(p).mul_(p).mul_(p)
-            own, own_p, own_q = (m.gather(1, part.index)[:, 0] for m in (x, p, q))
-            wrong = grad.gather(1, part.index)[:, 0]
+            own, own_p, own_q = (m.gather(1, part.column)[:, 0] for m in (x, p, q))
+            wrong = grad.gather(1, part.column)[:, 0]
             positive = -own_q.square() * (2 * own_p * _softplus(-own, 1 - own_p) + own_q)
             exchanged = scale * (FOCAL_ALPHA * positive - (1 - FOCAL_ALPHA) * wrong)
             grad.mul_((1 - FOCAL_ALPHA) * scale[..., None])
@@ -121,9 +121,9 @@ class _PixelSums(torch.autograd.Function):
             grad.add_(p.mul_(q).mul_(of_dice * by_p[part.images, :, None]))
             if part.counts is not None:
                 grad.mul_(part.counts)
-            exchanged -= of_dice * own_p * own_q * by_overlap[part.images].gather(1, part.index[:, 0])
+            exchanged -= of_dice * own_p * own_q * by_overlap[part.images].gather(1, part.column[:, 0])
             grad.add_(x.softmax(dim=1).mul_(of_ce * labelled[:, None]))
-            grad.scatter_add_(1, part.index, ((exchanged - of_ce) * labelled)[:, None])
+            grad.scatter_add_(1, part.column, ((exchanged - of_ce) * labelled)[:, None])
             grad = grad.view(len(x), -1, *labels.shape[1:])
             small = logits[part.images].shape
             if grad.shape != small:

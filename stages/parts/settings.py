@@ -70,7 +70,7 @@ class DistillConfig(Settings):
     """M: global teacher tokens that InfoNCE compares with, this step's among them (P)."""
 
     scope: Literal["image", "batch"] = "image"
-    """Regions a local token is compared with: those of its image (P), or of the batch on this device."""
+    """Regions a local token is compared with: those of its image (P), or of the batch, of all processes."""
 
 
 class GeneratorConfig(Settings):

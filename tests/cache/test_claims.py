@@ -94,6 +94,22 @@ def test_a_machine_with_a_wrong_clock_keeps_what_it_renews(at: Location, quick: 
     renewal.join()
 
 
+def test_a_young_claim_of_another_machine_is_watched_by_who_asks_for_it(at: Location, quick: None) -> None:
+    """The rank 0 of a restarted job: the one before it may have died a minute ago, elsewhere."""
+    put(at, **elsewhere(age=1))
+    renewal = threading.Timer(0.1, lambda: put(at, **elsewhere(age=0)))
+    renewal.start()
+    assert take(at, NAME, watch=True) is not None
+    renewal.join()
+    assert take(at, NAME, watch=True) is None
+    give_back(at, NAME)
+
+
+def test_watching_believes_a_live_process_of_this_machine_at_once(at: Location) -> None:
+    put(at, pid=os.getppid(), started=cache.claims._started(os.getppid()))
+    assert take(at, NAME, watch=True) is not None
+
+
 def test_what_no_one_can_read_is_no_claim(at: Location) -> None:
     """A machine that lost power may leave an empty file."""
     for broken in (b"", b"{", b"[1]", b'{"who": 1}'):

@@ -221,15 +221,3 @@ def test_the_teacher_is_scored_by_the_same_code(tiny: Tiny, tmp_path: Path) -> N
     assert [c["pixels"] for c in report["classes"]] == [
         sum(int((plan.val_data.labels(i, "all") == c).sum()) for i in range(6)) for c in range(4)
     ]
-
-
-def test_the_gallery_shows_unseen_classes_first_and_the_same_in_every_run() -> None:
-    def offered(order: list[int]) -> list[int]:
-        gallery = stage._Gallery(3, num_seen=2, num_classes=4)
-        for c in order:
-            gallery.offer(np.full((1, 1, 3), c, np.uint8), np.full((4, 4), c, np.uint8), np.zeros((4, 4), np.uint8))
-        return [int(labels[0, 0]) for _, labels, _ in gallery.pictures]
-
-    assert offered([0, 1, 0, 2, 3]) == [2, 3, 0]
-    assert offered([2, 2, 2, 3, 0]) == [2, 2, 3]
-    assert offered([0, 1, 0, 1]) == [0, 1, 0]

@@ -192,6 +192,18 @@ def test_the_limit_counts_over_a_stopped_and_a_resumed_run(fresh_tiny: Tiny) -> 
     assert fresh_tiny.run("extract", "data.max_bad=3")["summary"]["views"] == 9
 
 
+def test_the_limit_counts_over_all_processes(fresh_tiny: Tiny) -> None:
+    """Two that set aside one each, under a limit of one: whoever comes to the end refuses to finish."""
+    for name in ("train02", "train09"):
+        (fresh_tiny.data / f"JPEGImages/{name}.jpg").write_bytes(b"")
+    assert fresh_tiny.run("extract", "data.max_bad=2")["summary"]["views"] == 10
+    tokens = fresh_tiny.plan().artifact("tokens")
+    tokens.at.delete("complete.json")
+    with pytest.raises(InputError, match=r"train09.*\[bad sample 2; data\.max_bad allows 1\]"):
+        fresh_tiny.run("extract", "data.max_bad=1")
+    assert tokens.summary() is None
+
+
 def test_a_shard_of_bad_images_alone_holds_up_nothing(fresh_tiny: Tiny) -> None:
     for i in range(4, 8):  # the whole second shard
         (fresh_tiny.data / f"JPEGImages/train{i:02d}.jpg").write_bytes(b"x")

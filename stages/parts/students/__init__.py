@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stages.parts.students.build import build_student as build_student
     from stages.parts.students.groups import parameter_groups as parameter_groups
     from stages.parts.students.macs import count_macs as count_macs
+    from stages.parts.students.norms import gather_norms as gather_norms
     from stages.parts.students.weights import LoadReport as LoadReport
     from stages.parts.students.weights import load_encoder_weights as load_encoder_weights
 
@@ -61,6 +62,7 @@ _HOMES = {
     "build_student": "build",
     "parameter_groups": "groups",
     "count_macs": "macs",
+    "gather_norms": "norms",
     "LoadReport": "weights",
     "load_encoder_weights": "weights",
 }

@@ -292,6 +292,14 @@ def test_ranks_share_each_batch_between_them(world: int) -> None:
     assert [[item for part in parts for item in part] for parts in zip(*shares, strict=True)] == alone
 
 
+def test_a_part_of_all_ranks_together_is_that_part_of_one_process() -> None:
+    alone = list(Turns(20, 12, 0, 3, seed=5))
+    shares = [list(Turns(20, 12, 0, 3, seed=5, rank=r, world=2, parts=3)) for r in range(2)]
+    for batch, *pair in zip(alone, *shares, strict=True):
+        for part in range(3):
+            assert [item for share in pair for item in share[2 * part :][:2]] == batch[4 * part :][:4]
+
+
 def test_view_names_tell_views_apart() -> None:
     assert view_id("a", 0, 1) == "a"
     assert [view_id("a#1", v, 2) for v in range(2)] == ["a#1#0", "a#1#1"]
