@@ -10,7 +10,8 @@ BIN := $(VENV)/bin
 RUN = $(BIN)/clip2seg $@ $(PRESET) --artifacts $(ARTIFACTS) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo plan extract mine-latent train eval inspect ablate sweep teacher export runs doctor test lint audit clean
+.PHONY: help demo plan extract mine-latent train eval inspect ablate sweep teacher export runs doctor bench \
+	bench-gpu test lint audit clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +65,12 @@ runs: $(VENV)/.user ## list this preset's training runs with their scores
 
 doctor: $(VENV)/.user ## look at this machine: versions, GPU, disk, weights; each finding with its remedy
 	$(RUN)
+
+bench: $(VENV)/.dev ## every benchmark beside its limit, one thread; tables into docs/performance.md
+	OMP_NUM_THREADS=1 $(BIN)/clip2seg benchmark all --markdown docs/performance.md $(ARGS)
+
+bench-gpu: $(VENV)/.dev ## the same on one GPU: extraction, faiss, training in bf16, autocast (under 8 minutes)
+	$(BIN)/clip2seg benchmark gpu --device cuda --markdown docs/performance.md $(ARGS)
 
 test: $(VENV)/.dev ## install, then run the tests
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup $(ARGS)

@@ -32,7 +32,7 @@ def summarise(tiers: Mapping[str, Artifact], wanted: int, seen: Sequence[str]) -
         "provenance": {k: v for k, v in provenance.items() if k not in ("schema", "kind")},
         "tiers": found,
         "views": {"wanted": wanted, "stored": found["tokens"]["views"], "read": _views(tiers["tokens"], read)},
-        "bad": [b for s in shards for b in (tiers["tokens"].commit(s) or {})["stats"].get("bad", [])],
+        "bad": [b for _, mark in tiers["tokens"].marks(shards) for b in mark["stats"].get("bad", [])],
     }
     if read:
         summary |= _tokens(tiers["tokens"], read, seen)
@@ -49,15 +49,17 @@ def summarise(tiers: Mapping[str, Artifact], wanted: int, seen: Sequence[str]) -
 
 def _tier(artifact: Artifact) -> dict[str, Any]:
     """State, views, shards, bytes and time of one artifact."""
-    commits = [artifact.commit(s) or {} for s in artifact.committed()]
+    shards, views, stored = artifact.committed(), 0, 0
+    for _, mark in artifact.marks(shards):
+        views, stored = views + len(mark["ids"]), stored + sum(size for size, _ in mark["objects"].values())
     done = artifact.summary() is not None
-    state = "complete" if done else "dropped" if artifact.dropped() else "begun" if commits else "missing"
+    state = "complete" if done else "dropped" if artifact.dropped() else "begun" if shards else "missing"
     return {
         "address": str(artifact),
         "state": state,
-        "shards": len(commits),
-        "views": sum(len(c["ids"]) for c in commits),
-        "bytes": sum(size for c in commits for size, _ in c["objects"].values()),
+        "shards": len(shards),
+        "views": views,
+        "bytes": stored,
         "finished": artifact.at.modified("complete.json") if done else None,
     }
 
@@ -113,7 +115,7 @@ def _dense(dense: Artifact) -> dict[str, Any]:
 
 def _latent(latent: Artifact) -> tuple[dict[str, Any], dict[str, Any]]:
     """Latent classes per view (all views, from the commit marks); size of regions and norms (shards read)."""
-    stats = [(latent.commit(s) or {})["stats"] for s in latent.committed()]
+    stats = [mark["stats"] for _, mark in latent.marks(latent.committed())]
     classes = np.array([c for s in stats for c in s["classes"]], int)
     free = sum(s["unannotated_cells"] for s in stats)
     parts = [latent.read(s, ["cells", "local"]) for s in _even(latent.committed(), SHARDS)]

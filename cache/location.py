@@ -163,10 +163,14 @@ class Location:
 
     def names(self, prefix: str = "") -> dict[str, int]:
         """All objects below a prefix: name relative to this location -> size in bytes."""
-        with self._reported("list", prefix):
-            found = [o for page in obstore.list(self.store, self.key(prefix) or None) for o in page]
+        return dict(self.listed(prefix))
+
+    def listed(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """The same one by one, a page of the store's listing in memory at a time."""
         cut = len(self.prefix) + 1 if self.prefix else 0
-        return {o["path"][cut:]: o["size"] for o in found}
+        with self._reported("list", prefix):
+            for page in obstore.list(self.store, self.key(prefix) or None):
+                yield from ((o["path"][cut:], o["size"]) for o in page)
 
     def children(self) -> list[str]:
         """Names one level down."""

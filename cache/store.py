@@ -8,7 +8,9 @@ Marks carry their own sha256, so a changed byte of anything is noticed before it
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,11 @@ from cache.settings import InputError
 MARKS = ("zarr.json", "shards/zarr.json", "complete.json", "dropped.json")
 """What lies beside the shards of an artifact; the first is its root."""
 
+KEPT = 64
+"""Commit marks kept in memory: a mark is some 10 KB there, and a cache may have a million."""
+READERS = 16
+"""Marks read at once where all are wanted: an object store answers each after some 20 ms."""
+
 
 class Artifact:
     """One address of the cache: `<kind>-<fingerprint>.zarr`, made of committed shards.
@@ -34,7 +41,7 @@ class Artifact:
 
     def __init__(self, location: Location, kind: str) -> None:
         self.at, self.kind, self.table = location, kind, ARTIFACTS[kind]
-        self._commits: dict[int, dict[str, Any]] = {}
+        self._commits: OrderedDict[int, dict[str, Any]] = OrderedDict()
 
     def __str__(self) -> str:
         return str(self.at)
@@ -88,7 +95,7 @@ class Artifact:
             objects[name] = [len(data), hashlib.sha256(data).hexdigest()]
         commit = {"schema": SCHEMA, "ids": list(ids), "stats": dict(stats), "objects": objects}
         self.at.put_mark(f"{_folder(shard)}/commit.json", commit)
-        self._commits[shard] = commit
+        self._keep(shard, commit)
         return sum(size for size, _ in objects.values())
 
     def claim(self, shard: int) -> Claim | None:
@@ -123,13 +130,37 @@ class Artifact:
             mark = self._mark(f"{_folder(shard)}/commit.json")
             if mark is None:
                 return None
-            self._commits[shard] = mark
+            return self._keep(shard, mark)
         return self._commits[shard]
 
+    def _keep(self, shard: int, mark: dict[str, Any]) -> dict[str, Any]:
+        self._commits[shard] = mark
+        while len(self._commits) > KEPT:
+            self._commits.popitem(last=False)
+        return mark
+
     def committed(self) -> list[int]:
-        """Shards with a commit mark, in order."""
-        names = self.at.names("shards")
-        return sorted(int(n.split("/")[1]) for n in names if n.endswith("/commit.json"))
+        """Shards with a commit mark, in order: one listing, no mark is read."""
+        return sorted(int(n.split("/")[1]) for n, _ in self.at.listed("shards") if n.endswith("/commit.json"))
+
+    def marks(self, shards: Sequence[int] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(shard, commit mark) of some shards, of all to read when none are named; many are read at once, none kept."""
+        wanted = self.shards() if shards is None else shards
+        with ThreadPoolExecutor(READERS) as pool:
+            for start in range(0, len(wanted), KEPT):
+                part = wanted[start : start + KEPT]
+                yield from zip(part, pool.map(self._mark_of, part), strict=True)
+
+    def _mark_of(self, shard: int) -> dict[str, Any]:
+        """A commit mark that has to be there."""
+        if (kept := self._commits.get(shard)) is not None:
+            return kept
+        mark = self._mark(f"{_folder(shard)}/commit.json")
+        if mark is None and self.summary() is not None:
+            raise self._damaged(f"{_folder(shard)}/commit.json", "missing")
+        if mark is None:
+            raise StoreError(f"{self}/{_folder(shard)}: not there; run `clip2seg {self.provenance()['stage']}` again")
+        return mark
 
     def shards(self) -> list[int]:
         """The shards to read: all that a complete artifact was made of, even if one has vanished since."""
@@ -150,12 +181,7 @@ class Artifact:
 
     def _objects(self, shard: int) -> dict[str, tuple[int, str]]:
         """Name below the shard -> size and sha256 of every object that was committed."""
-        commit = self.commit(shard)
-        if commit is None and self.summary() is not None:
-            raise self._damaged(f"{_folder(shard)}/commit.json", "missing")
-        if commit is None:
-            raise StoreError(f"{self}/{_folder(shard)}: not there; run `clip2seg {self.provenance()['stage']}` again")
-        objects: dict[str, tuple[int, str]] = commit["objects"]
+        objects: dict[str, tuple[int, str]] = self._keep(shard, self._mark_of(shard))["objects"]
         return objects
 
     def _looked_at(self, shard: int, key: str) -> tuple[bytes, str]:
@@ -201,12 +227,11 @@ class Artifact:
 
     def ids(self) -> list[str]:
         """Ids of all views in order."""
-        return [i for s in self.shards() for i in self.shard_ids(s)]
+        return [i for _, mark in self.marks() for i in mark["ids"]]
 
     def shard_ids(self, shard: int) -> list[str]:
         """Ids of the views of one shard."""
-        self._objects(shard)
-        ids: list[str] = self._commits[shard]["ids"]
+        ids: list[str] = self._keep(shard, self._mark_of(shard))["ids"]
         return ids
 
     # -- the dense tier can go --------------------------------------------------------------------------------

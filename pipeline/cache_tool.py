@@ -234,7 +234,7 @@ def _state(at: Location, kind: str) -> tuple[str, int]:
         return ("complete" if at.get_mark("complete.json") is not None else "begun"), 0
     artifact = Artifact(at, kind)
     shards = artifact.committed()
-    views = sum(len(artifact.shard_ids(s)) for s in shards)
+    views = sum(len(mark["ids"]) for _, mark in artifact.marks(shards))
     if artifact.summary() is not None:
         return "complete", views
     return ("dropped" if artifact.dropped() else f"{len(shards)} shards"), views

@@ -61,9 +61,31 @@ def _say(text: str, result: dict[str, Any], as_json: bool) -> None:
 
 @app.command()
 def plan(
-    preset: Preset = "demo", data: Data = "", artifacts: Artifacts = "artifacts", set_: Set = [], as_json: Json = False
+    preset: Preset = "demo",
+    data: Data = "",
+    artifacts: Artifacts = "artifacts",
+    device: Device = "auto",
+    workers: Workers = -1,
+    set_: Set = [],
+    for_: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            help="Estimate bytes, arithmetic and hours for a shipped vocabulary's data set, or a number of images.",
+            metavar="coco_stuff|1e8",
+        ),
+    ] = "",
+    regions: Annotated[float, typer.Option("--regions", help="--for: seen classes in a view.", min=0)] = 8,
+    as_json: Json = False,
 ) -> None:
-    """The stages of a preset: their addresses, what is done and what would run."""
+    """The stages of a preset: their addresses, what is done and what would run; or what another size would cost."""
+    if for_:
+        from pipeline.config import load_config, preset_name
+        from pipeline.estimate import estimate, estimate_text
+
+        found = estimate(load_config(preset, set_), for_, regions, _machine(device, workers))
+        _say(estimate_text(preset_name(preset), found), found, as_json)
+        return
     from pipeline.report import plan_table, steps_json
 
     made = _plan(preset, data, artifacts, set_)
@@ -204,22 +226,33 @@ def sweep(
     _say(text, {"over": over, "rows": rows}, as_json)
 
 
-benchmark_app = typer.Typer(help="Side-by-side measurements, each a ratio in one run.", no_args_is_help=True)
-app.add_typer(benchmark_app, name="benchmark")
-
-
-@benchmark_app.command("efficiency")
-def benchmark_efficiency(
+@app.command()
+def benchmark(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="extract, mine-latent, train, cache, inference, precision, allocator, growth, scale, efficiency, "
+            "inference-compiled; all: every one of these; gpu: the suite for one GPU.",
+            metavar="NAME",
+        ),
+    ],
+    preset: Annotated[
+        str, typer.Argument(help="A preset, or `photos`: drawn photos, networks of full size; default: as published.")
+    ] = "",
+    data: Data = "",
     device: Device = "auto",
-    rounds: Annotated[int, typer.Option("--rounds", help="Turns that each model takes.", min=1)] = 10,
+    workers: Workers = -1,
+    set_: Set = [],
+    images: Annotated[int, typer.Option("--images", help="Images to measure on; 0: the benchmark's own.", min=0)] = 0,
+    rounds: Annotated[int, typer.Option("--rounds", help="Turns each side takes; 0: its own.", min=0)] = 0,
+    markdown: Markdown = "",
     as_json: Json = False,
 ) -> None:
-    """Parameters, MACs and images/s of the paper's three students beside CLIP ViT-B/16 alone (Table 2)."""
-    from pipeline.report import efficiency_text
-    from stages.benchmark import efficiency
+    """Measure one thing beside its limit, in one run: ratios of medians, with the machine they hold for."""
+    from pipeline.benchmarks.suite import run_suite
 
-    result = efficiency(_machine(device, 0).torch_device(), rounds)
-    _say(efficiency_text(result), result, as_json)
+    asked = {"preset": preset, "data": data, "set": set_, "images": images, "rounds": rounds}
+    _say(*run_suite(name, asked, _machine(device, workers), markdown), as_json)
 
 
 @app.command()

@@ -92,15 +92,6 @@ def train_text(result: dict[str, Any]) -> str:
     )
 
 
-def efficiency_text(result: dict[str, Any]) -> str:
-    """The layout of the paper's Table 2."""
-    lines: list[list[object]] = [["", "params M", "+ generator", "GMACs", "images/s", "x CLIP"]]
-    for name, row in result["rows"].items():
-        keys = ("parameters_M", "training_parameters_M", "GMACs", "images_per_second", "times_clip")
-        lines.append([name, *(f"{row[k]:g}" if k in row else None for k in keys)])
-    return f"512x512, batch 1, median of {result['rounds']} turns, {result['machine']}\n\n{columns(lines)}"
-
-
 def eval_text(plan: Plan, result: dict[str, Any]) -> str:
     """Score table with the reference rows that exist, then IoU per class."""
     report = result["report"]

@@ -15,12 +15,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from cache.store import Artifact
-from stages.parts.crops import BadView, TeacherView, TeacherViews
+from stages.parts.crops import BadView, TeacherBatch, TeacherView, TeacherViews, parcel
 from stages.parts.datasets import BadSample, Dataset, Quarantine
 from stages.parts.settings import ExtractConfig
 from stages.parts.teacher import Teacher, TeacherConfig, load_teacher
 from stages.parts.teacher_files import load_text_source
-from stages.parts.tokens import encode, token_arrays
+from stages.parts.tokens import Encoded, encode, token_arrays
 from stages.parts.views import ViewsConfig
 from stages.progress import Bar, Clock, Work, say
 
@@ -43,14 +43,27 @@ def run(
     """
     teacher = load_teacher(teacher_cfg, device)
     write_text(teacher, prompts, data, out["text"])
+    return fill(cfg, teacher, views, data, out, workers=workers)
+
+
+def fill(
+    cfg: ExtractConfig,
+    teacher: Teacher,
+    views: ViewsConfig,
+    data: Dataset,
+    out: Mapping[str, Artifact],
+    *,
+    workers: int,
+) -> dict[str, Any]:
+    """`run` with a teacher at hand, and all but the text embeddings."""
     rows, shards = len(data) * views.count, -(-len(data) * views.count // cfg.shard)
     tiers = [a for a in (out["tokens"], out.get("dense")) if a is not None]
     clock, quarantine = Clock(), Quarantine(data.cfg.max_bad)
-    for shard in out["tokens"].committed():
-        for bad in (out["tokens"].commit(shard) or {})["stats"]["bad"]:
-            quarantine.bad.append(bad)
+    ready = [a.committed() for a in tiers]
+    if data.cfg.max_bad:
+        quarantine.bad += [b for _, mark in out["tokens"].marks(ready[0]) for b in mark["stats"]["bad"]]
     source = TeacherViews(data, views, teacher.input_size, teacher.crop_size)
-    done = sum(all(a.commit(s) is not None for a in tiers) for s in range(shards))
+    done = len(set.intersection(*map(set, ready)))
     with (
         Bar("extract", rows - min(done * cfg.shard, rows), "views", divided=True) as bar,
         ThreadPoolExecutor(1) as writer,
@@ -59,19 +72,19 @@ def run(
         while work.open():
             writing: Future[None] | None = None
             shard_views: list[TeacherView | BadView] = []
-            encoded: list[dict[str, np.ndarray]] = []
-            loaded = _load(cfg, source, work, workers)
+            encoded: list[Encoded] = []
+            loaded = _load(cfg, source, work, workers, pin=teacher.device.type == "cuda")
             while (batch := _next(loaded, clock)) is not None:
                 with clock("teacher"):
-                    encoded.append(encode(teacher, [v for v in batch if isinstance(v, TeacherView)], cfg))
-                shard_views += batch
-                for view in batch:
+                    encoded.append(encode(teacher, batch, cfg))
+                shard_views += batch.views
+                for view in batch.views:
                     if isinstance(view, BadView):
                         quarantine.add(view.error)
-                bar.advance(len(batch))
-                shard = batch[0].row // cfg.shard
-                if batch[-1].row + 1 == min((shard + 1) * cfg.shard, rows):
-                    with clock("write"):
+                bar.advance(len(batch.views))
+                shard = batch.views[0].row // cfg.shard
+                if batch.views[-1].row + 1 == min((shard + 1) * cfg.shard, rows):
+                    with clock("write"):  # on a GPU also what is left of the teacher's own time
                         if writing is not None:
                             writing.result()
                     writing = writer.submit(_write, tiers, work, shard, shard_views, encoded)
@@ -86,14 +99,14 @@ def run(
     return summary
 
 
-def _load(cfg: ExtractConfig, source: TeacherViews, work: Work, workers: int) -> Iterator[list[TeacherView | BadView]]:
+def _load(cfg: ExtractConfig, source: TeacherViews, work: Work, workers: int, *, pin: bool) -> Iterator[TeacherBatch]:
     def batches() -> Iterator[list[int]]:
         for shard in work.claims():
             stop = min((shard + 1) * cfg.shard, len(source))
             for start in range(shard * cfg.shard, stop, cfg.batch):
                 yield list(range(start, min(start + cfg.batch, stop)))
 
-    loader = DataLoader(source, batch_sampler=_Batches(batches), num_workers=workers, collate_fn=list)
+    loader = DataLoader(source, batch_sampler=_Batches(batches), num_workers=workers, collate_fn=parcel, pin_memory=pin)
     return iter(loader)
 
 
@@ -108,22 +121,21 @@ class _Batches:
         return found
 
 
-def _next(loaded: Iterator[list[TeacherView | BadView]], clock: Clock) -> list[TeacherView | BadView] | None:
+def _next(loaded: Iterator[TeacherBatch], clock: Clock) -> TeacherBatch | None:
     with clock("wait"):
         return next(loaded, None)
 
 
 def _write(
-    tiers: list[Artifact],
-    work: Work,
-    shard: int,
-    batch: list[TeacherView | BadView],
-    encoded: list[dict[str, np.ndarray]],
+    tiers: list[Artifact], work: Work, shard: int, batch: list[TeacherView | BadView], encoded: list[Encoded]
 ) -> None:
     views = [v for v in batch if isinstance(v, TeacherView)]
-    joined = {k: np.concatenate([e[k] for e in encoded]) for k in encoded[0]}
+    parts = [e.arrays() for e in encoded]
+    joined = {k: np.concatenate([e[k] for e in parts]) for k in parts[0]}
     ids = [v.id for v in views]
-    stats = {"bad": [str(v.error) for v in batch if isinstance(v, BadView)]}
+    classes = [r for v in views for r in v.regions]
+    bad = [str(v.error) for v in batch if isinstance(v, BadView)]
+    stats = {"bad": bad, "regions": len(classes), "classes": sorted(set(classes))}
     for artifact in tiers[1:]:
         if artifact.commit(shard) is None:
             artifact.write(shard, ids, {"dense": joined["dense"]}, stats)
@@ -153,26 +165,36 @@ def write_text(teacher: Teacher, prompts: tuple[str, ...], data: Dataset, out: A
 def _check_bad(tokens: Artifact, shards: int, limit: int) -> None:
     """Raises InputError where several processes, each within the limit, set aside too many samples together."""
     every = Quarantine(limit)
-    for shard in range(shards):
-        for bad in (tokens.commit(shard) or {})["stats"]["bad"]:
+    for _, mark in tokens.marks(range(shards) if limit else []):
+        for bad in mark["stats"]["bad"]:
             every.add(BadSample(bad))
 
 
 def _summary(
     out: Mapping[str, Artifact], seen: Sequence[str], shards: int, clock: Clock, rate: float
 ) -> dict[str, Any]:
-    commits = [out["tokens"].commit(s) or {} for s in range(shards)]
-    sizes = {
-        kind: sum(size for s in artifact.committed() for size, _ in (artifact.commit(s) or {})["objects"].values())
-        for kind, artifact in out.items()
-    }
-    regions = out["tokens"].load(["local_region"])["local_region"]
-    met = set(np.unique(regions).tolist())
+    """Sums over the commit marks, each read once and none kept."""
+    views = regions = 0
+    bad: list[str] = []
+    met: set[int] = set()
+    sizes: dict[str, int] = dict.fromkeys(out, 0)
+    for kind, artifact in out.items():
+        wanted = range(shards) if kind == "tokens" else artifact.committed()
+        for shard, mark in artifact.marks(wanted):
+            sizes[kind] += sum(size for size, _ in mark["objects"].values())
+            if kind == "tokens":
+                stats = mark["stats"]
+                if "regions" not in stats:  # a shard of an older run that this one completed
+                    own = artifact.read(shard, ["local_region"])["local_region"].tolist()
+                    stats = {**stats, "regions": len(own), "classes": own}
+                views, regions = views + len(mark["ids"]), regions + stats["regions"]
+                bad += stats["bad"]
+                met |= set(stats["classes"])
     return {
-        "views": sum(len(c["ids"]) for c in commits),
-        "regions": len(regions),
+        "views": views,
+        "regions": regions,
         "absent": [name for i, name in enumerate(seen) if i not in met],
-        "bad": [b for c in commits for b in c["stats"]["bad"]],
+        "bad": bad,
         "bytes": sizes,
         "views_per_second": round(rate, 2),
         "seconds": {k: round(v, 1) for k, v in clock.seconds.items()},

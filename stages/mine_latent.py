@@ -46,7 +46,8 @@ def run(
     teacher = load_teacher(teacher_cfg, device)
     shards, clock = len(tokens.shards()), Clock()
     index = {image_id: i for i, image_id in enumerate(data.ids)}
-    total = sum(len(tokens.shard_ids(s)) for s in range(shards) if out.commit(s) is None)
+    ready = set(out.committed())
+    total = sum(len(mark["ids"]) for _, mark in tokens.marks([s for s in range(shards) if s not in ready]))
     miner = Miner(cfg, data, views, teacher.crop_size, gpu=device.type == "cuda")
     with (
         Bar("mine-latent", total, "views", divided=True) as bar,
@@ -92,7 +93,7 @@ def _write(out: Artifact, shard: int, ids: list[str], found: list[Mined], local:
 
 
 def _summary(out: Artifact, shards: int, clock: Clock) -> dict[str, Any]:
-    stats = [(out.commit(s) or {})["stats"] for s in range(shards)]
+    stats = [mark["stats"] for _, mark in out.marks(range(shards))]
     classes = np.array([c for s in stats for c in s["classes"]], int)
     free = sum(s["unannotated_cells"] for s in stats)
     return {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.parts.batches import Batch, CachedTokens, TrainingSet, collate
-from stages.parts.crops import BadView, TeacherView, TeacherViews
+from stages.parts.crops import BadView, TeacherView, TeacherViews, parcel
 from stages.parts.latent import Miner, crops_of, latent_arrays
 from stages.parts.settings import ExtractConfig, MiningConfig
 from stages.parts.teacher import Teacher
@@ -42,7 +42,7 @@ class OnlineTeacher:
     def _tokens(self, source: TeacherViews, miner: Miner, rows: list[int], num_seen: int) -> CachedTokens:
         parts = [rows[i : i + self.extract.batch] for i in range(0, len(rows), self.extract.batch)]
         views = [[_made(source, row) for row in part] for part in parts]
-        encoded = [encode(self.teacher, part, self.extract) for part in views]
+        encoded = [encode(self.teacher, parcel([*part]), self.extract).arrays() for part in views]
         joined = {k: np.concatenate([e[k] for e in encoded]) for k in encoded[0]}
         with miner.pool(1) as pool:
             found = list(pool.map(miner.mine, rows, joined["dense"].astype(np.float32)))

@@ -15,7 +15,7 @@ import torch
 
 from cache.settings import InputError
 from cache.store import Artifact
-from stages.parts.crops import BadView, TeacherView, TeacherViews, view_row
+from stages.parts.crops import BadView, TeacherView, TeacherViews, parcel, view_row
 from stages.parts.datasets import Dataset
 from stages.parts.latent import Miner
 from stages.parts.regions import latent_mask, present_regions, region_crops
@@ -112,7 +112,7 @@ def _tokens(
     extract: ExtractConfig,
     dense: Artifact | None,
 ) -> bool:
-    stored, encoded = tokens.read(shard), encode(teacher, [made], extract)
+    stored, encoded = tokens.read(shard), encode(teacher, parcel([made]), extract).arrays()
     again = token_arrays([made], encoded)
     own = slice(*stored["local_offsets"][place : place + 2])
     for name in ("image_size", "view_seed", "labels_crc"):

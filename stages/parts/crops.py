@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from cache.settings import InputError
@@ -35,6 +38,44 @@ class BadView:
 
     row: int
     error: BadSample
+
+
+@dataclass(frozen=True)
+class TeacherBatch:
+    """Views in one parcel, which a loader's worker hands over as shared memory instead of copying it.
+
+    `images` uint8 [n, 3, S, S] and `crops` uint8 [p, 3, s, s] of the good ones; `views` good and bad, in order,
+    without their pixels.
+    """
+
+    images: Tensor
+    crops: Tensor
+    views: list[TeacherView | BadView]
+
+    @property
+    def good(self) -> list[TeacherView]:
+        """The views that could be made."""
+        return [v for v in self.views if isinstance(v, TeacherView)]
+
+    def pin_memory(self) -> TeacherBatch:
+        """The same in memory from which a GPU copies while it computes; torch's loader calls this."""
+        return replace(self, images=self.images.pin_memory(), crops=self.crops.pin_memory())
+
+
+_NOTHING = np.zeros((0, 0), np.uint8)
+
+
+def parcel(views: list[TeacherView | BadView]) -> TeacherBatch:
+    """Views -> TeacherBatch."""
+    good = [v for v in views if isinstance(v, TeacherView)]
+    if not good:
+        none = torch.zeros((0, 3, 0, 0), dtype=torch.uint8)
+        return TeacherBatch(none, none, views)
+    images, crops = np.stack([v.image for v in good]), np.concatenate([v.crops for v in good])
+    bare = [
+        replace(v, image=_NOTHING, labels=_NOTHING, crops=_NOTHING) if isinstance(v, TeacherView) else v for v in views
+    ]
+    return TeacherBatch(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(crops).permute(0, 3, 1, 2), bare)
 
 
 def view_id(image_id: str, v: int, count: int) -> str:

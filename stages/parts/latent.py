@@ -20,7 +20,7 @@ from stages.parts.regions import annotated_share, latent_mask, present_regions, 
 from stages.parts.settings import ExtractConfig, MiningConfig
 from stages.parts.teacher import Teacher
 from stages.parts.tokens import stored, to_pixels
-from stages.parts.views import Array, ViewsConfig, inside, whole
+from stages.parts.views import Array, View, ViewsConfig, inside, whole
 
 
 @dataclass(frozen=True)
@@ -56,21 +56,33 @@ class Miner:
         image_index, v = divmod(row, self.views.count)
         image, labels = self.data.image(image_index), self.data.labels(image_index, "seen")
         image, labels, view = cached_view(self.views, self.data.ids[image_index], v, image, labels)
-        # Padding is no part of the world: it counts as annotated, or it would become a latent class.
-        free = labels == IGNORE if view is None else (labels == IGNORE) & inside(view)
-        return image, np.where(free, IGNORE, 0).astype(np.uint8)
+        return image, _open(labels, view)
+
+    def known(self, image_index: int) -> Array:
+        """Where a whole image is open to latent classes, from its mask alone: 255, else 0, uint8 [H, W]."""
+        return _open(self.data.labels(image_index, "seen"), None)
 
     def mine(self, row: int, dense: np.ndarray) -> Mined:
         """One view from its dense tokens float32 [h, w, D]."""
         image, known = self.seen(row)
+        cells, unannotated, seconds = self.cells(known, dense)
+        mask = latent_mask(known, cells)
+        regions = present_regions(mask)
+        return Mined(cells, regions, region_crops(image, mask, regions, self.crop_size), unannotated, seconds)
+
+    def cells(self, known: Array, dense: np.ndarray) -> tuple[Array, int, float]:
+        """Latent ids uint8 [h, w] of a view, how many of its cells are unannotated, seconds of mining."""
         share = annotated_share(known, dense.shape[:2])
         start = perf_counter()
         cells = mine(dense, share, self.cfg, self.gpu)
-        seconds = perf_counter() - start
-        mask = latent_mask(known, cells)
-        regions = present_regions(mask)
-        open_cells = int((share <= self.cfg.max_annotated).sum())
-        return Mined(cells, regions, region_crops(image, mask, regions, self.crop_size), open_cells, seconds)
+        return cells, int((share <= self.cfg.max_annotated).sum()), perf_counter() - start
+
+
+def _open(labels: Array, view: View | None) -> Array:
+    """255 where a view is open to latent classes, else 0: uint8 [H, W]."""
+    # Padding is no part of the world: it counts as annotated, or it would become a latent class.
+    free = labels == IGNORE if view is None else (labels == IGNORE) & inside(view)
+    return np.where(free, np.uint8(IGNORE), np.uint8(0))
 
 
 def latent_arrays(found: Sequence[Mined], local: np.ndarray, grid: tuple[int, int]) -> dict[str, np.ndarray]:

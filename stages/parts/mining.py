@@ -97,9 +97,21 @@ def spherical_kmeans(tokens: Floats, seeds: Floats, iterations: int, gpu: bool =
     are as many. A cluster that runs empty takes half of a larger one while faiss iterates; those still empty
     at the end are dropped. Same input, same result. `gpu`: use a GPU when there is one, from one thread only.
     """
-    points, start = _unit(tokens), _unit(seeds)[: len(tokens)]
+    points, start = kmeans_inputs(tokens, seeds)
+    centroids, assigned = bare_kmeans(points, start, iterations, gpu)
+    used, cluster = np.unique(assigned, return_inverse=True)
+    return centroids[used], cluster.astype(np.int64)
+
+
+def kmeans_inputs(tokens: Floats, seeds: Floats) -> tuple[Floats, Floats]:
+    """Unit tokens [n, D] and the unit seeds to start from, at most n and no two equal."""
+    start = _unit(seeds)[: len(tokens)]
     # Equal seeds would leave one of them empty, and which tokens it is then given would be chance.
-    start = start[list({row.tobytes(): i for i, row in enumerate(start)}.values())]
+    return _unit(tokens), start[list({row.tobytes(): i for i, row in enumerate(start)}.values())]
+
+
+def bare_kmeans(points: Floats, start: Floats, iterations: int, gpu: bool = False) -> tuple[Floats, Ints]:
+    """The faiss calls that clustering can't do without: unit [n, D], unit seeds [S, D] -> [S, D], [n]."""
     kmeans = faiss.Kmeans(
         points.shape[1],
         len(start),
@@ -112,8 +124,7 @@ def spherical_kmeans(tokens: Floats, seeds: Floats, iterations: int, gpu: bool =
         kmeans.index = _gpu_index(points.shape[1])
     kmeans.train(points, init_centroids=start)
     _, assigned = kmeans.assign(points)
-    used, cluster = np.unique(assigned, return_inverse=True)
-    return np.asarray(kmeans.centroids)[used], cluster.astype(np.int64)
+    return np.asarray(kmeans.centroids), assigned
 
 
 @lru_cache(maxsize=1)

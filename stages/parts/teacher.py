@@ -187,6 +187,15 @@ class Teacher:
         with self._frozen():
             return self._crops(self._normalised(images, self.crop_size)).float()
 
+    def macs(self) -> tuple[int, int]:
+        """Multiply-accumulates of the standard forward pass of one view, and of one crop.
+
+        Recipes other than vanilla run the last block a second time, which is not counted.
+        """
+        from stages.parts.students.macs import count_macs
+
+        return count_macs(self._views, self.input_size), count_macs(self._crops, self.crop_size)
+
     def encode_text(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """K names, templates with one `{}` each -> text embeddings [K, D] (`TextTower.encode`)."""
         return self._text.encode(names, templates)
@@ -257,6 +266,15 @@ def clip_image_tower(name: str, size: int) -> Any:
     import open_clip
 
     return open_clip.create_model(name, pretrained=None, force_image_size=size).visual
+
+
+def untrained_teacher(cfg: TeacherConfig, device: str | torch.device = "cpu") -> Teacher:
+    """The teacher of these settings with random weights, which are nowhere read: for measuring cost alone."""
+    import open_clip
+    import torch
+
+    model = open_clip.create_model(cfg.model, pretrained=None)
+    return Teacher(cfg, model.eval().requires_grad_(False), torch.device(device))
 
 
 def _created(cfg: TeacherConfig) -> Any:

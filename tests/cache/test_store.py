@@ -276,3 +276,37 @@ def test_another_machines_claim_is_believed_for_ten_minutes() -> None:
     now = time.time()
     assert Claim("elsewhere", 1, now - 590).alive
     assert not Claim("elsewhere", 1, now - 610).alive
+
+
+def test_marks_come_in_order_and_few_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.store.KEPT", 2)
+    artifact = tokens(tmp_path)
+    for shard in range(7):
+        artifact.write(shard, names(shard, 1), arrays([1], shard), {"bad": [str(shard)]})
+    assert len(artifact._commits) == 2
+    again = Artifact(artifact.at, "tokens")
+    assert [(s, mark["stats"]["bad"]) for s, mark in again.marks()] == [(s, [str(s)]) for s in range(7)]
+    assert len(again._commits) == 0
+    assert [again.shard_ids(s) for s in (6, 0, 6, 3)] == [names(s, 1) for s in (6, 0, 6, 3)]
+    assert len(again._commits) == 2
+    assert [float(again.read(s)["global"][0, 0]) for s in range(7)] == list(range(7))
+
+
+def test_a_mark_that_is_missing_from_a_complete_artifact_is_damage(tmp_path: Path) -> None:
+    artifact = tokens(tmp_path)
+    for shard in range(3):
+        artifact.write(shard, names(shard, 1), arrays([1]), {})
+    with pytest.raises(StoreError, match=r"shards/00007: not there; run `clip2seg extract x` again"):
+        list(artifact.marks([0, 7]))
+    artifact.finish({})
+    (tmp_path / "tokens-0.zarr/shards/00001/commit.json").unlink()
+    with pytest.raises(StoreError, match=r"shards/00001/commit.json: missing"):
+        Artifact(artifact.at, "tokens").ids()
+
+
+def test_a_listing_names_what_names_does_without_holding_it(tmp_path: Path) -> None:
+    artifact = tokens(tmp_path)
+    artifact.write(0, names(0, 1), arrays([1]), {})
+    listed = artifact.at.listed("shards")
+    assert next(listed)[0].startswith("shards/")
+    assert dict(artifact.at.listed("shards")) == artifact.at.names("shards")

@@ -89,7 +89,7 @@ def test_a_stopped_run_goes_on_where_it_was_and_ends_the_same(
     original = stage.encode
 
     def counted(teacher: Any, batch: Any, cfg: Any) -> Any:
-        encoded.append(len(batch))
+        encoded.append(len(batch.views))
         if len(encoded) == 3:
             raise KeyboardInterrupt
         return original(teacher, batch, cfg)

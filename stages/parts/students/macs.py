@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
-
-from stages.parts.students.build import Student
 
 
 def _per_element(cost: int) -> Callable[..., int]:
@@ -32,7 +31,7 @@ _ELEMENTWISE = {
 """fvcore's costs of what isn't a matrix product. With them SegFormer-B4 is the paper's 60.7 G; without, 60.4 G."""
 
 
-def count_macs(student: Student, size: int = 512) -> int:
+def count_macs(student: nn.Module, size: int = 512) -> int:
     """Multiply-accumulates of one eval forward at [1, 3, size, size]: what the paper's Table 2 calls FLOPs.
 
     Counts convolutions, matrix products (attention's and NMF's among them), norms and bilinear resizing; not

@@ -1,0 +1,114 @@
+"""Peak memory and time per image of every stage while the data set grows: both should stay flat."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.benchmarks.harness import ratio, result
+from pipeline.config import load_config
+from pipeline.plan import Plan
+from stages.demo_world import write_world
+from stages.progress import say
+
+COUNTS = (250, 1000, 4000)
+STAGES = ("extract", "mine-latent", "train", "eval")
+TARGET = 1.10
+"""Most peak memory of the largest count over the smallest (issue 7)."""
+ITERATIONS = 40
+SETTINGS = (
+    # The demo's teacher on small views: milliseconds an image, so that what grows is not hidden behind it.
+    "teacher.input_size=32",
+    "teacher.crop_size=32",
+    "mine-latent.windows=[2]",
+    "extract.shard=64",
+    "student.arch=fpn",
+    "student.encoder=tu-mobilenetv3_small_050",
+    "student.head_channels=0",
+    "views.size=64",
+    "train.batch=8",
+    f"train.iterations={ITERATIONS}",
+    "train.warmup=4",
+    "eval.short_side=64",
+    "eval.pictures=1",
+)
+
+
+def growth(device: torch.device, folder: Path, counts: tuple[int, int, int] = COUNTS) -> dict[str, Any]:
+    """Each stage in a process of its own, on the same scenes listed under as many names as asked for."""
+    root = folder / "world"
+    _draw(root, counts)
+    rows: dict[str, dict[str, Any]] = {}
+    ratios: dict[str, Any] = {}
+    for stage in STAGES:
+        row = rows[stage] = {}
+        found = {}
+        for count in counts:
+            say(f"growth: {stage}, {count} images")
+            found[count] = one = _in_child(stage, count, root, folder / "artifacts", device)
+            row[f"MiB, {count}"] = round(one["peak_mib"])
+            row[f"s, {count}"] = round(one["seconds"], 2)
+        peaks = [found[count]["peak_mib"] for count in counts]
+        what = f"{stage}: peak memory, {counts[-1]} over {counts[0]} images"
+        ratios[what] = ratio(peaks[-1] / peaks[0], most=TARGET)
+        # Starting costs the same whatever comes: what an image more costs is the difference.
+        first, middle, last = (found[count]["seconds"] for count in counts)
+        if stage == "train":
+            ratios[f"train: time of {ITERATIONS} steps, {counts[2]} over {counts[0]} images"] = ratio(last / first)
+        else:
+            early, late = (middle - first) / (counts[1] - counts[0]), (last - middle) / (counts[2] - counts[1])
+            row["ms an image"] = round(1e3 * late, 2)
+            what = f"{stage}: time an image, {counts[1]}-{counts[2]} over {counts[0]}-{counts[1]}"
+            ratios[what] = ratio(late / max(early, 1e-9))
+    return result("growth", device, {"scenes": min(counts), "counts": list(counts)}, rows, ratios)
+
+
+def _draw(root: Path, counts: tuple[int, int, int]) -> None:
+    """As many scenes as the least count, the larger counts being more names for the same files."""
+    base = min(counts)
+    write_world(root, seed=1, train=base, val=1)
+    names = [f"train_{i:05d}" for i in range(max(counts))]
+    for i, name in enumerate(names[base:], base):
+        for folder, suffix in (("JPEGImages", ".jpg"), ("SegmentationClass", ".png")):
+            os.link(root / folder / f"train_{i % base:05d}{suffix}", root / folder / f"{name}{suffix}")
+    for count in counts:
+        (root / f"ImageSets/Segmentation/train{count}.txt").write_text("\n".join(names[:count]) + "\n")
+
+
+def _in_child(stage: str, count: int, root: Path, artifacts: Path, device: torch.device) -> dict[str, float]:
+    code = "import sys; from pipeline.benchmarks.growth import child; child(*sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, stage, str(count), str(root), str(artifacts / str(count)), device.type],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    if done.returncode:
+        raise RuntimeError(f"growth, {stage}, {count} images: {done.stderr.strip().splitlines()[-1]}")
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def child(stage: str, count: str, root: str, artifacts: str, device: str) -> None:
+    """What one process runs: a stage on `count` images; prints peak memory [MiB] and seconds."""
+    import resource
+    import time
+
+    from pipeline import run
+
+    lists = [f"data.train=train{count}", f"data.val=train{count}"]
+    plan = Plan(load_config("demo", [*SETTINGS, *lists]), "growth", artifacts, root)
+    stages = dict(zip(STAGES, (run.extract, run.mine_latent, run.train, run.evaluate), strict=True))
+    start = time.perf_counter()
+    done = stages[stage](plan, run.Machine(device, 0))
+    taken = time.perf_counter() - start
+    if stage == "train":
+        taken = done["summary"]["seconds"]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    print(json.dumps({"peak_mib": peak, "seconds": taken}))

@@ -1,0 +1,151 @@
+"""Rounds in which the sides take turns, the machine in words, and a result as JSON and as text."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.report import columns
+
+Side = Callable[[], Any]
+
+
+@dataclass
+class Measured:
+    """Seconds of each side, round by round: by the clock, and of this process's processors (no children's)."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    processor: dict[str, list[float]] = field(default_factory=dict)
+
+    def median(self, side: str) -> float:
+        """Seconds of the middle round."""
+        return statistics.median(self.seconds[side])
+
+    def ratio(self, side: str, over: str, most: float | None = None, least: float | None = None) -> dict[str, Any]:
+        """Median over median, and the span of the rounds; with a target, whether it is met."""
+        return _paired(self.seconds[side], self.seconds[over], most, least)
+
+    def processor_ratio(self, side: str, over: str) -> dict[str, Any]:
+        """The same in processor time: what remains where other programs take the cores away."""
+        return _paired(self.processor[side], self.processor[over], None, None)
+
+
+def _paired(taken: list[float], over: list[float], most: float | None, least: float | None) -> dict[str, Any]:
+    each = [a / max(b, 1e-9) for a, b in zip(taken, over, strict=True)]
+    middle = statistics.median(taken) / max(statistics.median(over), 1e-9)
+    return ratio(middle, most, least, span=(min(each), max(each)))
+
+
+def ratio(
+    value: float, most: float | None = None, least: float | None = None, span: tuple[float, float] | None = None
+) -> dict[str, Any]:
+    """A ratio as JSON: the value, the target (`most` or `least`) and whether it is met."""
+    found: dict[str, Any] = {"value": round(value, 3)}
+    if span is not None:
+        found["rounds"] = [round(v, 3) for v in span]
+    if most is not None:
+        found |= {"target": f"at most {most:g}", "met": value <= most}
+    if least is not None:
+        found |= {"target": f"at least {least:g}", "met": value >= least}
+    return found
+
+
+def interleaved(sides: Mapping[str, Side], rounds: int, device: torch.device, *, warm: int = 1) -> Measured:
+    """Runs all sides in turn, `rounds` times after `warm` rounds that don't count; every second round backwards."""
+    measured = Measured({name: [] for name in sides}, {name: [] for name in sides})
+    for turn in range(-warm, rounds):
+        for name in list(sides)[:: -1 if turn % 2 else 1]:
+            busy = time.process_time()
+            taken = seconds(sides[name], device)
+            if turn >= 0:
+                measured.seconds[name].append(taken)
+                measured.processor[name].append(time.process_time() - busy)
+    return measured
+
+
+def seconds(side: Side, device: torch.device) -> float:
+    """Wall time of one call, a GPU's queue included."""
+    _wait(device)
+    start = time.perf_counter()
+    side()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures hold for: processor, cores, threads, load [1 min mean], GPU, versions, date."""
+    found: dict[str, Any] = {
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "torch_threads": torch.get_num_threads(),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
+        "load_average": round(os.getloadavg()[0], 1),
+        "device": str(device),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{named[0] if named else platform.processor() or 'unknown'} ({platform.machine()})"
+
+
+def result(
+    name: str,
+    device: torch.device,
+    settings: Mapping[str, Any],
+    rows: Mapping[str, Mapping[str, Any]],
+    ratios: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What every benchmark returns: JSON."""
+    return {
+        "benchmark": name,
+        "machine": machine(device),
+        "settings": dict(settings),
+        "rows": {k: dict(v) for k, v in rows.items()},
+        "ratios": {k: dict(v) for k, v in ratios.items()},
+    }
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """The settings, a table of the rows, a table of the ratios with their targets, the machine."""
+    keys = list(dict.fromkeys(key for row in found["rows"].values() for key in row))
+    table: list[list[object]] = [["", *keys]]
+    table += [[name, *(_number(row.get(key)) for key in keys)] for name, row in found["rows"].items()]
+    aims: list[list[object]] = [["ratio", "value", "rounds", "target", ""]]
+    for name, one in found["ratios"].items():
+        span = "-".join(f"{v:g}" for v in one["rounds"]) if "rounds" in one else None
+        verdict = "" if "met" not in one else "met" if one["met"] else "MISSED"
+        aims.append([name, f"{one['value']:g}", span, one.get("target"), verdict])
+    settings = ", ".join(f"{k} {v}" for k, v in found["settings"].items())
+    what = ", ".join(f"{k} {v}" for k, v in found["machine"].items() if v != "")
+    parts = [f"{found['benchmark']}: {settings}", columns(table)]
+    if found["ratios"]:
+        parts.append(columns(aims))
+    return "\n\n".join([*parts, f"machine: {what}"])
+
+
+def _number(value: object) -> str | None:
+    if value is None:
+        return None
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,124 @@
+"""Which benchmarks there are, on what they run when nothing is said, and how their tables are kept."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cache.settings import InputError
+from pipeline.ablate import write_markdown
+from pipeline.benchmarks import inference
+from pipeline.benchmarks.allocator import allocator
+from pipeline.benchmarks.extract import extract
+from pipeline.benchmarks.gpu import precision, students
+from pipeline.benchmarks.growth import growth
+from pipeline.benchmarks.harness import text
+from pipeline.benchmarks.mining import mine_latent
+from pipeline.benchmarks.reading import reading
+from pipeline.benchmarks.scale import scale
+from pipeline.benchmarks.training import STEPS, train
+from pipeline.benchmarks.world import PHOTOS, open_world
+from pipeline.run import Machine
+from stages.progress import say
+
+SMALL = ["extract.batch=16", "extract.shard=32"]
+"""Whole shards and batches of a world of some dozen images."""
+FULL = ["extract.batch=2", "extract.shard=2"]
+"""The same where the networks are the paper's and a core needs seconds for an image."""
+
+RUNS: Mapping[str, tuple[tuple[str, int, int, tuple[str, ...]], ...]] = {
+    "extract": (("demo", 64, 3, tuple(SMALL)), (PHOTOS, 2, 3, tuple(FULL))),
+    "mine-latent": (("demo", 64, 5, tuple(SMALL)), (PHOTOS, 32, 5, tuple(SMALL))),
+    "train": (("demo", 96, 3, ()), (PHOTOS, 4, 3, ("train.batch=1",))),
+    "cache": ((PHOTOS, 256, 5, ()),),
+    "inference": (("", 0, 5, ()),),
+    "precision": (("demo", 32, 1, tuple(SMALL)),),
+    "allocator": (("", 0, 3, ()),),
+    "growth": (("", 0, 1, ()),),
+    "scale": (("", 0, 1, ()),),
+    "efficiency": (("", 0, 10, ()),),
+    "inference-compiled": (("", 0, 5, ()),),
+}
+"""Benchmark -> the worlds it runs on: preset, images, rounds, overrides."""
+
+GPU: Mapping[str, tuple[tuple[str, int, int, tuple[str, ...]], ...]] = {
+    "students": (("", 0, 5, ()),),
+    "precision": ((PHOTOS, 64, 1, ()),),
+    "extract": ((PHOTOS, 1024, 3, ("teacher.precision=bf16",)),),
+    "mine-latent": ((PHOTOS, 256, 3, ()),),
+    "train": ((PHOTOS, 256, 3, ()),),
+    "efficiency": (("", 0, 20, ()),),
+}
+"""The same for `benchmark gpu`: COCO-Stuff's settings as they are, in less than eight minutes."""
+
+
+def run_suite(name: str, asked: Mapping[str, Any], machine: Machine, markdown: str) -> tuple[str, dict[str, Any]]:
+    """Runs a benchmark (`all`, `gpu`: several) on the preset asked for, or on its own worlds; returns text and JSON.
+
+    Raises InputError for a name or a preset that there isn't, and for `gpu` without one.
+    """
+    suite, device = GPU if name == "gpu" else RUNS, machine.torch_device()
+    if name not in (*RUNS, "all", "gpu"):
+        raise InputError(f"benchmark {name}: choose one of {', '.join(RUNS)}, all, gpu")
+    if name == "gpu" and device.type != "cuda":
+        raise InputError("benchmark gpu: torch sees no GPU here; run it where `clip2seg doctor` finds one")
+    found: dict[str, dict[str, Any]] = {}
+    for one in suite if name in ("all", "gpu") else (name,):
+        for preset, images, rounds, overrides in _worlds(suite[one], asked["preset"]):
+            key = f"benchmark {one} {preset} {'gpu' if name == 'gpu' else ''}".strip().replace("  ", " ")
+            say(f"{key} ...")
+            size, turns = asked["images"] or images, asked["rounds"] or rounds
+            with tempfile.TemporaryDirectory(prefix="clip2seg-benchmark-") as folder:
+                settings = [*overrides, *asked["set"]]
+                found[key] = _run(one, preset, size, turns, settings, asked["data"], Path(folder), device, machine)
+            if markdown:
+                write_markdown(markdown, key, text(found[key]))
+    return "\n\n".join(text(one) for one in found.values()), {"benchmarks": found}
+
+
+def _worlds(
+    own: tuple[tuple[str, int, int, tuple[str, ...]], ...], preset: str
+) -> tuple[tuple[str, int, int, tuple[str, ...]], ...]:
+    """A benchmark's own worlds, or the one that was asked for: with its own settings where it is one of them."""
+    if not preset:
+        return own
+    return tuple(world for world in own if world[0] == preset) or ((preset, own[0][1], own[0][2], ()),)
+
+
+def _run(
+    name: str,
+    preset: str,
+    images: int,
+    rounds: int,
+    overrides: list[str],
+    data: str,
+    folder: Path,
+    device: torch.device,
+    machine: Machine,
+) -> dict[str, Any]:
+    alone: dict[str, Callable[[], dict[str, Any]]] = {
+        "inference": lambda: inference.inference(device, rounds),
+        "inference-compiled": lambda: inference.inference(device, rounds, compiled=True),
+        "efficiency": lambda: inference.efficiency(device, rounds),
+        "students": lambda: students(device, rounds),
+        "allocator": lambda: allocator(device, rounds),
+        "growth": lambda: growth(device, folder),
+        "scale": lambda: scale(device),
+    }
+    if name in alone:
+        return alone[name]()
+    world, workers = open_world(preset, images, overrides, data, folder), machine.worker_count()
+    # A ViT-B/16 in the loop takes a core half a minute a step: there the demo's teacher shows the ratio.
+    online = not world.drawn or device.type == "cuda"
+    worlds: dict[str, Callable[[], dict[str, Any]]] = {
+        "extract": lambda: extract(world, rounds, device, workers),
+        "mine-latent": lambda: mine_latent(world, rounds, device, workers),
+        "train": lambda: train(world, rounds, device, workers, online=online, steps=STEPS if online else 1),
+        "cache": lambda: reading(world, rounds, device, dense_views=min(256, images)),
+        "precision": lambda: precision(world, device),
+    }
+    return worlds[name]()
