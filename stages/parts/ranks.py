@@ -5,11 +5,13 @@ Everything here is the identity for a process alone. torchrun starts the process
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -30,17 +32,16 @@ T = TypeVar("T")
 def process_group(name: str, device: torch.device, rank: int, world: int) -> Iterator[None]:
     """The process group of `world` processes while a stage runs; gloo on the CPU, nccl on GPUs.
 
-    All leave together, so what rank 0 wrote is there for every one. `name`: the same in all, no two alike in one
-    process. Raises InputError where another process is lost.
+    All leave together, so what rank 0 wrote is there for every one. `name`: what an error calls the work. Raises
+    InputError where another process is lost.
     """
     if world == 1:
         yield
         return
     try:
-        # A store of its own for each group, or a second one would find what the first left there.
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            store=PrefixStore(name, _store()),
+            store=PrefixStore(_word(_store(), rank, world), _store()),
             rank=rank,
             world_size=world,
             timeout=TIMEOUT,
@@ -63,6 +64,30 @@ def _store() -> Store:
     """The key-value store that torchrun's environment names."""
     store, _, _ = next(iter(rendezvous("env://", timeout=TIMEOUT)))
     return store
+
+
+def _word(store: Store, rank: int, world: int) -> str:
+    """A name for this group that no earlier one had: torchrun's store outlives a restart, addresses of the dead in it.
+
+    A process says a number of its own and waits for the answer to that number, which no dead one can have got.
+    """
+    own = uuid4().hex
+    if rank > 0:
+        store.set(f"hello/{rank}", own)
+        word: str = store.get(f"answer/{own}").decode()
+        store.set(f"heard/{word}/{rank}", "yes")
+        return word
+    missing, until = set(range(1, world)), time.monotonic() + TIMEOUT.total_seconds()
+    while missing:
+        for r in sorted(missing):
+            if store.check([f"heard/{own}/{r}"]):
+                missing.remove(r)
+            elif store.check([f"hello/{r}"]):
+                store.set(f"answer/{store.get(f'hello/{r}').decode()}", own)
+        if time.monotonic() > until:
+            raise dist.DistStoreError(f"ranks {sorted(missing)} did not come")
+        time.sleep(0.05)
+    return own
 
 
 def _barrier(device: torch.device) -> None:

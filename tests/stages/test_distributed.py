@@ -56,7 +56,7 @@ def together(self, shard, *rest):
     if world > 1 and self.kind in ("tokens", "latent"):
         mine, other = (signs / f"{self.kind} by {r}" for r in (rank, 1 - rank))
         mine.touch()
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while not other.exists() and time.monotonic() < until:
             time.sleep(0.02)
         die(self.kind)
@@ -103,7 +103,7 @@ class Jobs:
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--max-restarts=3"]
         job = [str(self.folder / "job.py"), str(signs), str(self.tiny.preset), str(artifacts)]
         command = [sys.executable, *(launch if processes > 1 else []), *job, "kill" if kill else "", *OVERRIDES]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=900)
         assert done.returncode == 0, done.stderr[-5000:]
         self.said = done.stdout
         return self.tiny.plan(*OVERRIDES, artifacts=artifacts)

@@ -5,6 +5,8 @@ In double precision, so that a missing factor can't hide in rounding.
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext
@@ -20,7 +22,7 @@ from torch.nn import functional as F
 
 from stages.parts.batches import Batch
 from stages.parts.learner import Learner
-from stages.parts.ranks import agreed, averaged, gathered, mean_count, of_others, summed, told
+from stages.parts.ranks import agreed, averaged, gathered, mean_count, of_others, process_group, summed, told
 from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig
 from stages.parts.students import gather_norms
 
@@ -143,7 +145,7 @@ def ranks(forkserver: ForkServerContext, tmp_path_factory: pytest.TempPathFactor
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(300)
         assert process.exitcode == 0
     return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
@@ -170,6 +172,36 @@ def test_what_processes_tell_each_other(ranks: list[dict[str, Any]]) -> None:
         assert calls["agreed"] == "word of 0"
         assert calls["told"] == [{"rank": 0}, {"rank": 1}]
         assert [n.item() for n in calls["count"]] == [1.5, 0.5]  # at least 1 over all, so 0.5 each
+
+
+def _member(rank: int, port: int, folder: str, attempt: int) -> None:
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
+    for stage in range(2):
+        with process_group(f"stage {stage}", CPU, rank, 2):
+            Path(folder, f"{attempt}-{stage}-{rank}").write_text(str(told(rank)))
+            if attempt == 0:
+                os._exit(1)
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_restarted_processes_find_each_other_and_not_the_dead(
+    late: int, forkserver: ForkServerContext, tmp_path: Path
+) -> None:
+    """torchrun's store outlives them; whoever is early finds in it what those before it left."""
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    for attempt in range(2):
+        processes = {
+            r: forkserver.Process(target=_member, args=(r, store.port, str(tmp_path), attempt)) for r in (0, 1)
+        }
+        processes[1 - late].start()
+        time.sleep(attempt)
+        processes[late].start()
+        for process in processes.values():
+            process.join(300)
+            assert process.exitcode == 1 - attempt
+    said = {f.name: f.read_text() for f in tmp_path.glob("1-*")}
+    assert said == dict.fromkeys(("1-0-0", "1-0-1", "1-1-0", "1-1-1"), "[0, 1]")
 
 
 def test_a_process_alone_is_told_what_it_says() -> None:
