@@ -41,7 +41,9 @@ class Location:
     """A folder or an object-store prefix. Every call raises StoreError with the reason in one line."""
 
     def __init__(self, url: str, prefix: str = "", store: Any = None) -> None:
-        self.url = url.rstrip("/") if "://" in url else str(Path(url).expanduser().resolve())
+        bare = url.rstrip("/")
+        # memory:/// and a scheme alone would lose what makes them addresses, and become a folder of that name.
+        self.url = (bare if "://" in bare else url) if "://" in url else str(Path(url).expanduser().resolve())
         self.prefix = prefix
         self.store = store or self._opened()
 

@@ -310,3 +310,13 @@ def test_a_listing_names_what_names_does_without_holding_it(tmp_path: Path) -> N
     listed = artifact.at.listed("shards")
     assert next(listed)[0].startswith("shards/")
     assert dict(artifact.at.listed("shards")) == artifact.at.names("shards")
+
+
+def test_an_address_without_a_bucket_never_becomes_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    at = Location("memory:///")
+    at.child("a").put("b", b"c")
+    assert at.path is None and at.get("a/b") == b"c"
+    with pytest.raises(StoreError):
+        Location("s3://")
+    assert not list(tmp_path.iterdir())
