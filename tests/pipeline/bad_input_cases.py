@@ -462,6 +462,6 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
     "teacher: into a folder that lies in a file": (REFUSED, lambda w: ("teacher", str(w.photo / "x"))),
     "teacher: onto an unknown device": (REFUSED, lambda w: ("teacher", str(w.root / "t"), "--device", "gpu")),
     "benchmark: no such measurement": (REFUSED, lambda w: ("benchmark", "speed")),
-    "benchmark: no rounds": (REFUSED, lambda w: ("benchmark", "efficiency", "--rounds", "0")),
+    "benchmark: rounds below zero": (REFUSED, lambda w: ("benchmark", "efficiency", "--rounds", "-1")),
     "benchmark: an unknown device": (REFUSED, lambda w: ("benchmark", "efficiency", "--device", "gpu")),
 }  # fmt: skip
