@@ -72,7 +72,8 @@ def extract_text(result: dict[str, Any]) -> str:
 def mine_text(result: dict[str, Any]) -> str:
     """Summary of `mine-latent`."""
     s = result["summary"]
-    histogram = ", ".join(f"{k}: {n}" for k, n in s["latent_classes"].items())
+    # A mark's keys come back in the order of text.
+    histogram = ", ".join(f"{k}: {n}" for k, n in sorted(s["latent_classes"].items(), key=lambda item: int(item[0])))
     times = ", ".join(f"{k} {v}" for k, v in s["ms_per_view"].items())
     return (
         f"mine-latent: {s['views']} views -> {result['address']}\n"
