@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import re
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from cache.settings import InputError
@@ -82,12 +80,13 @@ def run_rows(
     def plan(*more: str) -> Plan:
         return Plan(load_config(preset, [*overrides, *more]), preset_name(preset), artifacts, data)
 
-    first = plan().config.train.seed
+    shared = plan()
+    first = shared.config.train.seed
     plans = {name: [plan(*row, f"train.seed={first + i}") for i in range(seeds)] for name, row in rows.items()}
     done: list[dict[str, Any]] = []
     if teacher:
-        run.extract(plan(), machine)
-        done.append({"name": "teacher, training-free", "reports": [run.evaluate_teacher(plan(), machine)["report"]]})
+        run.extract(shared, machine)
+        done.append({"name": "teacher, training-free", "reports": [run.evaluate_teacher(shared, machine)["report"]]})
     for name, repeats in plans.items():
         reports = []
         for one in repeats:
@@ -138,28 +137,3 @@ def _mean_sd(values: Sequence[float | None]) -> str:
         return "-"
     spread = f" ±{statistics.stdev(known):.1f}" if len(known) > 1 else ""
     return f"{statistics.fmean(known):.1f}{spread}"
-
-
-def markdown_page(path: str) -> str:
-    """The page that a table will go into, "" where there is none yet. Raises InputError, before hours of training."""
-    if not path:
-        return ""
-    file = Path(path)
-    try:
-        if file.parent.is_dir():
-            return file.read_text(encoding="utf-8") if file.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--markdown {path}: can't be read as text; name a Markdown file") from error
-    raise InputError(f"--markdown {path}: no such folder; name a file in one that is there")
-
-
-def write_markdown(path: str, key: str, text: str) -> None:
-    """Puts `text` between the markers `<!-- key -->` of a file, appending them where there are none."""
-    file, page = Path(path), markdown_page(path)
-    begin, end = f"<!-- {key} -->", f"<!-- end {key} -->"
-    block = f"{begin}\n```\n{text}\n```\n{end}"
-    if begin in page:
-        page = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: block, page, flags=re.DOTALL)
-    else:
-        page = f"{page.rstrip()}\n\n{block}\n".lstrip()
-    file.write_text(page, encoding="utf-8")

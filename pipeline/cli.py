@@ -190,7 +190,8 @@ def ablate(
     as_json: Json = False,
 ) -> None:
     """Train and score the rows of one of the paper's ablation tables over one shared cache."""
-    from pipeline.ablate import markdown_page, run_table, table_text, write_markdown
+    from pipeline.ablate import run_table, table_text
+    from pipeline.report import markdown_page, write_markdown
 
     markdown_page(markdown)
     rows = run_table(preset, table, seeds, set_, data, artifacts, _machine(device, workers))
@@ -216,7 +217,8 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Train and score every combination of some settings over one shared cache: the unpublished ones, above all."""
-    from pipeline.ablate import markdown_page, run_rows, sweep_rows, table_text, write_markdown
+    from pipeline.ablate import run_rows, sweep_rows, table_text
+    from pipeline.report import markdown_page, write_markdown
 
     markdown_page(markdown)
     rows = run_rows(preset, sweep_rows(over), seeds, set_, data, artifacts, _machine(device, workers))

@@ -20,7 +20,7 @@ import torch
 from cache.schema import ARTIFACTS, TOKEN
 from cache.settings import InputError
 from pipeline.benchmarks.harness import machine as machine_of
-from pipeline.benchmarks.harness import seconds
+from pipeline.benchmarks.harness import machine_line, seconds
 from pipeline.benchmarks.training import fixed_batch, untrained_trainer
 from pipeline.benchmarks.world import PHOTOS, draw_photos
 from pipeline.config import Config
@@ -91,7 +91,7 @@ def estimate(config: Config, what: str, regions: float, machine: Machine) -> dic
     student = config.student.model_copy(update={"weights": ""})
     view_macs, crop_macs = teacher.macs()
     steps, batch = config.train.iterations, config.train.batch
-    training = 3 * steps * batch * count_macs(_built(student, teacher.dim), config.views.size)
+    training = 3 * steps * batch * count_macs(build_student(student, teacher.dim), config.views.size)
     calibrated = _calibrate(config, student, words, teacher, device)
     again = 0 if config.extract.store_dense else 1
     encode = calibrated["view"] + regions * calibrated["crop"]
@@ -121,10 +121,6 @@ def estimate(config: Config, what: str, regions: float, machine: Machine) -> dic
         "workers": workers,
         "machine": machine_of(device),
     }
-
-
-def _built(student: StudentConfig, dim: int) -> torch.nn.Module:
-    return build_student(student, dim)
 
 
 def _calibrate(
@@ -178,10 +174,9 @@ def estimate_text(preset: str, found: Mapping[str, Any]) -> str:
     stages: list[list[object]] = [["stage", "GFLOPs", "hours here"]]
     stages += [[k, f"{v:.3g}", f"{found['hours'][k]:.4g}"] for k, v in found["gflops"].items()]
     calibrated = ", ".join(f"{k} {1e3 * v:.3g} ms" for k, v in found["seconds"].items())
-    what = ", ".join(f"{k} {v}" for k, v in found["machine"].items() if v != "")
     return (
         f"preset {preset} for {found['for']}: {found['images']} images, {found['views']} views, "
         f"{found['shards']} shards, {found['regions']:g} seen and {LATENT} latent regions a view\n\n"
         f"{columns(tiers)}\n\n{columns(stages)}\n\n"
-        f"calibration, one of each: {calibrated}; {found['workers']} loader processes\nmachine: {what}"
+        f"calibration, one of each: {calibrated}; {found['workers']} loader processes\n{machine_line(found)}"
     )

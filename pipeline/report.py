@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from cache.settings import InputError
 from pipeline.plan import Plan
 
 REFERENCE = ("teacher, training-free", "baseline", "this run")
@@ -145,3 +148,28 @@ def _scores(report: dict[str, Any]) -> list[object]:
 
 def _bad(bad: Sequence[str]) -> str:
     return "".join(f"\n  left out: {b}" for b in bad)
+
+
+def markdown_page(path: str) -> str:
+    """The page that a table will go into, "" where there is none yet. Raises InputError, before hours of training."""
+    if not path:
+        return ""
+    file = Path(path)
+    try:
+        if file.parent.is_dir():
+            return file.read_text(encoding="utf-8") if file.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--markdown {path}: can't be read as text; name a Markdown file") from error
+    raise InputError(f"--markdown {path}: no such folder; name a file in one that is there")
+
+
+def write_markdown(path: str, key: str, text: str) -> None:
+    """Puts `text` between the markers `<!-- key -->` of a file, appending them where there are none."""
+    file, page = Path(path), markdown_page(path)
+    begin, end = f"<!-- {key} -->", f"<!-- end {key} -->"
+    block = f"{begin}\n```\n{text}\n```\n{end}"
+    if begin in page:
+        page = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: block, page, flags=re.DOTALL)
+    else:
+        page = f"{page.rstrip()}\n\n{block}\n".lstrip()
+    file.write_text(page, encoding="utf-8")

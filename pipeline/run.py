@@ -134,9 +134,13 @@ def train(plan: Plan, machine: Machine, *, compiled: bool = False, online: bool 
         compiled=compiled,
         online=_online_teacher(plan, machine) if online else None,
     )
-    if rank_and_world()[0] == 0:
-        say(f"train: report at {write_report(at)}")
+    _report("train", at)
     return _told("train", False, summary, at)
+
+
+def _report(stage: str, at: Location) -> None:
+    if rank_and_world()[0] == 0:
+        say(f"{stage}: report at {write_report(at)}")
 
 
 def write_report(at: Location) -> str:
@@ -174,8 +178,7 @@ def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
         device=machine.torch_device(),
         workers=machine.worker_count(),
     )
-    if rank_and_world()[0] == 0:
-        say(f"eval: report at {write_report(plan.address('train'))}")
+    _report("eval", plan.address("train"))
     return _told("eval", False, {}, plan.address("eval")) | {"report": report}
 
 

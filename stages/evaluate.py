@@ -46,9 +46,9 @@ def run(
     checkpoint = load_student(run_at)
     embeddings = all_text(text, data, checkpoint, str(run_at))
     scorer = student_scorer(checkpoint.student.to(device), embeddings.to(device))
-    return _score(
-        cfg, data, scorer, out, device, workers, {"scored": "student", "run": str(run_at), "about": checkpoint.about}
-    )
+    about = {"scored": "student", "run": str(run_at), "about": checkpoint.about}
+    with process_group(str(out), device, *rank_and_world()):
+        return _score(cfg, data, scorer, out, device, workers, about)
 
 
 def run_teacher(
@@ -74,9 +74,9 @@ def run_teacher(
         _, dense = teacher.encode_views(squashed.round().clamp(0, 255).to(torch.uint8))
         return torch.einsum("bhwd,kd->bkhw", torch.nn.functional.normalize(dense, dim=-1), embeddings)
 
-    return _score(
-        cfg, data, score, out, device, workers, {"scored": "teacher, training-free", "recipe": teacher.recipe}
-    )
+    about = {"scored": "teacher, training-free", "recipe": teacher.recipe}
+    with process_group(str(out), device, *rank_and_world()):
+        return _score(cfg, data, score, out, device, workers, about)
 
 
 def load_student(run_at: Location) -> Checkpoint:
@@ -131,19 +131,6 @@ class _Pairs(TorchDataset["tuple[Array, Array] | BadSample"]):
 
 
 def _score(
-    cfg: EvaluateConfig,
-    data: Dataset,
-    scorer: Scorer,
-    out: Location,
-    device: torch.device,
-    workers: int,
-    about: dict[str, Any],
-) -> dict[str, Any]:
-    with process_group(str(out), device, *rank_and_world()):
-        return _scored(cfg, data, scorer, out, device, workers, about)
-
-
-def _scored(
     cfg: EvaluateConfig,
     data: Dataset,
     scorer: Scorer,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.benchmarks.harness import ratio, result
+from pipeline.benchmarks.harness import in_child, ratio, result
 from pipeline.config import load_config
 from pipeline.plan import Plan
 from stages.demo_world import write_world
@@ -51,7 +48,9 @@ def growth(device: torch.device, folder: Path, counts: tuple[int, int, int] = CO
         found = {}
         for count in counts:
             say(f"growth: {stage}, {count} images")
-            found[count] = one = _in_child(stage, count, root, folder / "artifacts", device)
+            found[count] = one = in_child(
+                child, stage, count, str(root), str(folder / f"artifacts/{count}"), device.type
+            )
             row[f"MiB, {count}"] = round(one["peak_mib"])
             row[f"s, {count}"] = round(one["seconds"], 2)
         peaks = [found[count]["peak_mib"] for count in counts]
@@ -81,22 +80,8 @@ def _draw(root: Path, counts: tuple[int, int, int]) -> None:
         (root / f"ImageSets/Segmentation/train{count}.txt").write_text("\n".join(names[:count]) + "\n")
 
 
-def _in_child(stage: str, count: int, root: Path, artifacts: Path, device: torch.device) -> dict[str, float]:
-    code = "import sys; from pipeline.benchmarks.growth import child; child(*sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, stage, str(count), str(root), str(artifacts / str(count)), device.type],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )
-    if done.returncode:
-        raise RuntimeError(f"growth, {stage}, {count} images: {done.stderr.strip().splitlines()[-1]}")
-    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return measured
-
-
-def child(stage: str, count: str, root: str, artifacts: str, device: str) -> None:
-    """What one process runs: a stage on `count` images; prints peak memory [MiB] and seconds."""
+def child(stage: str, count: int, root: str, artifacts: str, device: str) -> dict[str, float]:
+    """What one process runs: a stage on `count` images; returns peak memory [MiB] and seconds."""
     import resource
     import time
 
@@ -111,4 +96,4 @@ def child(stage: str, count: str, root: str, artifacts: str, device: str) -> Non
     if stage == "train":
         taken = done["summary"]["seconds"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(json.dumps({"peak_mib": peak, "seconds": taken}))
+    return {"peak_mib": peak, "seconds": taken}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -85,6 +88,23 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a module's function returns in a process of its own; arguments and result travel as JSON."""
+    code = (
+        "import importlib, json, sys; module, name, given = sys.argv[1:]; "
+        "print(json.dumps(getattr(importlib.import_module(module), name)(*json.loads(given))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, function.__module__, function.__name__, json.dumps(arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    if done.returncode:
+        raise RuntimeError(f"{function.__name__}{arguments}: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """What the figures hold for: processor, cores, threads, load [1 min mean], GPU, versions, date."""
     found: dict[str, Any] = {
@@ -138,11 +158,15 @@ def text(found: Mapping[str, Any]) -> str:
         verdict = "" if "met" not in one else "met" if one["met"] else "MISSED"
         aims.append([name, f"{one['value']:g}", span, one.get("target"), verdict])
     settings = ", ".join(f"{k} {v}" for k, v in found["settings"].items())
-    what = ", ".join(f"{k} {v}" for k, v in found["machine"].items() if v != "")
     parts = [f"{found['benchmark']}: {settings}", columns(table)]
     if found["ratios"]:
         parts.append(columns(aims))
-    return "\n\n".join([*parts, f"machine: {what}"])
+    return "\n\n".join([*parts, machine_line(found)])
+
+
+def machine_line(found: Mapping[str, Any]) -> str:
+    """The machine of a result in one line."""
+    return f"machine: {', '.join(f'{k} {v}' for k, v in found['machine'].items() if v != '')}"
 
 
 def _number(value: object) -> str | None:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +10,7 @@ import torch
 from torch import nn
 
 from cache.settings import InputError
-from pipeline.benchmarks.harness import interleaved, result, seconds
+from pipeline.benchmarks.harness import in_child, interleaved, result, seconds
 from stages.parts.exporting import OPSET, PhotoStudent, onnx_bytes, onnx_runner, traced
 from stages.parts.generator import LatentGenerator
 from stages.parts.settings import GeneratorConfig
@@ -144,19 +140,7 @@ def _exported(model: nn.Module, text: torch.Tensor) -> Callable[..., Any] | None
 
 def peak_memory(name: str, device: torch.device, side: int = SIDE) -> int:
     """MiB that one model adds to a process of its own while it runs once; on a GPU, the most it allocates there."""
-    code = (
-        "import json, sys, torch; from pipeline.benchmarks.inference import one_forward; "
-        "print(json.dumps(one_forward(sys.argv[1], sys.argv[2], int(sys.argv[3]))))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, name, str(device), str(side)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    return int(json.loads(done.stdout.splitlines()[-1]))
+    return int(in_child(one_forward, name, str(device), side))
 
 
 def one_forward(name: str, device_name: str, side: int) -> int:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from cache.settings import InputError
-from pipeline.ablate import write_markdown
 from pipeline.benchmarks import inference
 from pipeline.benchmarks.allocator import allocator
 from pipeline.benchmarks.extract import extract
@@ -22,6 +21,7 @@ from pipeline.benchmarks.reading import reading
 from pipeline.benchmarks.scale import scale
 from pipeline.benchmarks.training import STEPS, train
 from pipeline.benchmarks.world import PHOTOS, open_world
+from pipeline.report import markdown_page, write_markdown
 from pipeline.run import Machine
 from stages.progress import say
 
@@ -66,10 +66,11 @@ def run_suite(name: str, asked: Mapping[str, Any], machine: Machine, markdown: s
         raise InputError(f"benchmark {name}: choose one of {', '.join(RUNS)}, all, gpu")
     if name == "gpu" and device.type != "cuda":
         raise InputError("benchmark gpu: torch sees no GPU here; run it where `clip2seg doctor` finds one")
+    markdown_page(markdown)
     found: dict[str, dict[str, Any]] = {}
     for one in suite if name in ("all", "gpu") else (name,):
         for preset, images, rounds, overrides in _worlds(suite[one], asked["preset"]):
-            key = f"benchmark {one} {preset} {'gpu' if name == 'gpu' else ''}".strip().replace("  ", " ")
+            key = " ".join(filter(None, ("benchmark", one, preset, "gpu" if name == "gpu" else "")))
             say(f"{key} ...")
             size, turns = asked["images"] or images, asked["rounds"] or rounds
             with tempfile.TemporaryDirectory(prefix="clip2seg-benchmark-") as folder:

@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.text import Text
 from numpy.typing import NDArray
 
 from cache.settings import IGNORE
@@ -107,7 +106,7 @@ def image_figure(
     if legend:
         handles = [Patch(color=tuple((colour / 255).tolist()), label=name) for name, colour in legend.items()]
         figure.legend(handles=handles, loc="outside lower left", ncols=8, fontsize=9, frameon=False)
-    return png(_without_formulas(figure))
+    return png(figure)
 
 
 def _heat(axis: Axes, grey: NDArray[np.float64], heat: Heat) -> None:
@@ -145,14 +144,7 @@ def contact_sheet(heading: str, groups: Mapping[str, Sequence[Panel]], columns: 
             axis.set_ylim(height / 2 + side / 2, height / 2 - side / 2)
             under = {"ha": "center", "va": "top", "fontsize": 8.5, "linespacing": 1.35}
             axis.text(0.5, -0.02, item.title, transform=axis.transAxes, **under)
-    return png(_without_formulas(figure))
-
-
-def _without_formulas(figure: Figure) -> Figure:
-    """Class names, ids and searches are text, whatever signs they hold; matplotlib takes $x$ for a formula."""
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
-    return figure
+    return png(figure)
 
 
 def loss_curves(heading: str, curves: Sequence[Mapping[str, float]]) -> bytes:

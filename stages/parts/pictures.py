@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 
 from cache.settings import IGNORE
 from stages.parts.views import Array
@@ -58,13 +59,14 @@ def grid(
         handles=patches, loc="outside lower center", ncols=5, fontsize=9, title="* never labelled in training"
     )
     for text, c in zip(legend.get_texts(), found, strict=True):
-        text.set_parse_math(False)  # a name is text, whatever signs it holds
         text.set_fontweight("bold" if c >= num_seen else "normal")
     return png(figure)
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as PNG bytes."""
+    """A figure as PNG bytes. Class names, ids and searches are text, whatever signs they hold: $x$ is no formula."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # A name in a script that the font lacks shows as boxes; that is no fault of the run.

@@ -40,6 +40,9 @@ CHANGING = ("eval", "cache rm", "cache gc", "cache drop-dense")
 """Commands that, where they work, may change what is stored; so may `cache verify --repair`."""
 
 
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
 class World:
     """A tiny data set, its preset, its finished artifacts; a case spoils what it likes. The artifacts are guarded."""
 
@@ -291,7 +294,8 @@ def run_case(world: World, commands: Made | Sequence[Made], expected: int) -> Ou
     code, out, err = console(last, world.root)
     refusals = [line for line in err.splitlines() if line.startswith("error: ")]
     line = refusals[-1] if refusals else _last(err) if "Traceback" in err else _first(out)
-    line = line.removeprefix("error: ").replace(str(world.root), ".")
+    line = line.removeprefix("error: ").replace(str(world.root), ".").replace(str(world.root.parent), "..")
+    line = line.replace(f"{REPOSITORY}/", "")
     may_change = code == WORKS and (command_of(last) in CHANGING or "--repair" in last)
     after = contents(world.guarded)
     complaints = {

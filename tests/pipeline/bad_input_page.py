@@ -27,7 +27,7 @@ what was printed, and at every stored byte.
 - *reported*: exit code 1; `data check`, `doctor` and `cache verify` exist to report what they find.
 - *crashed*: a traceback, another exit code, more than one line, a lost or changed artifact, or a pickle that ran.
 
-`.` stands for the case's own folder.
+`.` stands for the case's own folder, `..` for the one above it.
 """
 HEADS = "| what | command | outcome | what it said |\n|---|---|---|---|"
 WIDTH = 220
@@ -45,9 +45,7 @@ def page(outcomes: dict[str, Outcome]) -> str:
         row = f"| {what} | `{outcome.command}` | {outcome.word} | {_cell(outcome.line)} |"
         groups.setdefault(group, []).append(row)
     for group, rows in groups.items():
-        parts.append(
-            f"## {group}\n\n| what | command | outcome | what it said |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
-        )
+        parts.append(f"## {group}\n\n{HEADS}\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
 
 

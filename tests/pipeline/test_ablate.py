@@ -10,7 +10,8 @@ import pytest
 
 from cache.settings import InputError
 from pipeline import run
-from pipeline.ablate import TABLES, run_rows, run_table, sweep_rows, table_text, write_markdown
+from pipeline.ablate import TABLES, run_rows, run_table, sweep_rows, table_text
+from pipeline.report import write_markdown
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

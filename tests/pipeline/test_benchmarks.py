@@ -16,7 +16,7 @@ from cache.settings import InputError
 from pipeline.benchmarks import allocator, growth, inference, scale
 from pipeline.benchmarks.extract import extract
 from pipeline.benchmarks.gpu import precision, students
-from pipeline.benchmarks.harness import Measured, interleaved, ratio, result, text
+from pipeline.benchmarks.harness import Measured, in_child, interleaved, ratio, result, text
 from pipeline.benchmarks.mining import mine_latent
 from pipeline.benchmarks.reading import reading
 from pipeline.benchmarks.suite import RUNS, run_suite
@@ -140,10 +140,10 @@ def test_peak_memory_is_that_of_a_process_of_its_own(monkeypatch: pytest.MonkeyP
 
 
 def test_growth_subtracts_what_starting_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def measured(stage: str, count: int, *_: object) -> dict[str, float]:
+    def measured(_child: object, stage: str, count: int, *_: object) -> dict[str, float]:
         return {"peak_mib": 1000 + count, "seconds": 5 + count * (0.01 if count < 30 else 0.02)}
 
-    monkeypatch.setattr(growth, "_in_child", measured)
+    monkeypatch.setattr(growth, "in_child", measured)
     found = growth.growth(CPU, tmp_path, (10, 20, 40))
     assert found["ratios"]["extract: peak memory, 40 over 10 images"] == {
         "value": 1.03,
@@ -154,11 +154,10 @@ def test_growth_subtracts_what_starting_costs(tmp_path: Path, monkeypatch: pytes
     assert set(found["rows"]) == set(growth.STAGES)
 
 
-def test_a_stage_of_growth_runs_on_as_many_images_as_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_of_growth_runs_on_as_many_images_as_listed(tmp_path: Path) -> None:
     growth._draw(tmp_path / "world", (2, 3, 5))
-    growth.child("extract", "5", str(tmp_path / "world"), str(tmp_path / "artifacts"), "cpu")
-    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert printed["peak_mib"] > 10 and printed["seconds"] > 0
+    found = in_child(growth.child, "extract", 5, str(tmp_path / "world"), str(tmp_path / "artifacts"), "cpu")
+    assert found["peak_mib"] > 10 and found["seconds"] > 0
     (mark,) = (tmp_path / "artifacts").rglob("tokens-*/complete.json")
     assert json.loads(mark.read_text())["summary"]["views"] == 5
 
@@ -214,7 +213,7 @@ def test_the_allocator_is_compared_in_processes_of_their_own(tiny: Tiny, monkeyp
     monkeypatch.setattr(allocator, "keep_freed_memory", lambda: kept.append(True))
     assert allocator.step_seconds(str(tiny.preset), False) > 0 and not kept
     assert allocator.step_seconds(str(tiny.preset), True) > 0 and kept == [True]
-    monkeypatch.setattr(allocator, "_in_child", lambda preset, kept: 1.0 if kept else 3.0)
+    monkeypatch.setattr(allocator, "in_child", lambda _function, preset, kept: 1.0 if kept else 3.0)
     found = allocator.allocator(CPU, 2, str(tiny.preset))
     assert found["ratios"]["as it comes / kept"]["value"] == 3.0
 
