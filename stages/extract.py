@@ -95,7 +95,8 @@ def fill(
     _check_bad(tiers[0], shards, data.cfg.max_bad)
     summary = _summary(out, data.vocabulary.seen, shards, clock, rate)
     for artifact in tiers:
-        artifact.finish(summary)
+        if artifact.summary() is None:  # a run for other prompts alone has nothing to say of finished tokens
+            artifact.finish(summary)
     return summary
 
 

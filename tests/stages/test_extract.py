@@ -147,6 +147,14 @@ def test_several_views_of_an_image_are_stored_in_rows(tiny: Tiny, tmp_path: Path
     assert len(set(seeds.tolist())) == 24 and 0 not in seeds
 
 
+def test_other_prompts_add_their_text_and_leave_finished_tokens_as_they_are(tiny: Tiny, tmp_path: Path) -> None:
+    tiny.run("extract", artifacts=tmp_path)
+    finished = {f: f.read_bytes() for kind in KINDS for f in tmp_path.rglob(f"{kind}-*/complete.json")}
+    tiny.run("extract", "teacher.prompts=ensemble_15", artifacts=tmp_path)
+    assert len(list(tmp_path.rglob("text-*/complete.json"))) == 2 and len(finished) == 3
+    assert {f: f.read_bytes() for f in finished} == finished
+
+
 def test_the_summary_counts_what_was_stored(tiny: Tiny, once: dict[str, dict[str, str]]) -> None:
     summary = tiny.run("extract")["summary"]
     tokens = tiny.plan().artifact("tokens")
