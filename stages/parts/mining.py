@@ -14,6 +14,7 @@ from typing import Any
 import faiss
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from cache.settings import IGNORE
 from stages.parts.settings import MiningConfig as MiningConfig
@@ -57,8 +58,13 @@ def gpus() -> int:
 
 
 def one_thread() -> None:
-    """Keeps faiss to one core in the calling thread, for a pool that mines several images side by side."""
+    """Keeps faiss to one core in the calling thread, and numpy's products to one in the whole process.
+
+    For a pool that mines several images side by side: an image's products are so small that BLAS threads do little
+    but wait for each other, and how many there are would reach the last bits of the seeds.
+    """
     faiss.omp_set_num_threads(1)
+    threadpool_limits(1, user_api="blas")
 
 
 def seeds(dense: Floats, unannotated: NDArray[np.bool_], windows: tuple[int, ...]) -> Floats:
