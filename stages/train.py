@@ -241,7 +241,7 @@ def make_optimiser(learner: Learner, cfg: TrainConfig) -> torch.optim.AdamW:
         groups.append({"params": extras, "lr": cfg.lr * cfg.head_lr, "weight_decay": cfg.weight_decay})
     for group in groups:
         group["base_lr"] = group["lr"]
-    return torch.optim.AdamW(groups)
+    return torch.optim.AdamW(groups, fused=True)  # one pass over the weights instead of a dozen
 
 
 class Trainer:
@@ -257,6 +257,8 @@ class Trainer:
         compiled: bool = False,
     ) -> None:
         self.cfg, self.learner, self.optimiser, self.device = cfg, learner, optimiser, device
+        # As the crops of a batch lie, or every step would turn the kernels over and back.
+        learner.to(memory_format=torch.channels_last)
         self.dtype = autocast_dtype(cfg.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
         self.rank, world = rank_and_world()

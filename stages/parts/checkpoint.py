@@ -126,6 +126,9 @@ def unpack_state(
                 _, index, name = key.split(".", 2)
                 state.setdefault(int(index), {})[name] = value
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        for parameter, own in optimiser.state.items():
+            # A fused step takes moments in memory as the parameter lies there; a file holds them row by row.
+            own |= {k: torch.empty_like(parameter).copy_(v) for k, v in own.items() if v.shape == parameter.shape}
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise InputError(f"{where}: damaged training state ({reason}); remove it to train from the start") from error
