@@ -59,6 +59,29 @@ def test_table_3_is_run_from_an_empty_cache_and_not_twice(tiny: Tiny, tmp_path: 
     assert text.startswith("tiny, Table 3, 2 seeds\n")
 
 
+@pytest.mark.slow
+def test_every_table_is_run_on_a_small_demo_world_over_one_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the world is drawn into ./artifacts
+    small = ["demo-world.train=24", "demo-world.val=8", "train.iterations=2", "train.warmup=0", "eval.pictures=0"]
+    small.append("student.encoder=mobilenet_v2")  # a fifth of the files
+    machine = run.Machine("cpu", 0)
+    trained = set()
+    for table, rows in TABLES.items():
+        found = run_table("demo", table, 1, small, "", "artifacts", machine)
+        assert [r["name"] for r in found if "settings" in r] == list(rows)
+        for report in (r["reports"][0] for r in found):
+            # Fish, mushroom, sand and brick wall are hidden from training; all of them are in any eight scenes.
+            assert report["sIoU"] is not None and report["uIoU"] is not None
+        trained |= {r["reports"][0]["run"] for r in found if "settings" in r}
+        assert len(table_text("demo", found).splitlines()) == 3 + len(found)
+    # 16 rows, of which the whole method stands in four and distillation alone in two.
+    assert len(trained) == len(list((tmp_path / "artifacts/demo").glob("train-*"))) == 12
+    for kind in ("tokens", "dense", "latent", "text"):
+        assert len(list((tmp_path / "artifacts/demo").glob(f"{kind}-*"))) == 1
+
+
 def test_a_table_gives_mean_and_spread_over_seeds() -> None:
     def scored(h: float | None) -> dict[str, Any]:
         return {"hIoU": h, "sIoU": 10.0, "uIoU": None, "classes_with_5_pixels": {"hIoU": h, "sIoU": 20.0, "uIoU": 0.5}}
