@@ -32,6 +32,22 @@ Markdown = Annotated[str, typer.Option("--markdown", help="Put the table into th
 Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"clip2seg {version('clip2seg')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _all_commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None: ...
+
+
 def _plan(preset: str, data: str, artifacts: str, overrides: list[str]) -> Any:
     from pipeline.config import load_config, preset_name
     from pipeline.plan import Plan

@@ -21,7 +21,7 @@ from stages.parts.batches import Batch
 from stages.parts.crops import TeacherViews, parcel
 from stages.parts.students import count_macs
 from stages.parts.teacher import Teacher
-from stages.train import Trainer
+from stages.parts.trainer import Trainer
 
 STUDENTS = {
     "SegFormer-B4": "coco_stuff",

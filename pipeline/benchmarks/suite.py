@@ -31,7 +31,7 @@ FULL = ["extract.batch=2", "extract.shard=2"]
 """The same where the networks are the paper's and a core needs seconds for an image."""
 
 RUNS: Mapping[str, tuple[tuple[str, int, int, tuple[str, ...]], ...]] = {
-    "extract": (("demo", 64, 3, tuple(SMALL)), (PHOTOS, 2, 3, tuple(FULL))),
+    "extract": (("demo", 384, 3, ()), (PHOTOS, 2, 3, tuple(FULL))),
     "mine-latent": (("demo", 64, 5, tuple(SMALL)), (PHOTOS, 32, 5, tuple(SMALL))),
     "train": (("demo", 96, 3, ()), (PHOTOS, 4, 3, ("train.batch=1",))),
     "cache": ((PHOTOS, 256, 5, ()),),

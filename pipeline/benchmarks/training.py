@@ -16,8 +16,9 @@ from stages.online import OnlineTeacher
 from stages.parts.batches import Batch, CachedTokens, TrainingSet, Turns, collate
 from stages.parts.learner import Learner
 from stages.parts.students import StudentConfig, build_student
+from stages.parts.trainer import Trainer, make_optimiser
 from stages.progress import Clock
-from stages.train import Trainer, load_cache, make_optimiser
+from stages.train import load_cache
 
 TARGET = 1.05
 """Most time of a step with the cache over a step of the student alone (issue 7)."""
@@ -77,6 +78,7 @@ def train(
         "from the cache / student alone": measured.ratio("from the cache", "student alone", most=TARGET),
         "the same, processor time of this process": measured.processor_ratio("from the cache", "student alone"),
         "its losses alone / student alone": measured.ratio("its losses alone", "student alone"),
+        "from the cache / its losses alone": measured.ratio("from the cache", "its losses alone", most=TARGET),
         "share of a step waiting for data": ratio(waiting.seconds["wait"] / clock.seconds["step"]),
     }
     if teacher is not None:

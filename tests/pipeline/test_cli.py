@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,11 @@ def test_help_lists_every_stage_by_its_one_word() -> None:
     assert done.returncode == 0 and done.stderr == ""
     for stage in STAGES:
         assert re.search(rf"^\s+{stage}\b", done.stdout, re.MULTILINE), stage
+
+
+def test_the_version_is_the_packages() -> None:
+    done = script("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"clip2seg {version('clip2seg')}\n", "")
 
 
 def test_bad_input_ends_with_one_line_and_code_2(tiny: Tiny, tmp_path: Path) -> None:

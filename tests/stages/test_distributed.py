@@ -72,7 +72,7 @@ def doubled():
             die("train")
         return step(self, iteration, batch)
 
-    step, stages.train.Trainer.step = stages.train.Trainer.step, stepped
+    step, stages.parts.trainer.Trainer.step = stages.parts.trainer.Trainer.step, stepped
     stages.train.LOG_EVERY, stages.train.CHECKPOINT_SECONDS, stages.train._picture = 1, 0.0, lambda *_: None
     single, torch.Tensor.float = torch.Tensor.float, torch.Tensor.double
     torch.set_default_dtype(torch.float64)

@@ -21,6 +21,7 @@ from cache.settings import InputError
 from pipeline.report import baseline
 from stages.parts.checkpoint import read_header
 from stages.parts.settings import TrainConfig
+from stages.parts.trainer import Trainer, autocast_dtype, stream
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -58,9 +59,9 @@ def test_a_resumed_run_takes_the_steps_of_an_undisturbed_one(
     stop = 4
     monkeypatch.setattr(stage, "LOG_EVERY", 1)
     tiny.run("train", artifacts=mined(tiny, tmp_path / "whole"))
-    original = stage.Trainer.step
+    original = Trainer.step
 
-    def stopped(self: stage.Trainer, iteration: int, batch: Any) -> Any:
+    def stopped(self: Trainer, iteration: int, batch: Any) -> Any:
         if iteration == stop:
             raise KeyboardInterrupt
         return original(self, iteration, batch)
@@ -68,18 +69,18 @@ def test_a_resumed_run_takes_the_steps_of_an_undisturbed_one(
     halves = mined(tiny, tmp_path / "halves")
     with monkeypatch.context() as patch:
         patch.setattr(stage, "CHECKPOINT_SECONDS", 0.0)
-        patch.setattr(stage.Trainer, "step", stopped)
+        patch.setattr(Trainer, "step", stopped)
         with pytest.raises(KeyboardInterrupt):
             tiny.run("train", artifacts=halves)
     assert len(curves(tiny, halves)) == stop
     assert tiny.plan(artifacts=halves).steps()[2].detail.endswith("begun")
     seen: list[int] = []
 
-    def counted(self: stage.Trainer, iteration: int, batch: Any) -> Any:
+    def counted(self: Trainer, iteration: int, batch: Any) -> Any:
         seen.append(iteration)
         return original(self, iteration, batch)
 
-    monkeypatch.setattr(stage.Trainer, "step", counted)
+    monkeypatch.setattr(Trainer, "step", counted)
     tiny.run("train", artifacts=halves)
     assert seen == list(range(stop, 6))
     assert curves(tiny, halves) == curves(tiny, tmp_path / "whole")  # the next loss, and every one after it
@@ -150,14 +151,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stays(
 ) -> None:
     artifacts = mined(tiny, tmp_path)
     monkeypatch.setattr(stage, "CHECKPOINT_SECONDS", 0.0)
-    original = stage.Trainer.step
+    original = Trainer.step
 
-    def broken(self: stage.Trainer, iteration: int, batch: Any) -> Any:
+    def broken(self: Trainer, iteration: int, batch: Any) -> Any:
         losses = original(self, iteration, batch)
         return losses | {"local": losses["local"] * float("nan")} if iteration >= 3 else losses
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage.Trainer, "step", broken)
+        patch.setattr(Trainer, "step", broken)
         with pytest.raises(InputError, match=r"loss local is not finite at iteration 3; lower train\.lr"):
             tiny.run("train", artifacts=artifacts)
     about = read_header_of_state(tiny.plan(artifacts=artifacts).address("train").get("state.safetensors"))
@@ -301,7 +302,7 @@ def test_accumulation_averages_the_gradients_of_the_parts() -> None:
         net = Square()
         optimiser = torch.optim.SGD([{"params": net.parameters(), "lr": 0.1, "base_lr": 0.1}])
         cfg = TrainConfig(iterations=10, warmup=0, batch=4, accumulate=accumulate)
-        losses = stage.Trainer(cfg, net, optimiser, torch.device("cpu")).step(0, Pair(torch.arange(4.0)))
+        losses = Trainer(cfg, net, optimiser, torch.device("cpu")).step(0, Pair(torch.arange(4.0)))
         found[accumulate] = (net.weight.item(), losses["total"].item(), losses["term"].item())
     # mean of x^2 over 0..3 is 3.5: loss 4 * 3.5, gradient 2 * 2 * 3.5, weight 2 - 0.1 * 14
     assert all(value == pytest.approx((0.6, 14.0, 28.0)) for value in found.values())
@@ -325,19 +326,19 @@ def test_gradients_are_clipped_to_the_norm_asked_for() -> None:
 
     optimiser = torch.optim.SGD([{"params": net.parameters(), "lr": 1.0, "base_lr": 1.0}])
     cfg = TrainConfig(iterations=10, warmup=0, clip_gradient=0.25)
-    step: Any = stage.Trainer(cfg, Far(), optimiser, torch.device("cpu")).step  # type: ignore[arg-type]
+    step: Any = Trainer(cfg, Far(), optimiser, torch.device("cpu")).step  # type: ignore[arg-type]
     step(0, One())
     assert net.weight.item() == pytest.approx(0.75)
 
 
 def test_sources_of_randomness_share_no_seed() -> None:
-    seeds = {stage.stream(s, name, n) for s in range(3) for name in ("step", "init") for n in range(200)}
+    seeds = {stream(s, name, n) for s in range(3) for name in ("step", "init") for n in range(200)}
     assert len(seeds) == 3 * 2 * 200 and all(0 <= s < 2**56 for s in seeds)
 
 
 def test_precision_is_chosen_by_the_device() -> None:
     cpu = torch.device("cpu")
-    assert stage.autocast_dtype("auto", cpu) is None
-    assert stage.autocast_dtype("fp32", cpu) is None
-    assert stage.autocast_dtype("bf16", cpu) is torch.bfloat16
-    assert stage.autocast_dtype("fp16", cpu) is torch.float16
+    assert autocast_dtype("auto", cpu) is None
+    assert autocast_dtype("fp32", cpu) is None
+    assert autocast_dtype("bf16", cpu) is torch.bfloat16
+    assert autocast_dtype("fp16", cpu) is torch.float16

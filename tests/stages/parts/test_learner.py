@@ -16,7 +16,7 @@ from stages.parts.distillation import region_means
 from stages.parts.learner import Learner
 from stages.parts.losses import pixel_logits, pixel_loss
 from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig, TrainConfig
-from stages.train import Trainer, make_optimiser
+from stages.parts.trainer import Trainer, make_optimiser
 
 D, SEEN, SIZE = 8, 2, 16
 NONE = DistillConfig(loss="none")
