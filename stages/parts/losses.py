@@ -46,27 +46,21 @@ def pixel_loss(logits: Tensor, masks: Tensor, cfg: PixelLossConfig) -> dict[str,
     """
     labels = masks.long()
     labels = torch.where(labels < logits.shape[1], labels, IGNORE)
-    focal, dice, entropy = _terms(logits, labels, cfg.ignored_are_negatives)
+    focal, dice, entropy = unweighted_terms(logits, labels, cfg.ignored_are_negatives)
     return {"focal": cfg.focal_weight * focal, "dice": cfg.dice_weight * dice, "cross_entropy": entropy}
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over the pixels that are not 255 (mean number over processes); 0 when there is none."""
-    return _terms(logits, labels, True)[2]
+def unweighted_terms(
+    logits: Tensor, labels: Tensor, ignored_are_negatives: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(focal, dice, cross-entropy) of [B, C, h, w] against int64 [B, H, W]; the first two make up NEL.
 
-
-def nel(logits: Tensor, labels: Tensor, ignored_are_negatives: bool = True) -> tuple[Tensor, Tensor]:
-    """The two terms of the non-mutually exclusive loss, unweighted: (focal, dice) of [B, C, H, W], [B, H, W].
-
-    A sigmoid per class. focal: BCE * (1 - p_t)^2 * alpha_t, mean over the image's pixels, summed over (b, c).
-    dice: 1 - (2 sum p t + 1) / (sum p + sum t + 1), summed over the (b, c) that are present. Both are divided
-    by N_m, the number of present (b, c), at least 1, its mean over processes. Pixels of 255: negatives of every
-    class in both terms, as in the public code, or left out of both.
+    NEL, the non-mutually exclusive loss, has a sigmoid per class. focal: BCE * (1 - p_t)^2 * alpha_t, mean over the
+    image's pixels, summed over (b, c). dice: 1 - (2 sum p t + 1) / (sum p + sum t + 1), summed over the (b, c) that
+    are present. Both are divided by N_m, the number of present (b, c), at least 1, its mean over processes. Pixels of
+    255: negatives of every class in both terms, as in the public code, or left out of both. Cross-entropy: mean over
+    the pixels that are not 255 (mean number over processes); 0 when there is none.
     """
-    return _terms(logits, labels, ignored_are_negatives)[:2]
-
-
-def _terms(logits: Tensor, labels: Tensor, ignored_are_negatives: bool) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast(logits.device.type, enabled=False):
         scores = logits if logits.dtype == torch.float64 else logits.float()
         focal, dice, entropy = pixel_sums(scores, labels, ignored_are_negatives)

@@ -31,7 +31,7 @@ def pixel_sums(logits: Tensor, labels: Tensor, ignored_are_negatives: bool) -> t
     """(focal, dice, cross-entropy) of scores [B, C, h, w] against labels int64 [B, H, W], column or 255.
 
     Scores are brought to H x W (bilinear). focal: mean over the image's pixels, summed over (b, c); dice: summed over
-    the (b, c) that are present; cross-entropy: summed over the pixels that are not 255 (`losses.nel` says which
+    the (b, c) that are present; cross-entropy: summed over the pixels that are not 255 (`losses` says which
     terms). Scalars of the scores' type; the gradient can be taken once.
     """
     sums: tuple[Tensor, Tensor, Tensor] = _PixelSums.apply(logits, labels, ignored_are_negatives)

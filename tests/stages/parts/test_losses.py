@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from pydantic import ValidationError
 
-from stages.parts.losses import MASKED, PixelLossConfig, cross_entropy, nel, pixel_logits, pixel_loss
+from stages.parts.losses import MASKED, PixelLossConfig, pixel_logits, pixel_loss, unweighted_terms
 
 
 def randn(*shape, seed=0):
@@ -85,10 +85,10 @@ def test_features_of_zero_length_give_finite_scores_and_gradients():
 
 def test_nel_of_two_pixels_by_hand():
     # One class, logits 0 (p = 1/2), one positive and one negative pixel, N_m = 1.
-    focal, dice = nel(torch.zeros(1, 1, 1, 2), torch.tensor([[[0, 255]]]))
+    focal, dice, _ = unweighted_terms(torch.zeros(1, 1, 1, 2), torch.tensor([[[0, 255]]]))
     assert focal.item() == pytest.approx((0.25 + 0.75) / 2 * 0.25 * math.log(2))
     assert dice.item() == pytest.approx(1 - (2 * 0.5 + 1) / (1 + 1 + 1))
-    focal, dice = nel(torch.zeros(1, 1, 1, 2), torch.tensor([[[0, 255]]]), ignored_are_negatives=False)
+    focal, dice, _ = unweighted_terms(torch.zeros(1, 1, 1, 2), torch.tensor([[[0, 255]]]), ignored_are_negatives=False)
     assert focal.item() == pytest.approx(0.25 * 0.25 * math.log(2))
     assert dice.item() == pytest.approx(1 - (2 * 0.5 + 1) / (0.5 + 1 + 1))
 
@@ -98,7 +98,7 @@ def test_nel_of_two_pixels_by_hand():
 def test_nel_equals_the_slow_reference(seed, ignored_are_negatives):
     logits, labels = 4 * randn(3, 4, 5, 6, seed=seed), labels_of(3, 5, 6, classes=3, seed=seed)
     labels[1] = 255
-    focal, dice = nel(logits, labels, ignored_are_negatives)
+    focal, dice, _ = unweighted_terms(logits, labels, ignored_are_negatives)
     slow_focal, slow_dice = slow_nel(logits, labels, ignored_are_negatives)
     assert (focal.item(), dice.item()) == pytest.approx((slow_focal, slow_dice), rel=1e-5)
 
@@ -106,7 +106,9 @@ def test_nel_equals_the_slow_reference(seed, ignored_are_negatives):
 def test_the_gradient_of_nel_is_that_of_its_values():
     logits = randn(2, 3, 3, 3).double().requires_grad_()
     labels = labels_of(2, 3, 3, classes=3)
-    assert torch.autograd.gradcheck(lambda x: nel(x, labels)[0] + nel(x, labels, False)[1], logits)
+    assert torch.autograd.gradcheck(
+        lambda x: unweighted_terms(x, labels)[0] + unweighted_terms(x, labels, False)[1], logits
+    )
 
 
 def test_the_class_that_is_present_alone_has_dice():
@@ -114,12 +116,12 @@ def test_the_class_that_is_present_alone_has_dice():
     labels = torch.full((1, 4, 4), 1)
     changed = logits.clone()
     changed[:, [0, 2]] += 1
-    assert torch.equal(nel(logits, labels)[1], nel(changed, labels)[1])
+    assert torch.equal(unweighted_terms(logits, labels)[1], unweighted_terms(changed, labels)[1])
 
 
 def test_cross_entropy_leaves_ignored_pixels_out():
     logits = torch.tensor([[0.0, 5.0, 1.0], [0.0, 5.0, 3.0]]).view(1, 2, 1, 3)
-    loss = cross_entropy(logits, torch.tensor([[[0, 255, 1]]]))
+    loss = unweighted_terms(logits, torch.tensor([[[0, 255, 1]]]))[2]
     assert loss.item() == pytest.approx((math.log(2) + math.log(1 + math.exp(-2))) / 2)
 
 
@@ -139,10 +141,10 @@ def test_the_pixel_loss_weighs_its_terms_at_the_labels_size():
     cfg = PixelLossConfig(focal_weight=7.0, dice_weight=3.0)
     terms = pixel_loss(logits, labels, cfg)
     large = torch.nn.functional.interpolate(logits, (8, 12), mode="bilinear", align_corners=False)
-    focal, dice = nel(large, labels.long())
+    focal, dice, entropy = unweighted_terms(large, labels.long())
     torch.testing.assert_close(terms["focal"], 7 * focal)
     torch.testing.assert_close(terms["dice"], 3 * dice)
-    torch.testing.assert_close(terms["cross_entropy"], cross_entropy(large, labels.long()))
+    torch.testing.assert_close(terms["cross_entropy"], entropy)
 
 
 def test_latent_pixels_are_ignored_when_latent_embedding_is_off():
