@@ -294,8 +294,10 @@ class _board:
             self.hook(what)
 
     def __exit__(self, *_: object) -> None:
-        threading.excepthook = self.hook
-        self.writer.close()
+        try:
+            self.writer.close()  # waits for the thread, which may die of what is left to write
+        finally:
+            threading.excepthook = self.hook
         with self.draft:
             for file in Path(self.draft.name).iterdir():
                 self.out.put(f"tensorboard/{file.name}", file.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -14,9 +15,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load
+from tensorboard.summary.writer import event_file_writer
 from torch import Tensor
 
 import stages.train as stage
+from cache.location import Location
 from cache.settings import InputError
 from pipeline.report import baseline
 from stages.parts.checkpoint import read_header
@@ -342,3 +345,19 @@ def test_precision_is_chosen_by_the_device() -> None:
     assert autocast_dtype("fp32", cpu) is None
     assert autocast_dtype("bf16", cpu) is torch.bfloat16
     assert autocast_dtype("fp16", cpu) is torch.float16
+
+
+def test_a_board_that_can_not_be_written_when_it_is_closed_prints_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """TensorBoard's thread dies of what is left to write; pytest would report a thread's error that is not caught."""
+
+    def full(self: Any) -> None:
+        while self._queue.get() is not self._shutdown_signal:
+            self._queue.task_done()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(event_file_writer._AsyncWriterThread, "_run", full)
+    with stage._board(Location(str(tmp_path)), 0) as board:
+        board.add_scalar("loss/total", 1.0, 0)
+    assert capfd.readouterr().err == ""
