@@ -280,8 +280,12 @@ class _board:
 
     def __init__(self, out: Location, start: int) -> None:
         self.out, self.start = out, start
-        self.draft = tempfile.TemporaryDirectory(prefix="clip2seg-board-")
-        self.folder = out.path / "tensorboard" if out.path else Path(self.draft.name)
+        self.draft: tempfile.TemporaryDirectory[str] | None = None
+        if out.path:
+            self.folder = out.path / "tensorboard"
+        else:
+            self.draft = tempfile.TemporaryDirectory(prefix="clip2seg-board-")
+            self.folder = Path(self.draft.name)
 
     def __enter__(self) -> SummaryWriter:
         self.hook, threading.excepthook = threading.excepthook, self._died
@@ -298,8 +302,10 @@ class _board:
             self.writer.close()  # waits for the thread, which may die of what is left to write
         finally:
             threading.excepthook = self.hook
+        if self.draft is None:
+            return
         with self.draft:
-            for file in Path(self.draft.name).iterdir():
+            for file in self.folder.iterdir():
                 self.out.put(f"tensorboard/{file.name}", file.read_bytes())
 
 

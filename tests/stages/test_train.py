@@ -358,6 +358,10 @@ def test_a_board_that_can_not_be_written_when_it_is_closed_prints_no_traceback(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(event_file_writer._AsyncWriterThread, "_run", full)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
     with stage._board(Location(str(tmp_path)), 0) as board:
         board.add_scalar("loss/total", 1.0, 0)
+        assert not list(temporary.iterdir())  # what tidies them in a run of days would end it
     assert capfd.readouterr().err == ""
