@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pipeline.benchmarks.harness import in_child, ratio, result
+from pipeline.benchmarks.harness import in_child, peak_mib, ratio, result
 from pipeline.config import load_config
 from pipeline.plan import Plan
 from stages.demo_world import write_world
@@ -82,7 +82,6 @@ def _draw(root: Path, counts: tuple[int, int, int]) -> None:
 
 def child(stage: str, count: int, root: str, artifacts: str, device: str) -> dict[str, float]:
     """What one process runs: a stage on `count` images; returns peak memory [MiB] and seconds."""
-    import resource
     import time
 
     from pipeline import run
@@ -95,5 +94,4 @@ def child(stage: str, count: int, root: str, artifacts: str, device: str) -> dic
     taken = time.perf_counter() - start
     if stage == "train":
         taken = done["summary"]["seconds"]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    return {"peak_mib": peak, "seconds": taken}
+    return {"peak_mib": peak_mib(), "seconds": taken}

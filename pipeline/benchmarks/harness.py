@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -103,6 +104,17 @@ def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
     if done.returncode:
         raise RuntimeError(f"{function.__name__}{arguments}: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held [MiB].
+
+    From /proc where there is one: `ru_maxrss` of a child begins at what its parent held when it was started.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return int(status.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cache.settings import InputError
-from pipeline.benchmarks.harness import in_child, interleaved, result, seconds
+from pipeline.benchmarks.harness import in_child, interleaved, peak_mib, result, seconds
 from stages.parts.exporting import OPSET, PhotoStudent, onnx_bytes, onnx_runner, traced
 from stages.parts.generator import LatentGenerator
 from stages.parts.settings import GeneratorConfig
@@ -145,10 +145,7 @@ def peak_memory(name: str, device: torch.device, side: int = SIDE) -> int:
 
 def one_forward(name: str, device_name: str, side: int) -> int:
     """What `peak_memory` runs in the child: MiB beyond what the imports took."""
-    import resource
-
-    device = torch.device(device_name)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    device, before = torch.device(device_name), peak_mib()
     model = build_student(PAPER[name], DIM) if name in PAPER else clip_image_tower("ViT-B-16-quickgelu", SIDE)
     model = model.eval().to(device)
     with torch.inference_mode():
@@ -156,4 +153,4 @@ def one_forward(name: str, device_name: str, side: int) -> int:
         seconds(lambda: model(images), device)
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20)
-    return round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+    return round(peak_mib() - before)

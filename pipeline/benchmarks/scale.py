@@ -7,7 +7,6 @@ store answers each after some 20 ms, whoever asks.
 from __future__ import annotations
 
 import functools
-import resource
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from cache.location import Location, sealed
 from cache.schema import ARTIFACTS, SCHEMA
 from cache.store import Artifact
-from pipeline.benchmarks.harness import ratio, result
+from pipeline.benchmarks.harness import peak_mib, ratio, result
 from stages.progress import Work, say
 
 SHARDS = (12_208, 97_656, 781_250)
@@ -115,13 +114,12 @@ def _step(
     start = time.perf_counter()
     found = step(Artifact(at, "tokens"))
     taken = time.perf_counter() - start
-    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
     rows[f"{count} shards: {name}"] = {
         "found": found,
         "seconds": round(taken, 4),
         "requests": at.requests,
         "pages listed": at.pages,
-        "peak MiB": peak,
+        "peak MiB": round(peak_mib()),
     }
     each.setdefault(name, []).append(taken / count)
 

@@ -33,7 +33,7 @@ FULL = ["extract.batch=2", "extract.shard=2"]
 RUNS: Mapping[str, tuple[tuple[str, int, int, tuple[str, ...]], ...]] = {
     "extract": (("demo", 384, 3, ()), (PHOTOS, 2, 3, tuple(FULL))),
     "mine-latent": (("demo", 64, 5, tuple(SMALL)), (PHOTOS, 32, 5, tuple(SMALL))),
-    "train": (("demo", 96, 3, ()), (PHOTOS, 4, 3, ("train.batch=1",))),
+    "train": (("demo", 96, 3, ()), (PHOTOS, 4, 6, ("train.batch=1",))),
     "cache": ((PHOTOS, 256, 5, ()),),
     "inference": (("", 0, 5, ()),),
     "precision": (("demo", 32, 1, tuple(SMALL)),),

@@ -16,7 +16,7 @@ from cache.settings import InputError
 from pipeline.benchmarks import allocator, growth, inference, scale
 from pipeline.benchmarks.extract import extract
 from pipeline.benchmarks.gpu import precision, students
-from pipeline.benchmarks.harness import Measured, in_child, interleaved, ratio, result, text
+from pipeline.benchmarks.harness import Measured, in_child, interleaved, peak_mib, ratio, result, text
 from pipeline.benchmarks.mining import mine_latent
 from pipeline.benchmarks.reading import reading
 from pipeline.benchmarks.suite import RUNS, run_suite
@@ -134,9 +134,14 @@ def test_students_are_compared_with_clip_in_every_form(monkeypatch: pytest.Monke
     assert sizes["+ generator"] == pytest.approx(sizes["params M"] + 4.204, abs=0.06) and sizes["GMACs"] > 0
 
 
-def test_peak_memory_is_that_of_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "PAPER", {"small": TINY_STUDENT})
-    assert inference.one_forward("small", "cpu", 64) >= 0
+def test_a_childs_peak_memory_is_not_its_parents() -> None:
+    ballast = np.ones(2**27)  # 1 GiB, on which `ru_maxrss` of a child would begin
+    assert peak_mib() > 1024 and 50 < in_child(peak_mib) < 1024
+    assert ballast.size
+
+
+def test_a_students_peak_memory_holds_its_weights() -> None:
+    assert 27.8e6 * 4 / 2**20 < inference.peak_memory("SegNeXt-B", CPU, 64) < 2000
 
 
 def test_growth_subtracts_what_starting_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
