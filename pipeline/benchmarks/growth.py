@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline import run
 from pipeline.benchmarks.harness import in_child, peak_mib, ratio, result
 from pipeline.config import load_config
 from pipeline.plan import Plan
@@ -82,10 +84,6 @@ def _draw(root: Path, counts: tuple[int, int, int]) -> None:
 
 def child(stage: str, count: int, root: str, artifacts: str, device: str) -> dict[str, float]:
     """What one process runs: a stage on `count` images; returns peak memory [MiB] and seconds."""
-    import time
-
-    from pipeline import run
-
     lists = [f"data.train=train{count}", f"data.val=train{count}"]
     plan = Plan(load_config("demo", [*SETTINGS, *lists]), "growth", artifacts, root)
     stages = dict(zip(STAGES, (run.extract, run.mine_latent, run.train, run.evaluate), strict=True))

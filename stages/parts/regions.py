@@ -23,9 +23,8 @@ def annotated_share(labels: Array, grid: tuple[int, int]) -> NDArray[np.float32]
     A cell is a rectangle of H/h x W/w pixels; a pixel on a border counts with the part that lies inside.
     """
     (height, width), (h, w) = labels.shape, grid
-    # Sums over one axis are whole numbers below 2^24, which float32 holds exactly; over both they need more.
-    tall = (_overlap(h, height).astype(np.float32) @ (labels != IGNORE).astype(np.float32)).astype(np.float64)
-    covered = tall @ _overlap(w, width).T
+    # Sums over one axis are whole numbers below 2^24, which float32 holds exactly; over both they need float64.
+    covered = _overlap(h, height).astype(np.float32) @ (labels != IGNORE) @ _overlap(w, width).T
     return (covered / (height * width)).astype(np.float32)
 
 
