@@ -19,7 +19,7 @@ from typing import Any
 import obstore
 from obstore.store import LocalStore, from_url
 
-from cache.settings import InputError
+from cache.errors import InputError
 
 RETRIES = 8
 """How often obstore repeats a request that failed with a 5xx answer or a broken connection."""

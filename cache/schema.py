@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.settings import InputError
+from cache.errors import InputError
 
 SCHEMA = 1
 """Version of everything below. A cache of another version is refused, never converted."""

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from cache.location import Location
-from cache.settings import InputError, fingerprint
+from cache.digests import fingerprint
+from cache.errors import InputError
 from cache.store import Artifact
 
 FORMAT = 1

@@ -20,11 +20,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.student import Student as Student
-    from pipeline.student import load_student as load_student
-    from stages.parts.segmenter import Segmentation as Segmentation
+    from pipeline.use.student import Student as Student
+    from pipeline.use.student import load_student as load_student
+    from stages.parts.scoring.segmenter import Segmentation as Segmentation
 
-_HOMES = {"load_student": "pipeline.student", "Student": "pipeline.student", "Segmentation": "stages.parts.segmenter"}
+_HOMES = {"load_student": "pipeline.use.student", "Student": "pipeline.use.student", "Segmentation": "stages.parts.scoring.segmenter"}
 
 
 def __getattr__(name: str) -> Any:

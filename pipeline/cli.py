@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from cache.settings import InputError
+from cache.errors import InputError
 
 app = typer.Typer(
     help="CLIP-to-Seg distillation: inductive zero-shot segmentation from a cached CLIP teacher.",
@@ -66,7 +66,7 @@ def _machine(device: str, workers: int) -> Any:
 
 
 def _say(text: str, result: dict[str, Any], as_json: bool) -> None:
-    from stages.progress import rank_and_world
+    from stages.running.progress import rank_and_world
 
     if rank_and_world()[0] > 0:  # of the processes that torchrun started one speaks
         return
@@ -97,12 +97,12 @@ def plan(
     """The stages of a preset: their addresses, what is done and what would run; or what another size would cost."""
     if for_:
         from pipeline.config import load_config, preset_name
-        from pipeline.estimate import estimate, estimate_text
+        from pipeline.study.estimate import estimate, estimate_text
 
         found = estimate(load_config(preset, set_), for_, regions, _machine(device, workers))
         _say(estimate_text(preset_name(preset), found), found, as_json)
         return
-    from pipeline.report import plan_table, steps_json
+    from pipeline.text import plan_table, steps_json
 
     made = _plan(preset, data, artifacts, set_)
     _say(plan_table(made), steps_json(made), as_json)
@@ -119,7 +119,8 @@ def extract(
     as_json: Json = False,
 ) -> None:
     """Run the teacher once: global and local CLS tokens, dense tokens, text embeddings."""
-    from pipeline import report, run
+    from pipeline import run
+    from pipeline import text as report
 
     result = run.extract(_plan(preset, data, artifacts, set_), _machine(device, workers))
     _say(report.extract_text(result), result, as_json)
@@ -136,7 +137,8 @@ def mine_latent(
     as_json: Json = False,
 ) -> None:
     """Cluster unannotated dense tokens into pseudo masks of latent classes, and add their local CLS tokens."""
-    from pipeline import report, run
+    from pipeline import run
+    from pipeline import text as report
 
     result = run.mine_latent(_plan(preset, data, artifacts, set_), _machine(device, workers))
     _say(report.mine_text(result), result, as_json)
@@ -160,8 +162,9 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train the student from labels and cache alone; CLIP is not loaded."""
-    from pipeline import report, run
-    from pipeline.tracking import tracked
+    from pipeline import run
+    from pipeline import text as report
+    from pipeline.study.tracking import tracked
 
     made, machine = _plan(preset, data, artifacts, set_), _machine(device, workers)
     with tracked(wandb, made.name, made.config.model_dump(mode="json")):
@@ -183,7 +186,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score the student alone: sIoU, uIoU, hIoU, per-class IoU, a picture grid."""
-    from pipeline import report, run
+    from pipeline import run
+    from pipeline import text as report
 
     made, machine = _plan(preset, data, artifacts, set_), _machine(device, workers)
     result = run.evaluate(made, machine)
@@ -206,8 +210,8 @@ def ablate(
     as_json: Json = False,
 ) -> None:
     """Train and score the rows of one of the paper's ablation tables over one shared cache."""
-    from pipeline.ablate import run_table, table_text
-    from pipeline.report import markdown_page, write_markdown
+    from pipeline.study.ablate import run_table, table_text
+    from pipeline.text import markdown_page, write_markdown
 
     markdown_page(markdown)
     rows = run_table(preset, table, seeds, set_, data, artifacts, _machine(device, workers))
@@ -233,8 +237,8 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Train and score every combination of some settings over one shared cache: the unpublished ones, above all."""
-    from pipeline.ablate import run_rows, sweep_rows, table_text
-    from pipeline.report import markdown_page, write_markdown
+    from pipeline.study.ablate import run_rows, sweep_rows, table_text
+    from pipeline.text import markdown_page, write_markdown
 
     markdown_page(markdown)
     rows = run_rows(preset, sweep_rows(over), seeds, set_, data, artifacts, _machine(device, workers))
@@ -283,7 +287,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The whole pipeline on the embedded default: extract, mine-latent, train, eval, with the reference rows."""
-    from pipeline.demo import run_demo
+    from pipeline.study.demo import run_demo
 
     _say(*run_demo(preset, artifacts, set_, _machine(device, workers)), as_json)
 
@@ -298,7 +302,7 @@ def teacher(
     """Pre-train the demo world's own CLIP from captions alone (about a quarter of an hour on two cores)."""
     from pathlib import Path
 
-    from stages.teach import TeachConfig, run
+    from stages.demo.teach import TeachConfig, run
 
     where = str(_machine(device, workers).torch_device())
     made = run(TeachConfig(), Path(out), device=where, workers=workers, say=lambda text: print(text, file=sys.stderr))
@@ -333,7 +337,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Ask the cache questions: is the teacher good, are the prompts, is the mining? `summary` loads no torch."""
-    from pipeline.inspect import Inspection, ask
+    from pipeline.inspection.questions import Inspection, ask
 
     ask_of = Inspection(_plan(preset, data, artifacts, set_), _machine(device, 0), out)
     _say(*ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary), as_json)
@@ -353,10 +357,10 @@ TeacherAt = Annotated[
 
 def _student(run: str, artifacts: str, data: str, device: str, teacher: str) -> Any:
     _machine(device, 0)
-    from pipeline.runs import resolve_run
+    from pipeline.study.runs import resolve_run
 
     found = resolve_run(run, artifacts, data)
-    from pipeline.student import load_student
+    from pipeline.use.student import load_student
 
     return load_student(found, device=device, teacher=teacher)
 
@@ -381,8 +385,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Segment pictures, folders or a video: label PNGs, overlays, and a JSON of classes and areas."""
-    from pipeline.predict import predict as run_predict
-    from pipeline.predict import predict_text
+    from pipeline.use.predict import predict as run_predict
+    from pipeline.use.predict import predict_text
 
     student = _student(run, artifacts, data, device, teacher)
     options = {"threshold": threshold, "short_side": short_side, "mode": mode, "seen_bias": seen_bias}
@@ -412,8 +416,8 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a student with its vocabulary as one file, checked against PyTorch, with a model card."""
-    from pipeline.export import export as run_export
-    from pipeline.export import export_text
+    from pipeline.use.export import export as run_export
+    from pipeline.use.export import export_text
 
     student = _student(run, artifacts, data, "cpu", teacher)
     result = run_export(
@@ -439,7 +443,7 @@ def runs(
     as_json: Json = False,
 ) -> None:
     """List the training runs with their scores, or compare some."""
-    from pipeline import runs as tool
+    from pipeline.study import runs as tool
 
     found = tool.find_runs(artifacts, preset)
     if compare:
@@ -457,7 +461,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Look at this machine: versions, GPU, faiss, disk, teacher weights; each finding with its remedy."""
-    from pipeline import doctor as tool
+    from pipeline.upkeep import doctor as tool
 
     findings = tool.examine(preset, data, artifacts)
     _say(tool.doctor_text(findings), {"findings": [vars(f) for f in findings]}, as_json)
@@ -485,7 +489,7 @@ def data_init(
     as_json: Json = False,
 ) -> None:
     """Look at photos and masks; write classes.toml with statistics and an unseen split, and a commented preset."""
-    from stages.data_init import init
+    from stages.data.init import init
 
     result = init(folder, names=names, teacher=teacher, weights=weights, force=force)
     _say(result.text(), result.json(), as_json)
@@ -501,7 +505,7 @@ def data_check(
     as_json: Json = False,
 ) -> None:
     """Decode every photo and mask and name all that is wrong; exit code 1 where something is."""
-    from stages.data import check
+    from stages.data.check import check
 
     if workers < 0:
         raise InputError(f"--workers {workers}: give 0 or more")
@@ -525,7 +529,7 @@ def prepare_voc(
     """Merge VOC 2012 with SBD into SegmentationClassAug and the train_aug list."""
     from pathlib import Path
 
-    from stages.prepare_voc import prepare_voc as prepare
+    from stages.data.prepare_voc import prepare_voc as prepare
 
     print(prepare(Path(voc), Path(sbd)).text())
 
@@ -547,7 +551,8 @@ def _stored(preset: str) -> str:
 @cache_app.command("list")
 def cache_list(preset: Stored = "", artifacts: Where = "artifacts", as_json: Json = False) -> None:
     """Every address: what it is, its state and size, what uses it."""
-    from pipeline import cache_text, cache_tool
+    from pipeline.upkeep import cache_text
+    from pipeline.upkeep import cache_tools as cache_tool
 
     found = cache_tool.entries(artifacts, _stored(preset))
     _say(cache_text.list_text(found), {"addresses": [vars(e) for e in found]}, as_json)
@@ -556,7 +561,8 @@ def cache_list(preset: Stored = "", artifacts: Where = "artifacts", as_json: Jso
 @cache_app.command("show")
 def cache_show(address: Address, artifacts: Where = "artifacts", as_json: Json = False) -> None:
     """All that one address says of itself: provenance, shards, bytes per view."""
-    from pipeline import cache_text, cache_tool
+    from pipeline.upkeep import cache_text
+    from pipeline.upkeep import cache_tools as cache_tool
 
     found = cache_tool.show(artifacts, address)
     _say(cache_text.show_text(found), found, as_json)
@@ -570,8 +576,8 @@ def cache_rm(
     as_json: Json = False,
 ) -> None:
     """Delete one address."""
-    from pipeline import cache_tool
-    from pipeline.report import size
+    from pipeline.upkeep import cache_tools as cache_tool
+    from pipeline.text import size
 
     found = cache_tool.remove(artifacts, address, force=force)
     _say(f"removed {found['removed'][0]}: {size(found['freed'])} freed", found, as_json)
@@ -590,7 +596,8 @@ def cache_gc(
     as_json: Json = False,
 ) -> None:
     """Remove what killed processes left: half-written files, claims, uncommitted shards."""
-    from pipeline import cache_text, cache_tool
+    from pipeline.upkeep import cache_text
+    from pipeline.upkeep import cache_tools as cache_tool
 
     if unused and not preset:
         raise InputError("cache gc --unused: name the PRESET whose addresses stay")
@@ -614,7 +621,9 @@ def cache_verify(
     as_json: Json = False,
 ) -> None:
     """Read every byte and compare it with its checksum. Exit code 1 where something is wrong."""
-    from pipeline import cache_text, cache_tool, run
+    from pipeline import run
+    from pipeline.upkeep import cache_text
+    from pipeline.upkeep import cache_tools as cache_tool
 
     if teacher and not preset:
         raise InputError("cache verify --teacher: name the PRESET whose teacher and images to compare with")
@@ -634,7 +643,8 @@ def cache_drop_dense(
     preset: Preset, data: Data = "", artifacts: Artifacts = "artifacts", set_: Set = [], as_json: Json = False
 ) -> None:
     """Delete the dense tier; training never reads it. Sizes are shown before and after."""
-    from pipeline import cache_text, cache_tool
+    from pipeline.upkeep import cache_text
+    from pipeline.upkeep import cache_tools as cache_tool
 
     found = cache_tool.drop_dense(_plan(preset, data, artifacts, set_))
     _say(cache_text.dropped_text(found), found, as_json)

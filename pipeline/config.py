@@ -15,8 +15,9 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from cache.settings import InputError, Settings
-from stages.parts.datasets import DataConfig
+from cache.errors import InputError
+from cache.settings import Settings
+from stages.parts.data.datasets import DataConfig
 from stages.parts.settings import (
     DistillConfig,
     EvaluateConfig,
@@ -28,8 +29,8 @@ from stages.parts.settings import (
     WorldConfig,
 )
 from stages.parts.students import StudentConfig
-from stages.parts.teacher import TeacherConfig
-from stages.parts.views import ViewsConfig
+from stages.parts.teacher.teacher import TeacherConfig
+from stages.parts.data.views import ViewsConfig
 
 PRESETS = Path(__file__).parent / "presets"
 

@@ -16,13 +16,14 @@ from typing import Any
 
 from cache.location import Location
 from cache.schema import SCHEMA
-from cache.settings import InputError, fingerprint
+from cache.digests import fingerprint
+from cache.errors import InputError
 from cache.store import Artifact
 from pipeline.config import Config
-from stages.parts.datasets import Dataset, open_dataset
+from stages.parts.data.datasets import Dataset, open_dataset
 from stages.parts.students import weights_digest
-from stages.parts.teacher import teacher_identity
-from stages.parts.vocabulary import Vocabulary, prompt_set
+from stages.parts.teacher.teacher import teacher_identity
+from stages.parts.data.vocabulary import Vocabulary, prompt_set
 
 PACKAGES = ("clip2seg", "torch", "open_clip_torch", "segmentation-models-pytorch", "zarr", "numpy")
 
@@ -46,7 +47,7 @@ class Plan:
         self.artifacts = Location(artifacts).child(name)
         self.data_config = config.data.model_copy(update={"root": data}) if data else config.data
         if config.demo_world and not self.data_config.root:
-            from stages.demo_world import write_world
+            from stages.demo.world import write_world
 
             w = config.demo_world
             root = Path("artifacts") / name / f"world-{fingerprint(w.numbers())}"

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cache.location import Location
-from cache.settings import InputError
+from cache.errors import InputError
 from cache.store import Artifact
 from pipeline.plan import Plan
-from stages.progress import rank_and_world, say
+from stages.running.progress import rank_and_world, say
 
 if TYPE_CHECKING:
     import torch
@@ -145,8 +145,8 @@ def _report(stage: str, at: Location) -> None:
 
 def write_report(at: Location) -> str:
     """The HTML page of a run with the evaluations there are; returns its address."""
-    from pipeline.runs import run_at
-    from stages import run_report
+    from pipeline.study.runs import run_at
+    from stages import report as run_report
 
     return run_report.run(at, run_at(at).evaluations)
 
@@ -155,7 +155,7 @@ def _online_teacher(plan: Plan, machine: Machine) -> OnlineTeacher:
     """The teacher for a training loop; writes the text embeddings, which training reads, where they are missing."""
     from stages import extract as stage
     from stages.online import OnlineTeacher
-    from stages.parts.teacher import load_teacher
+    from stages.parts.teacher.teacher import load_teacher
 
     c = plan.config
     teacher = load_teacher(c.teacher, machine.torch_device())

@@ -17,19 +17,19 @@ from torch.utils.data import DataLoader, Subset
 from torch.utils.data import Dataset as TorchDataset
 
 from cache.location import Location
-from cache.settings import InputError
+from cache.errors import InputError
 from cache.store import Artifact
-from stages.parts.checkpoint import Checkpoint, unpack
-from stages.parts.datasets import BadSample, Dataset, Quarantine
-from stages.parts.gallery import Look, extremes, look, mixed
-from stages.parts.inference import Scorer, class_scores, predicted, student_scorer
-from stages.parts.metrics import Scores, confusion, scores
-from stages.parts.pictures import grid, overlay, palette
-from stages.parts.ranks import process_group, summed, told
+from stages.parts.students.checkpoint import Checkpoint, unpack
+from stages.parts.data.datasets import BadSample, Dataset, Quarantine
+from stages.parts.scoring.gallery import Look, extremes, look, mixed
+from stages.parts.scoring.inference import Scorer, class_scores, predicted, student_scorer
+from stages.parts.scoring.metrics import Scores, confusion, scores
+from stages.parts.drawing.overlays import grid, overlay, palette
+from stages.parts.learning.distributed import process_group, summed, told
 from stages.parts.settings import EvaluateConfig
-from stages.parts.teacher import TeacherConfig
-from stages.parts.views import Array
-from stages.progress import Bar, rank_and_world
+from stages.parts.teacher.teacher import TeacherConfig
+from stages.parts.data.views import Array
+from stages.running.progress import Bar, rank_and_world
 
 
 def run(
@@ -62,7 +62,7 @@ def run_teacher(
     workers: int,
 ) -> dict[str, Any]:
     """Scores the teacher training-free: its dense tokens against the same text embeddings, by the same code."""
-    from stages.parts.teacher import load_teacher  # the one place of this stage that needs CLIP
+    from stages.parts.teacher.teacher import load_teacher  # the one place of this stage that needs CLIP
 
     teacher = load_teacher(teacher_cfg, device)
     arrays = text.read(0)

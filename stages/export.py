@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import torch
 
-from cache.settings import InputError
-from stages.parts.checkpoint import Checkpoint, pack, unpack
-from stages.parts.exporting import (
+from cache.errors import InputError
+from stages.parts.students.checkpoint import Checkpoint, pack, unpack
+from stages.parts.students.exporting import (
     LARGEST,
     OPSET,
     Agreement,
@@ -30,12 +30,12 @@ from stages.parts.exporting import (
     torch_export_runner,
     traced,
 )
-from stages.parts.model_card import model_card
-from stages.parts.pictures import palette
-from stages.parts.segmenter import Words
+from stages.parts.drawing.model_card import model_card
+from stages.parts.drawing.overlays import palette
+from stages.parts.scoring.segmenter import Words
 from stages.parts.students import StudentConfig
-from stages.parts.views import Array
-from stages.progress import say
+from stages.parts.data.views import Array
+from stages.running.progress import say
 
 Format = Literal["onnx", "torch-export", "safetensors"]
 FILES = {"onnx": "student.onnx", "torch-export": "student.pt2", "safetensors": "student.safetensors"}
@@ -56,7 +56,7 @@ def run(
 ) -> dict[str, Any]:
     """Exports, reads the result back, compares it with PyTorch on `photos`, and writes it with its model card.
 
-    facts: what the card says of the run (`pipeline.export`). Returns the report. Raises InputError, and writes
+    facts: what the card says of the run (`pipeline.use.export`). Returns the report. Raises InputError, and writes
     nothing, where fewer than 99.9 % of the pixels agree.
     """
     photo = PhotoStudent(checkpoint.student, words.text, seen_bias * torch.tensor(words.seen, dtype=torch.float32))

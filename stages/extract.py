@@ -15,14 +15,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from cache.store import Artifact
-from stages.parts.crops import BadView, TeacherBatch, TeacherView, TeacherViews, parcel
-from stages.parts.datasets import BadSample, Dataset, Quarantine
+from stages.parts.teacher.crops import BadView, TeacherBatch, TeacherView, TeacherViews, parcel
+from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.settings import ExtractConfig
-from stages.parts.teacher import Teacher, TeacherConfig, load_teacher
-from stages.parts.teacher_files import load_text_source
-from stages.parts.tokens import Encoded, encode, token_arrays
-from stages.parts.views import ViewsConfig
-from stages.progress import Bar, Clock, Work, say
+from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
+from stages.parts.teacher.files import load_text_source
+from stages.parts.teacher.tokens import Encoded, encode, token_arrays
+from stages.parts.data.views import ViewsConfig
+from stages.running.progress import Bar, Clock, Work, say
 
 
 def run(

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from cache.settings import IGNORE, InputError
+from cache.errors import InputError
+from cache.settings import IGNORE
 from cache.store import Artifact
-from stages.parts.crops import cached_view, view_id
-from stages.parts.datasets import Dataset
-from stages.parts.metrics import confusion
-from stages.parts.mining import MiningConfig, mine
-from stages.parts.quality import (
+from stages.parts.teacher.crops import cached_view, view_id
+from stages.parts.data.datasets import Dataset
+from stages.parts.scoring.metrics import confusion
+from stages.parts.mining.clustering import MiningConfig, mine
+from stages.parts.scoring.quality import (
     Match,
     cell_classes,
     matches,
@@ -29,9 +30,9 @@ from stages.parts.quality import (
     on_pixels,
     scores_report,
 )
-from stages.parts.regions import annotated_share, latent_mask, pseudo_mask
-from stages.parts.views import Array, View, ViewsConfig, apply_labels, inside
-from stages.progress import Bar
+from stages.parts.data.regions import annotated_share, latent_mask, pseudo_mask
+from stages.parts.data.views import Array, View, ViewsConfig, apply_labels, inside
+from stages.running.progress import Bar
 
 Encode = Callable[[Array], np.ndarray]
 """An image uint8 [H, W, 3] -> its dense tokens [h, w, D]: the teacher at work, for a cache without them."""

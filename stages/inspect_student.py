@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from stages.parts.batches import normalised
-from stages.parts.checkpoint import Checkpoint
-from stages.parts.inference import class_scores, predicted, student_scorer
+from stages.parts.learning.batches import normalised
+from stages.parts.students.checkpoint import Checkpoint
+from stages.parts.scoring.inference import class_scores, predicted, student_scorer
 from stages.parts.settings import EvaluateConfig
-from stages.parts.views import Array
+from stages.parts.data.views import Array
 
 
 class SeeingStudent:

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache.settings import IGNORE, InputError
+from cache.errors import InputError
+from cache.settings import IGNORE
 from cache.store import Artifact
-from stages.parts.crops import view_row
-from stages.parts.datasets import Dataset
-from stages.parts.latent import Mined, Miner, crops_of, dense_again, latent_arrays
+from stages.parts.teacher.crops import view_row
+from stages.parts.data.datasets import Dataset
+from stages.parts.mining.miner import Mined, Miner, crops_of, dense_again, latent_arrays
 from stages.parts.settings import ExtractConfig, MiningConfig
-from stages.parts.teacher import Teacher, TeacherConfig, load_teacher
-from stages.parts.tokens import encode_crops
-from stages.parts.views import ViewsConfig
-from stages.progress import Bar, Clock, Work
+from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
+from stages.parts.teacher.tokens import encode_crops
+from stages.parts.data.views import ViewsConfig
+from stages.running.progress import Bar, Clock, Work
 
 
 def run(

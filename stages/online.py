@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.parts.batches import Batch, CachedTokens, TrainingSet, collate
-from stages.parts.crops import BadView, TeacherView, TeacherViews, parcel
-from stages.parts.latent import Miner, crops_of, latent_arrays
+from stages.parts.learning.batches import Batch, CachedTokens, TrainingSet, collate
+from stages.parts.teacher.crops import BadView, TeacherView, TeacherViews, parcel
+from stages.parts.mining.miner import Miner, crops_of, latent_arrays
 from stages.parts.settings import ExtractConfig, MiningConfig
-from stages.parts.teacher import Teacher
-from stages.parts.tokens import encode, encode_crops, token_arrays
+from stages.parts.teacher.teacher import Teacher
+from stages.parts.teacher.tokens import encode, encode_crops, token_arrays
 
 
 @dataclass(frozen=True)

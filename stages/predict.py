@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cache.settings import IGNORE, InputError
-from stages.parts.images import BadSample, read_image
-from stages.parts.pictures import palette
-from stages.parts.segmenter import Segmentation, SegmentOptions, Words
-from stages.parts.video import VideoEncoder, frames, is_video
-from stages.parts.views import Array
-from stages.progress import Bar
+from cache.errors import InputError
+from cache.settings import IGNORE
+from stages.parts.data.images import BadSample, read_image
+from stages.parts.drawing.overlays import palette
+from stages.parts.scoring.segmenter import Segmentation, SegmentOptions, Words
+from stages.parts.data.video import VideoEncoder, frames, is_video
+from stages.parts.data.views import Array
+from stages.running.progress import Bar
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
 REPORT = "predict.json"

@@ -24,20 +24,20 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cache.claims import give_back, take
 from cache.location import Location, StoreError
-from cache.settings import InputError
+from cache.errors import InputError
 from cache.store import Artifact
-from stages.parts.batches import Batch, CachedTokens, TrainingSet, Turns, collate
-from stages.parts.checkpoint import pack, pack_state, unpack_state
-from stages.parts.datasets import BadSample, Dataset, Quarantine
-from stages.parts.inference import predicted
-from stages.parts.learner import Learner
-from stages.parts.pictures import overlay, palette
-from stages.parts.ranks import agreed, averaged, process_group, told
+from stages.parts.learning.batches import Batch, CachedTokens, TrainingSet, Turns, collate
+from stages.parts.students.checkpoint import pack, pack_state, unpack_state
+from stages.parts.data.datasets import BadSample, Dataset, Quarantine
+from stages.parts.scoring.inference import predicted
+from stages.parts.learning.learner import Learner
+from stages.parts.drawing.overlays import overlay, palette
+from stages.parts.learning.distributed import agreed, averaged, process_group, told
 from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig, TrainConfig
 from stages.parts.students import StudentConfig, build_student
-from stages.parts.trainer import Trainer, make_optimiser
-from stages.parts.views import ViewsConfig
-from stages.progress import Bar, Clock, rank_and_world, say
+from stages.parts.learning.trainer import Trainer, make_optimiser
+from stages.parts.data.views import ViewsConfig
+from stages.running.progress import Bar, Clock, rank_and_world, say
 
 CHECKPOINT_SECONDS = 120.0
 """How much work a stop may cost at most."""

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache.settings import InputError
+from cache.errors import InputError
 from cache.store import Artifact
-from stages.parts.crops import BadView, TeacherView, TeacherViews, parcel, view_row
-from stages.parts.datasets import Dataset
-from stages.parts.latent import Miner
-from stages.parts.regions import latent_mask, present_regions, region_crops
+from stages.parts.teacher.crops import BadView, TeacherView, TeacherViews, parcel, view_row
+from stages.parts.data.datasets import Dataset
+from stages.parts.mining.miner import Miner
+from stages.parts.data.regions import latent_mask, present_regions, region_crops
 from stages.parts.settings import ExtractConfig, MiningConfig
-from stages.parts.teacher import Teacher, TeacherConfig, load_teacher
-from stages.parts.tokens import encode, encode_crops, token_arrays
-from stages.parts.views import ViewsConfig
-from stages.progress import Bar
+from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
+from stages.parts.teacher.tokens import encode, encode_crops, token_arrays
+from stages.parts.data.views import ViewsConfig
+from stages.running.progress import Bar
 
 LEAST_COSINE = 0.999
 """Tokens are the same down to this cosine: batches and devices change the last bits, another teacher all of them."""

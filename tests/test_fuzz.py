@@ -14,15 +14,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cache.settings import IGNORE, InputError
+from cache.errors import InputError
+from cache.settings import IGNORE
 from pipeline.config import Config, load_config, table_type
-from pipeline.runs import parsed_header
-from stages.parts.checkpoint import read_header
-from stages.parts.datasets import BadSample, DataConfig, Dataset
-from stages.parts.images import MAX_PIXELS, read_image, read_mask
-from stages.parts.layouts import Record, read_ids
-from stages.parts.segmenter import is_plain
-from stages.parts.vocabulary import Vocabulary, load_vocabulary
+from pipeline.study.runs import parsed_header
+from stages.parts.students.checkpoint import read_header
+from stages.parts.data.datasets import BadSample, DataConfig, Dataset
+from stages.parts.data.images import MAX_PIXELS, read_image, read_mask
+from stages.parts.data.layouts import Record, read_ids
+from stages.parts.scoring.segmenter import is_plain
+from stages.parts.data.vocabulary import Vocabulary, load_vocabulary
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 TABLES = {str(f.alias): sorted(table_type(n).model_fields) for n, f in Config.model_fields.items()}

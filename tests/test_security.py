@@ -27,8 +27,8 @@ NEVER = (
 )
 """Calls that run what a file or a name says, or unpack an archive."""
 ALLOWED = {
-    ("stages/parts/teacher_files.py", "zipfile.is_zipfile"): "looks whether a file is an archive, to refuse it",
-    ("stages/parts/teacher_files.py", "zipfile.ZipFile"): "lists the names in it; unpacks nothing",
+    ("stages/parts/teacher/files.py", "zipfile.is_zipfile"): "looks whether a file is an archive, to refuse it",
+    ("stages/parts/teacher/files.py", "zipfile.ZipFile"): "lists the names in it; unpacks nothing",
 }
 
 
@@ -82,7 +82,7 @@ def test_the_check_sees_each_of_them(line: str) -> None:
 
 
 def test_open_clip_is_told_to_load_weights_only() -> None:
-    source = (ROOT / "stages/parts/teacher.py").read_text()
+    source = (ROOT / "stages/parts/teacher/teacher.py").read_text()
     given = [
         {k.arg: ast.unparse(k.value) for k in node.keywords} for name, node in calls(source) if "create_model" in name
     ]

@@ -12,8 +12,8 @@ import torch
 from pipeline.benchmarks.harness import interleaved, result
 from pipeline.benchmarks.world import World
 from stages import extract as stage
-from stages.parts.crops import TeacherViews, parcel
-from stages.parts.tokens import encode
+from stages.parts.teacher.crops import TeacherViews, parcel
+from stages.parts.teacher.tokens import encode
 
 TARGET = {"cpu": 1.10, "cuda": 1.25}
 """Most wall time of the stage over the teacher alone (issue 7)."""

@@ -17,11 +17,11 @@ from pipeline.benchmarks.harness import interleaved, ratio, result, seconds
 from pipeline.benchmarks.training import fixed_batch, untrained_trainer
 from pipeline.benchmarks.world import World
 from pipeline.config import load_config
-from stages.parts.batches import Batch
-from stages.parts.crops import TeacherViews, parcel
+from stages.parts.learning.batches import Batch
+from stages.parts.teacher.crops import TeacherViews, parcel
 from stages.parts.students import count_macs
-from stages.parts.teacher import Teacher
-from stages.parts.trainer import Trainer
+from stages.parts.teacher.teacher import Teacher
+from stages.parts.learning.trainer import Trainer
 
 STUDENTS = {
     "SegFormer-B4": "coco_stuff",

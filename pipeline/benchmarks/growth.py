@@ -13,8 +13,8 @@ from pipeline import run
 from pipeline.benchmarks.harness import in_child, peak_mib, ratio, result
 from pipeline.config import load_config
 from pipeline.plan import Plan
-from stages.demo_world import write_world
-from stages.progress import say
+from stages.demo.world import write_world
+from stages.running.progress import say
 
 COUNTS = (250, 1000, 4000)
 STAGES = ("extract", "mine-latent", "train", "eval")

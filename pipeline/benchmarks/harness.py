@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from pipeline.report import columns
+from pipeline.text import columns
 
 Side = Callable[[], Any]
 

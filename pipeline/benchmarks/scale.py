@@ -17,7 +17,7 @@ from cache.location import Location, sealed
 from cache.schema import ARTIFACTS, SCHEMA
 from cache.store import Artifact
 from pipeline.benchmarks.harness import peak_mib, ratio, result
-from stages.progress import Work, say
+from stages.running.progress import Work, say
 
 SHARDS = (12_208, 97_656, 781_250)
 VIEWS = 128

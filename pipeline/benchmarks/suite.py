@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from cache.settings import InputError
+from cache.errors import InputError
 from pipeline.benchmarks import inference
 from pipeline.benchmarks.allocator import allocator
 from pipeline.benchmarks.extract import extract
@@ -21,9 +21,9 @@ from pipeline.benchmarks.reading import reading
 from pipeline.benchmarks.scale import scale
 from pipeline.benchmarks.training import STEPS, train
 from pipeline.benchmarks.world import PHOTOS, open_world
-from pipeline.report import markdown_page, write_markdown
+from pipeline.text import markdown_page, write_markdown
 from pipeline.run import Machine
-from stages.progress import say
+from stages.running.progress import say
 
 SMALL = ["extract.batch=16", "extract.shard=32"]
 """Whole shards and batches of a world of some dozen images."""

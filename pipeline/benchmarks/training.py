@@ -13,11 +13,11 @@ from pipeline.benchmarks.harness import interleaved, ratio, result
 from pipeline.benchmarks.world import World, write_cache
 from pipeline.config import Config
 from stages.online import OnlineTeacher
-from stages.parts.batches import Batch, CachedTokens, TrainingSet, Turns, collate
-from stages.parts.learner import Learner
+from stages.parts.learning.batches import Batch, CachedTokens, TrainingSet, Turns, collate
+from stages.parts.learning.learner import Learner
 from stages.parts.students import StudentConfig, build_student
-from stages.parts.trainer import Trainer, make_optimiser
-from stages.progress import Clock
+from stages.parts.learning.trainer import Trainer, make_optimiser
+from stages.running.progress import Clock
 from stages.train import load_cache
 
 TARGET = 1.05

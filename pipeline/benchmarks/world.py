@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 
 from cache.location import Location
-from cache.settings import InputError
+from cache.errors import InputError
 from cache.store import Artifact
 from pipeline.config import load_config, preset_name
 from pipeline.plan import Plan
-from stages.parts.datasets import Dataset
-from stages.parts.regions import annotated_share, present_regions
-from stages.parts.teacher import Teacher, load_teacher, untrained_teacher
-from stages.parts.vocabulary import load_vocabulary
+from stages.parts.data.datasets import Dataset
+from stages.parts.data.regions import annotated_share, present_regions
+from stages.parts.teacher.teacher import Teacher, load_teacher, untrained_teacher
+from stages.parts.data.vocabulary import load_vocabulary
 
 PHOTOS = "photos"
 SIZE = (480, 640)

@@ -9,7 +9,7 @@ import pytest
 
 from cache.location import Location
 from cache.search import Hit, open_index
-from cache.settings import InputError
+from cache.errors import InputError
 from cache.store import Artifact
 
 K_S = 3

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import Field, ValidationError
 
-from cache.settings import InputError, Settings, Where, file_digest, fingerprint, folder_digest
+from cache.digests import file_digest, fingerprint, folder_digest
+from cache.errors import InputError
+from cache.settings import Settings, Where
 
 
 class Knobs(Settings):

@@ -14,7 +14,7 @@ import pytest
 from cache.claims import Claim, take
 from cache.location import Location, StoreError
 from cache.schema import SCHEMA
-from cache.settings import InputError
+from cache.errors import InputError
 from cache.store import Artifact
 
 D = 4

@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from pipeline import load_student
-from pipeline.export import export
-from stages.parts.exporting import PhotoStudent, onnx_bytes, pytorch_runner, traced
-from stages.parts.pictures import palette
+from pipeline.use.export import export
+from stages.parts.students.exporting import PhotoStudent, onnx_bytes, pytorch_runner, traced
+from stages.parts.drawing.overlays import palette
 from stages.parts.students import StudentConfig, build_student
 from tests.docs.pages import blocks
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.parts.vocabulary import load_vocabulary
+from stages.parts.data.vocabulary import load_vocabulary
 from tests.docs.pages import blocks, shell
 
 CHOSEN = ("cat", "cow", "dog", "horse", "person", "sheep")

@@ -27,7 +27,7 @@ from safetensors.torch import load, save
 
 from cache.location import sealed, unsealed
 from pipeline import cli
-from stages.parts.video import VideoEncoder
+from stages.parts.data.video import VideoEncoder
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

@@ -17,8 +17,8 @@ FILES = sorted(f for package in HOUSE for f in (ROOT / package).rglob("*.py"))
 
 DOORS = {
     # teach trains the demo's CLIP by open_clip's own loss; it reads no teacher and no stage reads it.
-    "open_clip": ("stages/parts/teacher.py", "stages/teach.py"),
-    "faiss": ("stages/parts/mining.py", "cache/search.py"),
+    "open_clip": ("stages/parts/teacher/teacher.py", "stages/demo/teach.py"),
+    "faiss": ("stages/parts/mining/clustering.py", "cache/search.py"),
     "segmentation_models_pytorch": ("stages/parts/students/",),
     "zarr": ("cache/store.py",),
     "obstore": ("cache/location.py",),
@@ -28,7 +28,7 @@ DOORS = {
 
 BELOW = {
     "pipeline": ("pipeline", "stages", "cache"),
-    "stages": ("stages.parts", "stages.progress", "cache"),
+    "stages": ("stages.parts", "stages.running.progress", "cache"),
     "stages.parts": ("stages.parts", "cache.settings"),
     "cache": ("cache",),
 }
@@ -119,6 +119,6 @@ def test_help_loads_no_heavy_library() -> None:
 
 
 def test_training_and_scoring_do_not_know_clip_or_faiss() -> None:
-    loaded = modules_after("import stages.train, stages.evaluate, stages.parts.inference, stages.parts.learner")
+    loaded = modules_after("import stages.train, stages.evaluate, stages.parts.scoring.inference, stages.parts.learning.learner")
     assert "torch" in loaded
     assert not loaded & {"open_clip", "faiss", "transformers"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cache.settings import InputError
+from cache.errors import InputError
 from pipeline.config import Config, load_config, preset_name, shipped
 
 LEAST = '[data]\nlayout = "voc"\nroot = "./data"\nvocabulary = "voc"\n'
@@ -161,7 +161,7 @@ def test_several_faults_are_counted(tmp_path: Path) -> None:
 
 def test_reading_a_preset_and_planning_need_no_torch() -> None:
     code = (
-        "import sys; from pipeline.config import load_config; import pipeline.plan, pipeline.cli, pipeline.report;"
+        "import sys; from pipeline.config import load_config; import pipeline.plan, pipeline.cli, pipeline.text;"
         "load_config('voc_partial'); heavy = {'torch', 'open_clip', 'faiss', 'timm', 'segmentation_models_pytorch',"
         "'matplotlib', 'scipy'} & set(sys.modules); print(sorted(heavy))"
     )

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cache.settings import InputError
+from cache.errors import InputError
 from pipeline.plan import Plan
-from pipeline.report import baseline, plan_table, steps_json
+from pipeline.text import baseline, plan_table, steps_json
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

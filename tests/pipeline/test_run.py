@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache.settings import InputError
-from pipeline import report, run
+from cache.errors import InputError
+from pipeline import run
+from pipeline import text as report
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -251,7 +252,7 @@ def test_no_unseen_class_at_all(fresh_tiny: Tiny) -> None:
     toml.write_text(toml.read_text().replace('unseen = ["box", "cross"]', "unseen = []"))
     report = fresh_tiny.run("eval")["report"]
     assert report["uIoU"] is None and report["hIoU"] is None and report["sIoU"] is not None
-    from pipeline.report import eval_text
+    from pipeline.text import eval_text
 
     assert "-" in eval_text(fresh_tiny.plan(), fresh_tiny.run("eval"))
 

@@ -18,8 +18,8 @@ import os, sys
 for stream in (1, 2):
     os.dup2(os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
 os.environ |= {env!r}
-import stages.train, stages.progress
-stages.train.LOG_EVERY, stages.progress.WAIT_SECONDS = 1, 0.2
+import stages.train, stages.running.progress
+stages.train.LOG_EVERY, stages.running.progress.WAIT_SECONDS = 1, 0.2
 {patch}
 sys.argv = ["clip2seg", *{argv!r}]
 from pipeline.cli import main

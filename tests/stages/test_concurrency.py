@@ -15,7 +15,7 @@ import pytest
 from cache.claims import Claim, _started
 from cache.location import Location
 from cache.store import Artifact
-from stages.progress import Work
+from stages.running.progress import Work
 
 if TYPE_CHECKING:
     from tests.stages.conftest import Stages
@@ -75,7 +75,7 @@ def test_what_others_hold_is_left_to_the_end_and_waited_for(tmp_path: Path, monk
         if len(naps) == 2:  # the other one finishes meanwhile
             commit(Artifact(made.at, "dense"), 0)
 
-    monkeypatch.setattr("stages.progress.time", SimpleNamespace(sleep=nap))
+    monkeypatch.setattr("stages.running.progress.time", SimpleNamespace(sleep=nap))
     with Work([made], 3) as work:
         while work.open():
             for shard in work.claims():

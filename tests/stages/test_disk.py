@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.cache_tool import verify
+from pipeline.upkeep.cache_tools import verify
 
 if TYPE_CHECKING:
     from tests.stages.conftest import Stages

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from cache.location import Location
-from cache.settings import InputError
+from cache.errors import InputError
 from stages import evaluate
 from stages.parts.settings import TrainConfig
 from stages.train import check_shares
@@ -36,13 +36,13 @@ OVERRIDES = (
 JOB = """
 import os, signal, sys, time
 from pathlib import Path
-import stages.progress
+import stages.running.progress
 from cache.store import Artifact
 from pipeline.cli import app
 
 signs, preset, artifacts, kill, *overrides = sys.argv[1:]
 signs, rank, world = Path(signs), int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-stages.progress.WAIT_SECONDS, write = 0.1, Artifact.write
+stages.running.progress.WAIT_SECONDS, write = 0.1, Artifact.write
 
 
 def die(where):
@@ -72,7 +72,7 @@ def doubled():
             die("train")
         return step(self, iteration, batch)
 
-    step, stages.parts.trainer.Trainer.step = stages.parts.trainer.Trainer.step, stepped
+    step, stages.parts.learning.trainer.Trainer.step = stages.parts.learning.trainer.Trainer.step, stepped
     stages.train.LOG_EVERY, stages.train.CHECKPOINT_SECONDS, stages.train._picture = 1, 0.0, lambda *_: None
     single, torch.Tensor.float = torch.Tensor.float, torch.Tensor.double
     torch.set_default_dtype(torch.float64)

@@ -15,8 +15,9 @@ from PIL import Image
 
 import stages.evaluate as stage
 from cache.location import Location
-from cache.settings import IGNORE, InputError
-from stages.parts.inference import class_scores, predicted, student_scorer
+from cache.errors import InputError
+from cache.settings import IGNORE
+from stages.parts.scoring.inference import class_scores, predicted, student_scorer
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -132,7 +133,7 @@ def test_a_class_without_an_evaluation_pixel_is_marked_and_left_out_of_the_means
 
 
 def test_a_table_marks_what_has_no_number() -> None:
-    from stages.parts.metrics import scores
+    from stages.parts.scoring.metrics import scores
 
     counts = np.zeros((3, 3), np.int64)
     counts[0, 0], counts[0, 1] = 6, 2  # class 2 neither there nor predicted; class 1 predicted only

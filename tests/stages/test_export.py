@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from cache.settings import InputError
+from cache.errors import InputError
 from pipeline import load_student
-from pipeline.export import export
-from pipeline.student import Student
+from pipeline.use.export import export
+from pipeline.use.student import Student
 from stages import export as stage
-from stages.parts.exporting import (
+from stages.parts.students.exporting import (
     PhotoStudent,
     compare,
     onnx_bytes,

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 import stages.extract as stage
-from cache.settings import InputError
+from cache.errors import InputError
 from cache.store import Artifact
-from stages.parts.regions import region_crops
-from stages.parts.teacher import Teacher, load_teacher
-from stages.parts.views import whole
+from stages.parts.data.regions import region_crops
+from stages.parts.teacher.teacher import Teacher, load_teacher
+from stages.parts.data.views import whole
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.cache_tool import collect, verify
+from pipeline.upkeep.cache_tools import collect, verify
 
 if TYPE_CHECKING:
     from tests.stages.conftest import Stages

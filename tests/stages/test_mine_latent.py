@@ -12,9 +12,9 @@ from PIL import Image
 
 import stages.mine_latent as stage
 from cache.settings import IGNORE
-from stages.parts.mining import mine
-from stages.parts.regions import annotated_share, present_regions, pseudo_mask, region_crops
-from stages.parts.teacher import load_teacher
+from stages.parts.mining.clustering import mine
+from stages.parts.data.regions import annotated_share, present_regions, pseudo_mask, region_crops
+from stages.parts.teacher.teacher import load_teacher
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cache.settings import InputError
+from cache.errors import InputError
 from stages import predict
-from stages.parts.segmenter import SegmentOptions, Words
+from stages.parts.scoring.segmenter import SegmentOptions, Words
 
 WORDS = Words(("dark", "bright"), torch.eye(2), (True, False))
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cache.location import Location, StoreError
-from cache.settings import InputError
-from pipeline import cache_tool
+from cache.errors import InputError
+from pipeline.upkeep import cache_tools as cache_tool
 
 if TYPE_CHECKING:
     from tests.stages.conftest import Stages

@@ -20,11 +20,11 @@ from torch import Tensor
 
 import stages.train as stage
 from cache.location import Location
-from cache.settings import InputError
-from pipeline.report import baseline
-from stages.parts.checkpoint import read_header
+from cache.errors import InputError
+from pipeline.text import baseline
+from stages.parts.students.checkpoint import read_header
 from stages.parts.settings import TrainConfig
-from stages.parts.trainer import Trainer, autocast_dtype, stream
+from stages.parts.learning.trainer import Trainer, autocast_dtype, stream
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

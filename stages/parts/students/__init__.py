@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from cache.settings import Settings, Where, file_digest
+from cache.digests import file_digest
+from cache.settings import Settings, Where
 
 if TYPE_CHECKING:
     from stages.parts.students.build import Student as Student

@@ -11,7 +11,7 @@ import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cache.settings import InputError
+from cache.errors import InputError
 from stages.parts.students import DOWNLOAD, StudentConfig
 from stages.parts.students.ham import SegNeXt
 from stages.parts.students.mscan import MSCAN_ENCODERS

@@ -20,7 +20,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from cache.settings import InputError
+from cache.errors import InputError
 
 if TYPE_CHECKING:
     from stages.parts.students.build import Student

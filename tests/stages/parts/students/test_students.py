@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.export import Dim
 
-from cache.settings import InputError
+from cache.errors import InputError
 from stages.parts.students import StudentConfig, build_student, count_macs, weights_digest
 
 ROOT = Path(__file__).resolve().parents[4]

@@ -9,7 +9,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from cache.settings import InputError
+from cache.errors import InputError
 from stages.parts.students import LoadReport, StudentConfig, build_student, load_encoder_weights
 
 FACTS = Path(__file__).resolve().parents[3] / "facts"

@@ -1,0 +1,230 @@
+"""`clip2seg runs`: the training runs under an artifacts folder, side by side; what differs between two of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cache.location import Location
+from cache.errors import InputError
+from pipeline.text import columns
+
+SCORES = ("hIoU", "sIoU", "uIoU", "pixel_accuracy")
+_NONE = "(not set)"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: its folder, and what lies beside it."""
+
+    preset: str
+    at: Location
+
+    @property
+    def name(self) -> str:
+        """`<preset>/train-<fingerprint>`: what `--compare` takes."""
+        return f"{self.preset}/{self.at.prefix.rsplit('/', 1)[-1] or Path(self.at.url).name}"
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What the checkpoint's header says; empty where there is none yet."""
+        header = _header(self.at, "student.safetensors")
+        return header or {}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every ingredient of the run as flat keys: `train.lr` -> 0.0003."""
+        provenance = self.about.get("provenance", {})
+        found = dict(_flat(provenance.get("ingredients", {})))
+        return {**found, "split": provenance.get("split"), "teacher": provenance.get("teacher", {}).get("model")}
+
+    @cached_property
+    def summary(self) -> dict[str, Any] | None:
+        """Summary of a finished run; None while it isn't."""
+        mark = self.at.get_json("complete.json")
+        return None if mark is None else mark.get("summary", {})
+
+    @cached_property
+    def evaluations(self) -> list[tuple[Location, dict[str, Any]]]:
+        """The evaluations of this run, those of most images first: folder and report."""
+        found = []
+        parent = _parent(self.at)
+        for name in parent.children():
+            if not name.startswith("eval-"):
+                continue
+            report = parent.child(name).get_json("report.json")
+            if report and str(report.get("run", "")).rstrip("/").rsplit("/", 1)[-1] == self.name.rsplit("/", 1)[-1]:
+                found.append((parent.child(name), report))
+        return sorted(found, key=lambda pair: -int(pair[1].get("images", 0)))
+
+    @property
+    def state(self) -> str:
+        """finished, or how far it is."""
+        if self.summary is not None:
+            return "finished"
+        return f"at {self.about['iteration']}" if "iteration" in self.about else "begun"
+
+
+def find_runs(artifacts: str, preset: str = "") -> list[Run]:
+    """The runs under an artifacts folder, by preset and name; `preset` is a name or a preset's path.
+
+    Raises InputError where there is no such folder.
+    """
+    preset = Path(preset).stem if preset else ""
+    if "://" not in artifacts and not Path(artifacts).expanduser().is_dir():
+        raise InputError(f"--artifacts {artifacts}: no such folder; `clip2seg train` makes runs there")
+    root = Location(artifacts)
+    presets = root.children()
+    if preset and preset not in presets:
+        raise InputError(f"preset {preset!r}: nothing of it under {root}; there is: {', '.join(presets) or 'nothing'}")
+    return [
+        Run(name, root.child(name).child(child))
+        for name in ([preset] if preset else presets)
+        for child in root.child(name).children()
+        if child.startswith("train-")
+    ]
+
+
+def run_at(at: Location) -> Run:
+    """The run in a folder."""
+    folder = _parent(at)
+    return Run(str(folder).rstrip("/").rsplit("/", 1)[-1], at)
+
+
+def runs_json(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The runs as JSON."""
+    return [
+        {
+            "run": run.name,
+            "address": str(run.at),
+            "state": run.state,
+            "student": run.about.get("student"),
+            "summary": run.summary,
+            "evaluations": [
+                {"address": str(at), "data": r["data"], "images": r["images"], **{k: r[k] for k in SCORES}}
+                for at, r in run.evaluations
+            ],
+            "report": f"{run.at}/report.html" if run.at.get("report.html") else None,
+        }
+        for run in runs
+    ]
+
+
+def runs_text(runs: Sequence[Run]) -> str:
+    """The runs as a table, one row per evaluation."""
+    if not runs:
+        return "no run yet; `clip2seg train PRESET` makes one"
+    rows: list[list[object]] = [["run", "student", "state", "iterations", "images", *SCORES]]
+    for run in runs:
+        student = run.about.get("student", {})
+        network = f"{student.get('arch')}+{student.get('encoder')}" if student else None
+        head = [run.name, network, run.state, (run.summary or {}).get("iterations")]
+        scored = [[r["images"], *(r[k] for k in SCORES)] for _, r in run.evaluations]
+        rows += [[*head, *more] for more in scored or [[None] * (1 + len(SCORES))]]
+    return columns(rows, left=3)
+
+
+def compare(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any]:
+    """Two or more runs: settings that differ, and scores. Raises InputError for a name that fits no run, or many."""
+    if len(names) < 2:
+        raise InputError("--compare: name two runs or more: --compare train-1a2b --compare train-3c4d")
+    chosen = [_one(runs, name) for name in names]
+    keys = sorted({key for run in chosen for key in run.settings})
+    settings = {key: [run.settings.get(key, _NONE) for run in chosen] for key in keys}
+    scored = [run.evaluations[0][1] if run.evaluations else {} for run in chosen]
+    classes = [{c["name"]: c["IoU"] for c in report.get("classes", [])} for report in scored]
+    return {
+        "runs": [run.name for run in chosen],
+        "settings": {k: v for k, v in settings.items() if any(x != v[0] for x in v)},
+        "scores": {key: [report.get(key) for report in scored] for key in ("images", *SCORES)},
+        "classes": {name: [c.get(name) for c in classes] for name in dict.fromkeys(n for c in classes for n in c)},
+    }
+
+
+def compare_text(found: Mapping[str, Any]) -> str:
+    """The comparison as a table."""
+    rows: list[list[object]] = [["", *found["runs"]]]
+    rows += [[key, *values] for key, values in found["scores"].items()]
+    rows += [[f"IoU {name}", *values] for name, values in found["classes"].items()]
+    differing = [[key, *(_short(v) for v in values)] for key, values in found["settings"].items()]
+    rows += [["", *("" for _ in found["runs"])], *(differing or [["settings: equal", *("" for _ in found["runs"])]])]
+    return columns(rows)
+
+
+def _one(runs: Sequence[Run], name: str) -> Run:
+    fitting = [run for run in runs if run.name == name or run.name.rsplit("/", 1)[-1].startswith(name)]
+    if len(fitting) != 1:
+        known = ", ".join(run.name for run in (fitting or runs)[:6]) or "none"
+        raise InputError(f"--compare {name}: fits {len(fitting)} runs; name one of: {known}")
+    return fitting[0]
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            pairs += _flat(item, f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", item))
+    return pairs
+
+
+def _parent(at: Location) -> Location:
+    folder, _, last = at.prefix.rpartition("/")
+    if last:
+        return Location(at.url, folder)
+    return Location(at.url.rpartition("/")[0])
+
+
+def _header(at: Location, name: str) -> dict[str, Any] | None:
+    """The header of a student's file; of a local file only the header is read."""
+    if at.path is not None:
+        file = at.path / name
+        if not file.is_file():
+            return None
+        with file.open("rb") as opened:
+            start = opened.read(8)
+            # safetensors' own limit; a longer "header" is another kind of file.
+            data: bytes | None = start + opened.read(min(int.from_bytes(start, "little"), 100_000_000))
+    else:
+        data = at.get(name)
+    return None if data is None else parsed_header(data)
+
+
+def parsed_header(data: bytes) -> dict[str, Any]:
+    """The `clip2seg` metadata of a safetensors file's bytes; empty where they aren't one. Needs no torch."""
+    try:
+        size = int.from_bytes(data[:8], "little")
+        found = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["clip2seg"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def resolve_run(run: str, artifacts: str, data: str) -> str:
+    """Where a run lies: RUN is a run folder, a student file, `<preset>/train-<fingerprint>`, or a preset.
+
+    A preset stands for the run of its settings. Raises InputError where none of these is there.
+    """
+    from pipeline.config import load_config, preset_name, shipped
+    from pipeline.plan import Plan
+
+    if "://" in run or (Path(run).expanduser().exists() and not run.endswith(".toml")):
+        return run
+    if run.endswith(".toml") or run in shipped():
+        at = Plan(load_config(run), preset_name(run), artifacts, data).address("train")
+        if at.get("student.safetensors") is None:
+            raise InputError(f"preset {run}: no trained student at {at}; run `clip2seg train {run}` first")
+        return str(at)
+    if "://" not in artifacts and (found := Path(artifacts).expanduser() / run).is_dir():
+        return str(found)
+    raise InputError(f"run {run!r}: no such folder, student file or preset; `clip2seg runs` lists the runs")

@@ -1,0 +1,175 @@
+"""Results as text for the terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cache.errors import InputError
+from pipeline.plan import Plan
+
+REFERENCE = ("teacher, training-free", "baseline", "this run")
+
+
+def columns(rows: Sequence[Sequence[object]], *, left: int = 1) -> str:
+    """Rows as aligned text columns, the first `left` of them flush left; None shows as -."""
+    text = [["-" if v is None else f"{v:.1f}" if isinstance(v, float) else str(v) for v in row] for row in rows]
+    widths = [max(len(row[i]) for row in text) for i in range(len(text[0]))]
+    return "\n".join(
+        "  ".join(
+            v.ljust(w) if i < left else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in text
+    )
+
+
+def plan_table(plan: Plan) -> str:
+    """Stages with what they read, where they write, and what would run."""
+    rows = [["stage", "state", "reads", "writes"]]
+    rows += [[s.stage, "done" if s.done else "would run", " ".join(s.reads), s.detail] for s in plan.steps()]
+    head = (
+        f"preset {plan.name}: {len(plan.train_data)} training and {len(plan.val_data)} evaluation images, "
+        f"{len(plan.vocabulary.seen)} seen + {len(plan.vocabulary.unseen)} unseen classes "
+        f"(split {plan.vocabulary.split})\n"
+        f"artifacts under {plan.artifacts}\n\n"
+    )
+    return head + columns(rows, left=4)
+
+
+def steps_json(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON."""
+    return {
+        "preset": plan.name,
+        "stages": [vars(s) for s in plan.steps()],
+        "addresses": {kind: str(plan.address(kind)) for kind in plan.ingredients},
+    }
+
+
+def size(count: float) -> str:
+    """Bytes in a unit people read."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.1f} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def extract_text(result: dict[str, Any]) -> str:
+    """Summary of `extract`."""
+    s = result["summary"]
+    seconds = s["seconds"]
+    sizes = ", ".join(f"{kind} {size(n)}" for kind, n in s["bytes"].items())
+    return (
+        f"extract: {s['views']} views, {s['regions']} seen regions, {s['views_per_second']} views/s "
+        f"-> {result['address']}\n"
+        f"  stored: {sizes}\n"
+        f"  teacher {seconds.get('teacher', 0)} s, waiting for images {seconds.get('wait', 0)} s, "
+        f"waiting for the store {seconds.get('write', 0)} s"
+        + (f"\n  seen classes without a single pixel: {', '.join(absent)}" if (absent := s.get("absent")) else "")
+        + _bad(s["bad"])
+    )
+
+
+def mine_text(result: dict[str, Any]) -> str:
+    """Summary of `mine-latent`."""
+    s = result["summary"]
+    # A mark's keys come back in the order of text.
+    histogram = ", ".join(f"{k}: {n}" for k, n in sorted(s["latent_classes"].items(), key=lambda item: int(item[0])))
+    times = ", ".join(f"{k} {v}" for k, v in s["ms_per_view"].items())
+    return (
+        f"mine-latent: {s['views']} views -> {result['address']}\n"
+        f"  latent classes per view (median {s['median_latent_classes']:g}): {histogram}\n"
+        f"  unannotated cells covered: {100 * s['covered_share']:.1f} %\n"
+        f"  ms per view: {times}"
+    )
+
+
+def train_text(result: dict[str, Any]) -> str:
+    """Summary of `train`."""
+    s = result["summary"]
+    losses = ", ".join(f"{k} {v:.3f}" for k, v in s["losses"].items())
+    return (
+        f"train: {s['iterations']} iterations in {s['seconds']:.0f} s ({s['iterations_per_second']:.2f} it/s, "
+        f"{100 * s['waiting_share']:.1f} % of it waiting for data) -> {result['address']}\n  last losses: {losses}"
+    )
+
+
+def eval_text(plan: Plan, result: dict[str, Any]) -> str:
+    """Score table with the reference rows that exist, then IoU per class."""
+    report = result["report"]
+    rows: list[list[object]] = [["", "sIoU", "uIoU", "hIoU", "pixel acc."]]
+    references = {
+        "teacher, training-free": plan.address("teacher"),
+        "baseline (no distillation)": baseline(plan).address("eval"),
+    }
+    missing = []
+    for name, at in references.items():
+        found = at.get_json("report.json") if at != plan.address("eval") else None
+        if found:
+            rows.append([name, *_scores(found)])
+        else:
+            missing.append(name)
+    rows.append(["this run", *_scores(report)])
+    support = next(k for k in report if k.startswith("classes_with_"))
+    rows.append([f"this run, {support.replace('_', ' ')}", *_scores(report[support])])
+    bias = report["settings"]["seen_bias"]
+    classes = [["class", "", "IoU", "pixels"]]
+    classes += [
+        [c["name"], "seen" if c["seen"] else "UNSEEN", c["IoU"], f"{c['pixels']}" if c["support"] else "no support"]
+        for c in report["classes"]
+    ]
+    return (
+        f"eval: {report['images']} images, split {report['split']} -> {result['address']}\n\n{columns(rows)}\n\n"
+        f"{columns(classes, left=2)}\n\npicture grid: {result['address']}/grid.png"
+        + (f"\nseen bias {bias} was subtracted" if bias else "")
+        + _bad(report["bad"])
+        + (
+            f"\nnot scored yet: {', '.join(missing)} (`clip2seg ablate {plan.name} --table 3` makes all rows)"
+            if missing
+            else ""
+        )
+    )
+
+
+def baseline(plan: Plan) -> Plan:
+    """The same configuration without distillation and latent embedding: Table 3's first row."""
+    c = plan.config
+    return plan.variant(
+        distill=c.distill.model_copy(update={"loss": "none"}),
+        latent_embedding=c.latent_embedding.model_copy(update={"enabled": False}),
+    )
+
+
+def _scores(report: dict[str, Any]) -> list[object]:
+    return [report[k] for k in ("sIoU", "uIoU", "hIoU", "pixel_accuracy")]
+
+
+def _bad(bad: Sequence[str]) -> str:
+    return "".join(f"\n  left out: {b}" for b in bad)
+
+
+def markdown_page(path: str) -> str:
+    """The page that a table will go into, "" where there is none yet. Raises InputError, before hours of training."""
+    if not path:
+        return ""
+    file = Path(path)
+    try:
+        if file.parent.is_dir():
+            return file.read_text(encoding="utf-8") if file.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--markdown {path}: can't be read as text; name a Markdown file") from error
+    raise InputError(f"--markdown {path}: no such folder; name a file in one that is there")
+
+
+def write_markdown(path: str, key: str, text: str) -> None:
+    """Puts `text` between the markers `<!-- key -->` of a file, appending them where there are none."""
+    file, page = Path(path), markdown_page(path)
+    begin, end = f"<!-- {key} -->", f"<!-- end {key} -->"
+    block = f"{begin}\n```\n{text}\n```\n{end}"
+    if begin in page:
+        page = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: block, page, flags=re.DOTALL)
+    else:
+        page = f"{page.rstrip()}\n\n{block}\n".lstrip()
+    file.write_text(page, encoding="utf-8")

@@ -1,0 +1,62 @@
+"""What `clip2seg cache` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.upkeep.cache_tools import Entry
+from pipeline.text import columns, size
+
+
+def list_text(found: Sequence[Entry]) -> str:
+    """The addresses as a table."""
+    rows: list[list[object]] = [["address", "state", "made by", "used by", "views", "size"]]
+    rows += [[e.address, e.state, e.about, ", ".join(e.used_by) or "-", e.views or None, size(e.bytes)] for e in found]
+    total = f"\n{len(found)} addresses, {size(sum(e.bytes for e in found))}"
+    return (columns(rows, left=4) if found else "nothing is stored") + total
+
+
+def show_text(found: dict[str, Any]) -> str:
+    """`show` for the terminal."""
+    lines = [f"{found['address']}: {found['state']}, {size(found['bytes'])}"]
+    if "bytes_per_view" in found:
+        lines[0] += f", {found['views']} views in {found['shards']} shards, {size(found['bytes_per_view'])} a view"
+    lines.append(f"uses: {', '.join(found['uses']) or '-'}    used by: {', '.join(found['used_by']) or '-'}")
+    lines.append(json.dumps(found["provenance"], indent=1, sort_keys=True))
+    return "\n".join(lines)
+
+
+def verify_text(found: dict[str, Any]) -> str:
+    """`verify` for the terminal."""
+    faults = found["faults"]
+    lines = [f"{size(found['bytes'])} in {found['addresses']} addresses read: {len(faults) or 'no'} faults"]
+    lines += [f"  {fault}" for fault in faults]
+    if faults:
+        lines.append(
+            "taken back; run the stages again" if found["repaired"] else "--repair takes them back, for a new run"
+        )
+    return "\n".join(lines)
+
+
+def teacher_text(found: dict[str, Any]) -> str:
+    """`verify --teacher` for the terminal."""
+    compared = ", ".join(f"{n} {name} (lowest cosine {found['lowest'][name]})" for name, n in found["tokens"].items())
+    lines = [f"{found['views']} views encoded again: {compared or 'nothing compared'}"]
+    return "\n".join([*lines, *(f"  {fault}" for fault in found["faults"])])
+
+
+def dropped_text(found: dict[str, Any]) -> str:
+    """`drop-dense` for the terminal."""
+    before, after = found["before"], found["after"]
+    rows = [["", "before", "after"], *([k, size(before[k]), size(after[k])] for k in before)]
+    rows.append(["all", size(sum(before.values())), size(sum(after.values()))])
+    return f"{found['address']}: {size(found['freed'])} freed\n{columns(rows)}"
+
+
+def collected_text(found: dict[str, Any]) -> str:
+    """`gc` for the terminal."""
+    names = [*found["removed"], *found["leftovers"]]
+    verb = "would free" if found["dry_run"] else "freed"
+    return "\n".join([*names, f"{len(names)} things, {verb} {size(found['freed'])}"])

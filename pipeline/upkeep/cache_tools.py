@@ -1,0 +1,311 @@
+"""`clip2seg cache`: what lies under an artifacts folder, what uses it, whether it is whole; and making room."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cache.claims import Claim, holder
+from cache.location import Location, StoreError, unsealed
+from cache.schema import ARTIFACTS
+from cache.digests import fingerprint
+from cache.errors import InputError
+from cache.store import Artifact
+from pipeline.plan import Plan
+from stages.running.progress import Bar
+
+_NAME = re.compile(r"(tokens|dense|latent|text|train|online|eval|teacher)-([0-9a-f]{8})(\.zarr)?")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One address: `name` below its preset's folder; `uses`, `used_by`: names beside it."""
+
+    preset: str
+    name: str
+    kind: str
+    state: str
+    views: int
+    bytes: int
+    about: str
+    uses: tuple[str, ...] = ()
+    used_by: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> str:
+        """Preset and name, as the other commands take them."""
+        return f"{self.preset}/{self.name}"
+
+
+def entries(artifacts: str, preset: str = "") -> list[Entry]:
+    """All addresses under an artifacts folder, or of one preset in it."""
+    root = Location(artifacts)
+    return [e for name in ([preset] if preset else root.children()) for e in _folder(root.child(name), name)]
+
+
+def _folder(at: Location, preset: str) -> list[Entry]:
+    own = [(_entry(at.child(name), preset, name), at.child(name)) for name in at.children() if _kind(name)]
+    made = {entry.name: _made_from(place, entry.kind) for entry, place in own}
+    uses = {entry.name: _used(made[entry.name], entry.kind, made) for entry, _ in own}
+    users = {name: tuple(other for other in uses if name in uses[other]) for name in uses}
+    return [replace(entry, uses=uses[entry.name], used_by=users[entry.name]) for entry, _ in own]
+
+
+def _used(own: dict[str, Any], kind: str, made: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    """Names among `made` (name -> provenance) of what an address was made from.
+
+    Ingredients name what they read by the fingerprint of its ingredients, the schema apart; a run's text embeddings
+    by their words; an evaluation its run.
+    """
+    ingredients, found = own.get("ingredients", {}), []
+    for name, other in made.items():
+        theirs, their_kind = other.get("ingredients", {}), _kind(name)
+        key = fingerprint({k: v for k, v in theirs.items() if k != "schema"}) if theirs else ""
+        reads = their_kind in ("tokens", "dense", "latent") and ingredients.get(their_kind) == key
+        speaks = their_kind == "text" and kind in ("train", "online") and _same_text(ingredients.get("text"), theirs)
+        if (reads and key) or speaks or own.get("run") == name:
+            found.append(name)
+    return tuple(found)
+
+
+def find(artifacts: str, address: str) -> tuple[Location, Entry]:
+    """The one address that is meant by `preset/name`, `name`, its first letters, or a path ending so."""
+    wanted = address.rstrip("/").removesuffix(".zarr").split("/")
+    if not wanted[-1]:  # it would fit every name
+        raise InputError(f"address {address!r}: name one; `clip2seg cache list` shows the addresses")
+    every = entries(artifacts)
+    hits = [e for e in every if e.name.startswith(wanted[-1]) and (len(wanted) == 1 or e.preset == wanted[-2])]
+    if len(hits) != 1:
+        what = ", ".join(e.address for e in hits[:5]) or "nothing"
+        raise InputError(f"{address}: {what} of that name under {artifacts}; `clip2seg cache list` shows the addresses")
+    return Location(artifacts).child(hits[0].preset).child(hits[0].name), hits[0]
+
+
+def show(artifacts: str, address: str) -> dict[str, Any]:
+    """All that an address says of itself."""
+    at, entry = find(artifacts, address)
+    result: dict[str, Any] = vars(entry) | {"address": str(at), "provenance": _provenance(at, entry.kind)}
+    if entry.kind in ARTIFACTS:
+        artifact = Artifact(at, entry.kind)
+        committed = artifact.committed()
+        result["shards"] = len(committed)
+        result["summary"] = artifact.summary()
+        if entry.views:
+            result["bytes_per_view"] = round(entry.bytes / entry.views, 1)
+    return result
+
+
+def remove(artifacts: str, address: str, *, force: bool) -> dict[str, Any]:
+    """Deletes one address. Raises InputError where something uses it (unless `force`) or a process writes it."""
+    at, entry = find(artifacts, address)
+    if entry.used_by and not force:
+        raise InputError(f"{at}: used by {', '.join(entry.used_by)}; remove them first, or give --force")
+    if (writer := _writer(at)) is not None:
+        raise InputError(f"{at}: {writer} is writing it; stop it first")
+    at.delete_all()
+    return {"removed": [entry.address], "freed": entry.bytes}
+
+
+def collect(artifacts: str, preset: str, keep: set[str] | None, *, dry: bool) -> dict[str, Any]:
+    """Removes what dead processes left: half-written files, claims, uncommitted shards.
+
+    `keep`: also the cache artifacts that neither a run uses nor are named here (addresses of the preset's plan).
+    """
+    root, junk, gone, freed = Location(artifacts), [], [], 0
+    found = entries(artifacts, preset)
+    for entry in found:
+        at = root.child(entry.preset).child(entry.name)
+        if _writer(at) is not None:
+            continue
+        if keep is not None and entry.name not in keep and entry.kind in ARTIFACTS and not _serves_a_run(entry, found):
+            gone.append(entry.address)
+            freed += entry.bytes
+            if not dry:
+                at.delete_all()
+            continue
+        for name, count in _leftovers(at, entry.kind):
+            junk.append(f"{entry.address}/{name}")
+            freed += count
+            if not dry:
+                at.delete(name)
+        for file in at.staged():
+            junk.append(f"{entry.address}/{file.name}")
+            freed += file.stat().st_size
+            if not dry:
+                file.unlink(missing_ok=True)
+    return {"dry_run": dry, "leftovers": junk, "removed": gone, "freed": freed}
+
+
+def verify(artifacts: str, preset: str = "", *, repair: bool = False) -> dict[str, Any]:
+    """Reads every byte of everything and compares it with its checksum.
+
+    `repair`: what is damaged is taken back, so that its stage makes it anew; nothing whole is touched.
+    """
+    root, faults = Location(artifacts), []
+    found = entries(artifacts, preset)
+    with Bar("verify", len(found), "addresses") as bar:
+        for entry in found:
+            at = root.child(entry.preset).child(entry.name)
+            check = _artifact_faults if entry.kind in ARTIFACTS else _run_faults
+            faults += [f"{entry.address}/{fault}" for fault in check(at, entry.kind, repair)]
+            bar.advance()
+    return {"addresses": len(found), "bytes": sum(e.bytes for e in found), "faults": faults, "repaired": repair}
+
+
+def drop_dense(plan: Plan) -> dict[str, Any]:
+    """Deletes the dense tier of a plan. Training never reads it; mining computes again what it needs of it."""
+    artifact = plan.artifact("dense")
+    artifact.provenance()
+    if (writer := _writer(artifact.at)) is not None:
+        raise InputError(f"{artifact}: {writer} is writing it; stop it first")
+    kinds = ("tokens", "latent", "dense")
+    before = {kind: sum(plan.address(kind).names().values()) for kind in kinds}
+    freed = artifact.drop()
+    after = {kind: sum(plan.address(kind).names().values()) for kind in kinds}
+    return {"address": str(artifact), "before": before, "after": after, "freed": freed}
+
+
+# -- one address ---------------------------------------------------------------------------------------------
+
+
+def _kind(name: str) -> str:
+    match = _NAME.fullmatch(name)
+    return match[1] if match else ""
+
+
+def _entry(at: Location, preset: str, name: str) -> Entry:
+    kind, total = _kind(name), sum(at.names().values())
+    made = _made_from(at, kind)
+    about = " ".join(filter(None, [_short(made.get("teacher", {}).get("model", "")), made.get("split", "")]))
+    try:
+        state, views = _state(at, kind)
+    except InputError as error:
+        state, views = f"refused ({str(error).split(': ', 1)[-1].split(';')[0]})", 0
+    if (writer := _writer(at)) is not None:
+        state = f"being written by {writer}"
+    return Entry(preset, name, kind, state, views, total, about)
+
+
+def _made_from(at: Location, kind: str) -> dict[str, Any]:
+    """`_provenance`, or nothing where it is damaged: a list shows what it can."""
+    try:
+        return _provenance(at, kind)
+    except InputError:
+        return {}
+
+
+def _same_text(trained: dict[str, Any] | None, text: dict[str, Any]) -> bool:
+    return bool(
+        trained
+        and trained.get("words") == text.get("words")
+        and trained.get("seen") == text.get("classes", [])[: text.get("seen", 0)]
+    )
+
+
+def _provenance(at: Location, kind: str) -> dict[str, Any]:
+    if kind in ARTIFACTS:
+        return Artifact(at, kind).provenance()
+    if kind in ("train", "online"):
+        return _trained_from(at)
+    report = at.get_json("report.json") or {}
+    run = str(report.get("run", "")).rstrip("/").rsplit("/", 1)[-1]
+    return {"run": run, "split": report.get("split", "")} if run else {"split": report.get("split", "")}
+
+
+def _trained_from(at: Location) -> dict[str, Any]:
+    """The provenance in a student's header, without reading its weights."""
+    if not at.size("student.safetensors"):
+        return {}
+    length = int.from_bytes(at.get_start("student.safetensors", 8), "little")
+    try:
+        header = json.loads(at.get_start("student.safetensors", 8 + min(length, 2**24))[8:])
+        provenance: dict[str, Any] = json.loads(header["__metadata__"]["clip2seg"])["provenance"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreError(f"{at}/student.safetensors: damaged") from error
+    return provenance
+
+
+def _state(at: Location, kind: str) -> tuple[str, int]:
+    if kind not in ARTIFACTS:
+        return ("complete" if at.get_mark("complete.json") is not None else "begun"), 0
+    artifact = Artifact(at, kind)
+    shards = artifact.committed()
+    views = sum(len(mark["ids"]) for _, mark in artifact.marks(shards))
+    if artifact.summary() is not None:
+        return "complete", views
+    return ("dropped" if artifact.dropped() else f"{len(shards)} shards"), views
+
+
+def _writer(at: Location) -> Claim | None:
+    """A live process that writes somewhere below an address."""
+    claims = (name for name in at.names() if name.endswith("claim.json"))
+    return next((found for name in claims if (found := holder(at, name)) is not None), None)
+
+
+def _leftovers(at: Location, kind: str) -> Iterator[tuple[str, int]]:
+    """Objects of uncommitted shards and claims of dead processes."""
+    sizes = at.names()
+    whole = {name.rsplit("/", 1)[0] for name in sizes if name.endswith("/commit.json")}
+    for name, count in sizes.items():
+        shard = "/".join(name.split("/")[:2])
+        loose = kind in ARTIFACTS and re.fullmatch(r"shards/\d+", shard) is not None and shard not in whole
+        if loose or name.endswith("claim.json"):
+            yield name, count
+
+
+def _serves_a_run(entry: Entry, every: list[Entry]) -> bool:
+    by_name = {(e.preset, e.name): e for e in every}
+    users = [by_name[entry.preset, name] for name in entry.used_by]
+    return any(e.kind in ("train", "online") or _serves_a_run(e, every) for e in users)
+
+
+def _artifact_faults(at: Location, kind: str, repair: bool) -> Iterator[str]:
+    artifact = Artifact(at, kind)
+    damaged = artifact.mark_faults()
+    yield from damaged
+    try:
+        shards = artifact.committed() if damaged else artifact.shards()
+        if not damaged:
+            artifact.provenance()
+    except InputError as error:  # another schema version: nothing to repair, something to rebuild
+        yield str(error)
+        return
+    if repair and damaged:
+        for name in {d.split(": ")[0] for d in damaged} | {"complete.json"}:
+            at.delete(name)
+    for shard in shards:
+        found = artifact.faults(shard)
+        yield from found
+        if found and repair:
+            artifact.discard(shard)
+
+
+def _run_faults(at: Location, kind: str, repair: bool) -> Iterator[str]:
+    from stages.parts.students.checkpoint import intact
+
+    if kind not in ("train", "online"):
+        return
+    data, bad = at.get("complete.json"), []
+    mark = unsealed(data) if data is not None else {}
+    if mark is None:
+        bad.append("complete.json: damaged")
+    for name, digest in (mark or {}).get("objects", {}).items():
+        held = at.get(name)
+        if held is None or hashlib.sha256(held).hexdigest() != digest:
+            bad.append(f"{name}: {'missing' if held is None else 'damaged'}")
+    state = at.get("state.safetensors")
+    if state is not None and not intact(state):
+        bad.append("state.safetensors: damaged")
+    yield from bad
+    if repair and bad:
+        for name in {"complete.json", *(b.split(": ")[0] for b in bad)}:
+            at.delete(name)
+
+
+def _short(model: str) -> str:
+    return Path(model.removeprefix("local-dir:")).name if model.startswith("local-dir:") else model

@@ -1,0 +1,206 @@
+"""Data sets: an id list, its photos and masks, read one at a time as RGB and class indices.
+
+A `Dataset` holds paths only, so it can be sent to worker processes. Where the files lie is `layouts`' matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from cache.errors import InputError
+from cache.settings import Settings, Where
+from stages.parts.data.images import MAX_PIXELS, BadSample, image_size, read_image, read_mask
+from stages.parts.data.layouts import LAYOUTS, LayoutName, Located, Record, Subset, locate
+from stages.parts.data.vocabulary import Vocabulary, load_vocabulary
+
+__all__ = ["BadSample", "DataConfig", "Dataset", "Quarantine", "Record", "Subset", "class_statistics", "open_dataset"]
+
+Which = Literal["seen", "all"]
+
+
+class DataConfig(Settings):
+    """Table [data]: which photos, which classes, which of them unseen."""
+
+    layout: LayoutName
+    """How the folder is laid out: "voc", "folder", "coco_stuff" or "context" (`layouts.LAYOUTS`)."""
+    root: Where = ""
+    """The data set's folder; empty in a preset that leaves it to the command line."""
+    vocabulary: str = Field(min_length=1)
+    """A shipped vocabulary (voc, coco_stuff, context, demo) or the path of a TOML file; a relative path is
+    looked for in `root` first. P"""
+    split: str = "official"
+    """Name of the vocabulary's zero-shot split. P"""
+    train: str = "train"
+    """Name of the training list: train_aug for VOC, train2017 for COCO-Stuff. P"""
+    val: str = "val"
+    """Name of the evaluation list. P"""
+    max_bad: int = Field(default=0, ge=0)
+    """How many unusable samples may be set aside before the run stops; 0 stops at the first. D"""
+    max_pixels: int = Field(default=100_000_000, gt=0, le=MAX_PIXELS)
+    """Images with more pixels are refused before they are decoded. D"""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One list of a data set. Indexing follows the list; nothing is kept open."""
+
+    cfg: DataConfig
+    vocabulary: Vocabulary
+    subset: Subset
+    records: list[Record]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids in list order."""
+        return [record.id for record in self.records]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 (hex) over the ids in order and the sizes of the image files, in bytes.
+
+        Mask files don't enter, so no unseen label can reach a fingerprint.
+        """
+        digest = hashlib.sha256()
+        for record in self.records:
+            try:
+                size = record.image.stat().st_size
+            except OSError as error:
+                raise BadSample(f"{record.image}: can't be read ({error.strerror}); restore it") from error
+            digest.update(f"{record.id}\0{size}\n".encode())
+        return digest.hexdigest()
+
+    def image(self, i: int) -> NDArray[np.uint8]:
+        """Photo i, uint8 [H, W, 3] RGB, EXIF-rotated. Raises BadSample."""
+        return read_image(self.records[i].image, self.cfg.max_pixels)
+
+    def labels(self, i: int, which: Which = "seen") -> NDArray[np.uint8]:
+        """Class indices of photo i, uint8 [H, W]; 255 = no label; with "seen", unseen pixels are 255 too.
+
+        Raises BadSample for an unreadable mask, one of another size than its photo, or a value outside the
+        class list.
+        """
+        record = self.records[i]
+        raw = read_mask(record.mask, self.cfg.max_pixels)
+        size = image_size(record.image, self.cfg.max_pixels)
+        if raw.shape != size:
+            raise BadSample(
+                f"{record.mask}: mask is {raw.shape[1]} x {raw.shape[0]} pixels, its image {record.image.name} "
+                f"{size[1]} x {size[0]}; make them equal"
+            )
+        self._audit(raw, record.mask)
+        return self._tables[which][raw]
+
+    @cached_property
+    def _tables(self) -> dict[Which, NDArray[np.uint8]]:
+        return {"seen": self.vocabulary.lookup("seen"), "all": self.vocabulary.lookup("all")}
+
+    @cached_property
+    def _known(self) -> NDArray[np.bool_]:
+        return self.vocabulary.known
+
+    def _audit(self, raw: NDArray[np.integer], mask: Path) -> None:
+        inside = raw.size > 0 and raw.min() >= 0 and raw.max() < self._known.size
+        if inside and self._known[raw].all():
+            return
+        strange = [int(v) for v in np.unique(raw) if not 0 <= v < self._known.size or not self._known[v]]
+        more = ", ..." if len(strange) > 5 else ""
+        raise BadSample(
+            f"{mask}: mask value {', '.join(map(str, strange[:5]))}{more} is outside the class list of vocabulary "
+            f"{self.vocabulary.name!r}; correct the mask or add the value to `values` or `ignore`"
+        )
+
+
+def open_dataset(cfg: DataConfig, subset: Subset) -> Dataset:
+    """The train or val list of a data set. Looks at file names only: 118k ids open in about a second.
+
+    Raises InputError for a missing folder or list, an empty list, an id that isn't a plain name or is listed
+    twice, and for files that are missing (the first is named).
+    """
+    found = locate_subset(cfg, subset)
+    if found.missing:
+        raise InputError(
+            f"{found.missing[0]}; restore it or list the images to use "
+            f"({len(found.missing)} files missing for the {found.listed} ids of {found.source})"
+        )
+    return Dataset(cfg, dataset_vocabulary(cfg, found.renumbered), subset, found.records)
+
+
+def locate_subset(cfg: DataConfig, subset: Subset) -> Located:
+    """What `open_dataset` would read, and what is missing for it. Raises InputError as it does, but for files."""
+    return locate(LAYOUTS[cfg.layout], Path(cfg.root).expanduser(), {"train": cfg.train, "val": cfg.val}, subset)
+
+
+def dataset_vocabulary(cfg: DataConfig, renumbered: bool = False) -> Vocabulary:
+    """The vocabulary that `cfg` names, under its split. Raises InputError."""
+    inside = Path(cfg.root).expanduser() / cfg.vocabulary
+    name = str(inside) if cfg.vocabulary.endswith(".toml") and inside.is_file() else cfg.vocabulary
+    vocabulary = load_vocabulary(name, cfg.split)
+    return vocabulary.renumbered() if renumbered else vocabulary
+
+
+class Quarantine:
+    """Unusable samples, set aside by name up to a limit: never silently skipped."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.bad: list[str] = []
+
+    def add(self, error: BadSample) -> None:
+        """Sets a sample aside. Raises InputError, naming it, when that makes more than `limit`."""
+        self.bad.append(str(error))
+        if len(self.bad) > self.limit:
+            raise InputError(f"{error} [bad sample {len(self.bad)}; data.max_bad allows {self.limit}]") from error
+
+
+@dataclass(frozen=True)
+class ClassStatistics:
+    """How often each class occurs; arrays in class index order."""
+
+    names: tuple[str, ...]
+    pixels: NDArray[np.int64]
+    """[K] labelled pixels of each class."""
+    images: NDArray[np.int64]
+    """[K] images that show it."""
+    unlabelled: int
+    """Pixels that are 255."""
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Names without a single pixel."""
+        return tuple(name for name, pixels in zip(self.names, self.pixels, strict=True) if pixels == 0)
+
+    def plus(self, other: ClassStatistics) -> ClassStatistics:
+        """The counts of both."""
+        pixels, images = self.pixels + other.pixels, self.images + other.images
+        return ClassStatistics(self.names, pixels, images, self.unlabelled + other.unlabelled)
+
+
+def class_statistics(dataset: Dataset, which: Which = "seen", quarantine: Quarantine | None = None) -> ClassStatistics:
+    """Reads every mask and counts. With "seen", K is K_s, and unseen pixels count as unlabelled.
+
+    Bad samples go to `quarantine` (left out: one of `max_bad`), which raises InputError beyond its limit.
+    """
+    quarantine = quarantine or Quarantine(dataset.cfg.max_bad)
+    names = dataset.vocabulary.seen if which == "seen" else dataset.vocabulary.ordered
+    pixels = np.zeros(256, np.int64)
+    images = np.zeros(256, np.int64)
+    for i in range(len(dataset)):
+        try:
+            counts = np.bincount(dataset.labels(i, which).ravel(), minlength=256)
+        except BadSample as error:
+            quarantine.add(error)
+            continue
+        pixels += counts
+        images += counts > 0
+    return ClassStatistics(names, pixels[: len(names)], images[: len(names)], int(pixels[255]))

@@ -1,0 +1,143 @@
+"""Decoding photos and masks: whatever a camera or a label tool writes, as plain arrays, or a BadSample.
+
+Files are hostile until decoded: formats are a short list (no plug-in that starts another program), sizes
+are checked before any pixel is unpacked, and a decoder's failure of any kind names the file.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from cache.errors import InputError
+
+_PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
+_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+_ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
+# Pillow spreads 2 and 4 bit grey over 0..255; dividing gives the stored values back.
+_SPREAD = {"L;2": 85, "L;4": 17}
+
+MAX_PIXELS = 2 * 89_478_485
+"""The most pixels an image may have: Pillow refuses above."""
+
+
+class BadSample(InputError):
+    """One image or mask can't be used. The message names the file; the sample may be quarantined."""
+
+
+def read_image(path: Path, max_pixels: int) -> NDArray[np.uint8]:
+    """A photo as uint8 [H, W, 3] RGB, turned as its EXIF says.
+
+    Alpha is dropped; 16-bit greys are scaled from 0..65535. Raises BadSample where it can't be decoded,
+    has more than `max_pixels`, or holds floats.
+    """
+    with _opened(path, _PHOTO_FORMATS, max_pixels) as image:
+        return np.asarray(_rgb(ImageOps.exif_transpose(image), path))
+
+
+def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
+    """(H, W) of a photo as `read_image` returns it, from the header alone. Raises BadSample."""
+    with _opened(path, _PHOTO_FORMATS, max_pixels) as image:
+        width, height = image.size
+        return (width, height) if image.getexif().get(_ORIENTATION) in _SIDEWAYS else (height, width)
+
+
+def read_mask(path: Path, max_pixels: int) -> NDArray[np.integer[Any]]:
+    """A mask's raw values [H, W]: a palette or grey image's indices, or the `LabelMap` of a .mat file.
+
+    EXIF is not looked at. Raises BadSample for anything that isn't one channel of integers.
+    """
+    if path.suffix == ".mat":
+        return _label_map(path, max_pixels)
+    with _opened(path, _MASK_FORMATS, max_pixels) as image:
+        if image.mode == "1":
+            return np.asarray(image, np.uint8)
+        if image.mode not in ("L", "P", *_SIXTEEN_BIT):
+            raise BadSample(f"{path}: a mask has one channel, this is {image.mode}; save it as grey or palette PNG")
+        spread = _SPREAD.get(_stored_as(image), 1)
+        return np.asarray(image) // spread
+
+
+def read_sbd_mask(path: Path, max_pixels: int) -> NDArray[np.uint8]:
+    """Raw VOC values uint8 [H, W], 0..20, of one SBD `cls/*.mat` file (`GTcls.Segmentation`). Raises BadSample."""
+    with _decoding(path):
+        from scipy.io import loadmat
+
+        values = loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0]
+        if values.ndim != 2 or values.dtype != np.uint8 or values.size > max_pixels:
+            raise ValueError(f"Segmentation is {values.dtype} {values.shape}")
+        return np.asarray(values)
+
+
+def _label_map(path: Path, max_pixels: int) -> NDArray[np.integer[Any]]:
+    with _decoding(path):
+        from scipy.io import loadmat, whosmat  # slow to import, and needed for .mat files only
+
+        shape = next((s for name, s, _ in whosmat(path) if name == "LabelMap"), None)
+        if shape is None:
+            raise ValueError("it holds no LabelMap")
+        _check_size(path, shape[1], shape[0], max_pixels)
+        values = loadmat(path, variable_names=["LabelMap"])["LabelMap"]
+        if values.ndim != 2 or values.dtype.kind not in "iu":
+            raise ValueError(f"LabelMap is {values.dtype} {values.shape}")
+        return np.asarray(values)
+
+
+def _rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT:
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise BadSample(f"{path}: grey values {values.min()}..{values.max()} don't fit 16 bits; save it with 8")
+        return Image.fromarray((values // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise BadSample(f"{path}: holds floating-point values; save it with 8 or 16 bits")
+    if image.mode == "P":
+        image = image.convert("RGBA")  # the one path by which a palette with transparency keeps its colours
+    return image.convert("RGB")
+
+
+def _stored_as(image: Image.Image) -> str:
+    # A PNG's only tile names how its values lie in the file.
+    tiles = getattr(image, "tile", [])
+    return tiles[0][3] if tiles and isinstance(tiles[0][3], str) else ""
+
+
+@contextmanager
+def _opened(path: Path, formats: tuple[str, ...], max_pixels: int) -> Iterator[Image.Image]:
+    with _decoding(path), Image.open(path, formats=formats) as image:
+        _check_size(path, *image.size, max_pixels)
+        yield image
+
+
+def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise BadSample(
+            f"{path}: {width} x {height} pixels are more than max_pixels = {max_pixels}; shrink it or raise max_pixels"
+        )
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of sizes (checked here, against the user's own limit) and of odd metadata (not used).
+            warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise BadSample(f"{path}: no such file; restore it or take it off its list") from error
+    except Image.DecompressionBombError as error:
+        raise BadSample(f"{path}: more than {MAX_PIXELS} pixels, the most that can be read; shrink it") from error
+    except Exception as error:  # on broken bytes a decoder raises anything: struct.error, zlib.error, KeyError ...
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = "empty file" if path.is_file() and path.stat().st_size == 0 else reason
+        raise BadSample(f"{path}: can't be decoded ({reason}); replace it or take it off its list") from error

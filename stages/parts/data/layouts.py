@@ -1,0 +1,220 @@
+"""Where a data set's files lie. A layout is a row of data; one function reads them all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cache.errors import InputError
+
+_LISTS = Path(__file__).parent / "lists"
+_PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG")
+
+LayoutName = Literal["voc", "folder", "coco_stuff", "context"]
+Subset = Literal["train", "val"]
+Unlisted = Literal["refuse", "all", "hash"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sample: its id and where its two files lie."""
+
+    id: str
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """One place where a layout's masks may lie; `{list}` stands for the list's name."""
+
+    folder: str
+    suffix: str = ".png"
+    renumbered: bool = False
+    """Masks hold 1..K in vocabulary order (0 = none) instead of the vocabulary's raw values."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The official on-disk form of a data set."""
+
+    images: str
+    """Folder of the photos."""
+    suffixes: tuple[str, ...]
+    """Endings of the photos."""
+    masks: tuple[MaskFolder, ...]
+    """The first one that holds every listed id is read."""
+    lists: tuple[str, ...] = ()
+    """Files that may hold the ids, first found: one id a line, or PASCAL in Detail's .json."""
+    shipped: tuple[tuple[str, str], ...] = ()
+    """(list name, shipped official list) for lists the data set's own archive lacks."""
+    unlisted: Unlisted = "refuse"
+    """Without a list: refuse, take all photos, or deal them out by the hash of their ids."""
+
+
+LAYOUTS: dict[LayoutName, Layout] = {
+    "voc": Layout(
+        images="JPEGImages",
+        suffixes=(".jpg",),
+        masks=(MaskFolder("SegmentationClassAug"), MaskFolder("SegmentationClass")),
+        lists=("ImageSets/Segmentation/{list}.txt", "ImageSets/{list}.txt"),
+    ),
+    "folder": Layout(
+        images="images", suffixes=_PHOTOS, masks=(MaskFolder("masks"),), lists=("{list}.txt",), unlisted="hash"
+    ),
+    "coco_stuff": Layout(
+        images="images/{list}",
+        suffixes=(".jpg",),
+        masks=(MaskFolder("stuffthingmaps/{list}"), MaskFolder("annotations/{list}")),
+        unlisted="all",
+    ),
+    "context": Layout(
+        images="JPEGImages",
+        suffixes=(".jpg",),
+        masks=(MaskFolder("trainval", ".mat"), MaskFolder("SegmentationClassContext", renumbered=True)),
+        lists=("ImageSets/SegmentationContext/{list}.txt", "trainval_merged.json"),
+        shipped=(("val", "context_val"),),
+    ),
+}
+"""The layouts that `data.layout` can name."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """What `locate` found of one list."""
+
+    source: str
+    """Where the ids came from."""
+    listed: int
+    """Number of ids."""
+    records: list[Record] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """One line for each id that lacks a file."""
+    renumbered: bool = False
+
+
+def locate(layout: Layout, root: Path, lists: Mapping[Subset, str], subset: Subset) -> Located:
+    """The files of the list `lists[subset]`, by folder listings alone: no file is opened, nothing is fetched.
+
+    Ids without a photo or mask are reported in `missing`. Raises InputError for a missing folder or list, an
+    empty list, an id or list name that isn't a plain name, and a file that is a link out of `root`.
+    """
+    list_name = lists[subset]
+    _check_plain(list_name, f"data.{subset}")
+    if root == Path() or not root.is_dir():
+        raise InputError(f"{root}: no such folder; set data.root to the data set's folder")
+    image_folder = root / layout.images.format(list=list_name)
+    images = _files(image_folder, layout.suffixes, root)
+    ids, source = _ids(layout, root, lists, subset, images)
+    masks = [
+        (place, _files(root / place.folder.format(list=list_name), (place.suffix,), root, True))
+        for place in layout.masks
+    ]
+    place, names = min(masks, key=lambda candidate: sum(i not in candidate[1] for i in ids))
+    mask_folder = root / place.folder.format(list=list_name)
+    missing = [f"{image_folder / i}{layout.suffixes[0]}: no such image" for i in ids if i not in images]
+    missing += [f"{mask_folder / i}{place.suffix}: no such mask" for i in ids if i not in names]
+    records = [Record(i, image_folder / images[i], mask_folder / names[i]) for i in ids if i in images and i in names]
+    return Located(source, len(ids), records, missing, place.renumbered)
+
+
+def read_ids(path: Path) -> list[str]:
+    """The ids of a list file: one plain name a line, no empty list, none twice. Raises InputError."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: can't be read as text; write one id a line") from error
+    return _checked([line.strip() for line in lines if line.strip()], path)
+
+
+def shipped_list(name: str) -> list[str]:
+    """An official list that comes with the program: voc_train, voc_train_aug, voc_val, context_val."""
+    return read_ids(_LISTS / f"{name}.txt")
+
+
+def _ids(
+    layout: Layout, root: Path, lists: Mapping[Subset, str], subset: Subset, images: dict[str, str]
+) -> tuple[list[str], str]:
+    list_name = lists[subset]
+    candidates = [root / template.format(list=list_name) for template in layout.lists]
+    for path in candidates:
+        if path.is_file():
+            return (_detail_ids(path, list_name) if path.suffix == ".json" else read_ids(path)), str(path)
+    if shipped := dict(layout.shipped).get(list_name):
+        return shipped_list(shipped), f"the official list {shipped}"
+    ids = sorted(images)
+    listed = any((root / t.format(list=name)).exists() for t in layout.lists for name in lists.values())
+    if layout.unlisted == "hash" and not listed:  # one list of two is a mistake: the other would overlap it
+        ids, source = _dealt(ids, subset), f"{root} (no lists: every fifth photo by hash is val)"
+    elif layout.unlisted == "all":
+        source = str(root / layout.images.format(list=list_name))
+    else:
+        looked = " or ".join(str(path) for path in candidates)
+        raise InputError(f"data.{subset} = {list_name!r}: no such list; expected {looked}")
+    if not ids:
+        raise InputError(f"{source}: no {' '.join(layout.suffixes)} file for {subset}; put the photos there")
+    for one in ids:
+        _check_plain(one, source)
+    return ids, source
+
+
+def _dealt(ids: list[str], subset: Subset) -> list[str]:
+    """A fifth of the ids, at least one of two, for val: those whose sha256 comes first. The rest is for train."""
+    by_hash = sorted(ids, key=lambda one: hashlib.sha256(one.encode()).hexdigest())
+    val = set(by_hash[: max(1, len(ids) // 5)])
+    return [one for one in ids if (one in val) == (subset == "val")]
+
+
+def _detail_ids(path: Path, phase: str) -> list[str]:
+    """The ids of one phase (train or val) in PASCAL in Detail's `trainval_merged.json`."""
+    try:
+        images = json.loads(path.read_bytes())["images"]
+        ids = [Path(image["file_name"]).stem for image in images if image["phase"] == phase]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: isn't PASCAL in Detail's file (images with file_name, phase); fetch it anew"
+        ) from error
+    return _checked(sorted(ids), path)
+
+
+def _checked(ids: list[str], path: Path) -> list[str]:
+    if not ids:
+        raise InputError(f"{path}: the list is empty; write one id a line")
+    for one in ids:
+        _check_plain(one, str(path))
+    if len(set(ids)) < len(ids):
+        twice = next(one for i, one in enumerate(ids) if one in ids[:i])
+        raise InputError(f"{path}: id {twice!r} is listed twice; take one out")
+    return ids
+
+
+def _check_plain(name: str, where: str) -> None:
+    """Ids and list names become file names: nothing in them may leave the folder."""
+    plain = name.isprintable() and not set(name) & set("/\\") and not name.startswith(".") and 0 < len(name) <= 200
+    if not plain:
+        raise InputError(f"{where}: {name[:60]!r} isn't a plain name; give the file's name alone, without folder")
+
+
+def _files(folder: Path, suffixes: tuple[str, ...], root: Path, optional: bool = False) -> dict[str, str]:
+    """File names of a folder by stem. A link is followed only where it stays inside `root`."""
+    if not folder.is_dir():
+        if optional:
+            return {}
+        raise InputError(f"{folder}: no such folder; check data.root and data.layout")
+    found: dict[str, str] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry.name)  # noqa: PTH122 - a Path for each of 118k names is slow
+            if suffix not in suffixes:
+                continue
+            if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root.resolve()):
+                raise InputError(f"{entry.path}: a link out of {root}; copy the file there")
+            if stem in found:
+                raise InputError(f"{entry.path}: {found[stem]} has the same id; rename one")
+            found[stem] = entry.name
+    return found

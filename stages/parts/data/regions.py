@@ -1,0 +1,96 @@
+"""Regions of one image: annotated share of a cell, pseudo masks Y_p, crops for local CLS tokens.
+
+method.md section 1 (local CLS tokens) and section 2, steps 1 and 5. Numpy and PIL only: this runs in the data
+loader's workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cache.errors import InputError
+from cache.settings import IGNORE
+from stages.parts.data.views import Array, cell_index, mean_colour
+
+
+def annotated_share(labels: Array, grid: tuple[int, int]) -> NDArray[np.float32]:
+    """Share of each cell's area whose label is not 255: uint8 [H, W], (h, w) -> float32 [h, w] in [0, 1].
+
+    A cell is a rectangle of H/h x W/w pixels; a pixel on a border counts with the part that lies inside.
+    """
+    (height, width), (h, w) = labels.shape, grid
+    # Sums over one axis are whole numbers below 2^24, which float32 holds exactly; over both they need float64.
+    covered = _overlap(h, height).astype(np.float32) @ (labels != IGNORE) @ _overlap(w, width).T
+    return (covered / (height * width)).astype(np.float32)
+
+
+def pseudo_mask(labels: Array, cells: Array, num_seen: int) -> Array:
+    """Y_p (method.md section 2, step 5): seen labels and latent ids as one map, uint8 [H, W].
+
+    `labels` uint8 [H, W]: seen classes 0..K_s-1, else 255. `cells` uint8 [h, w]: latent ids 0..L-1, 255 = none.
+    A pixel without a label takes `num_seen` (K_s) + the id of the cell that holds its centre; a pixel with a
+    label keeps it. Raises InputError when K_s + L exceeds 254, the most that a byte holds beside 255.
+    """
+    found = cells[cells != IGNORE]
+    latent = int(found.max()) + 1 if found.size else 0
+    if num_seen + latent > IGNORE - 1:
+        raise InputError(
+            f"{num_seen} seen + {latent} latent classes don't fit in one byte (254 at most); "
+            "lower the number of latent classes (fewer windows, lower merge threshold)"
+        )
+    moved = np.where(cells == IGNORE, IGNORE, cells.astype(np.int64) + num_seen).astype(np.uint8)
+    rows, cols = cell_index(cells.shape[0], labels.shape[0]), cell_index(cells.shape[1], labels.shape[1])
+    return np.where(labels == IGNORE, moved[rows[:, None], cols[None, :]], labels)
+
+
+def latent_mask(labels: Array, cells: Array) -> Array:
+    """The latent part of Y_p alone: latent ids 0..L-1 on unannotated pixels, else 255; uint8 [H, W]."""
+    free = np.where(labels == IGNORE, labels, 0)
+    return np.where(labels == IGNORE, pseudo_mask(free, cells, 0), np.uint8(IGNORE))
+
+
+def present_regions(mask: Array) -> list[int]:
+    """Ids that occur in a mask, uint8 [H, W], ascending, without 255."""
+    return np.flatnonzero(np.bincount(mask.reshape(-1), minlength=256)[:IGNORE]).tolist()
+
+
+def region_crops(
+    image: Array, mask: Array, ids: Sequence[int], size: int, fill: Literal["mean", "black"] = "mean"
+) -> Array:
+    """One picture per region: uint8 [H, W, 3], [H, W], P ids -> uint8 [P, size, size, 3] (method.md section 1).
+
+    Tight box of the region; outside the mask the image's mean colour (C), or black; resized to a square
+    (bicubic, antialiased). Raises ValueError when sizes differ or an id has no pixel.
+    """
+    if mask.shape != image.shape[:2]:
+        raise ValueError(f"mask of {mask.shape} for an image of {image.shape[:2]}")
+    colour = mean_colour(image) if fill == "mean" else np.zeros(3, np.uint8)
+    crops = np.empty((len(ids), size, size, 3), dtype=np.uint8)
+    for crop, region in zip(crops, ids, strict=True):
+        inside = mask == region
+        box = _tight_box(inside, region)
+        part = np.where(inside[box][..., None], image[box], colour)
+        crop[:] = np.asarray(Image.fromarray(part).resize((size, size), Image.Resampling.BICUBIC))
+    return crops
+
+
+def _overlap(cells: int, pixels: int) -> NDArray[np.float64]:
+    """Length that each pixel shares with each cell along one axis: [cells, pixels].
+
+    In units of 1/cells of a pixel, where every border is a whole number: shares come out exact, 0 and 1 too.
+    """
+    edges, starts = np.arange(cells + 1) * pixels, np.arange(pixels) * cells
+    shared = np.minimum(edges[1:, None], starts + cells) - np.maximum(edges[:-1, None], starts)
+    return np.maximum(shared, 0).astype(np.float64)
+
+
+def _tight_box(inside: NDArray[np.bool_], region: int) -> tuple[slice, slice]:
+    rows, cols = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if not rows.size:
+        raise ValueError(f"region {region} has no pixel in this mask")
+    return slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)

@@ -1,0 +1,217 @@
+"""Views: what part of an image is looked at, at which scale, mirrored or not (method.md section 6).
+
+A view is drawn from (seed, image id, view number) alone, never from the state of a worker, so the teacher and
+the student see the same crop in whatever process, order or epoch they ask for it. Numpy and PIL only: this
+runs in the data loader's workers.
+
+A pixel of the view and a pixel of the image are tied by their centres: row y of the resized image stands on
+row floor((y + 0.5) * H / H') of the original one. Labels and cells are read there; the image is interpolated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field, field_validator
+
+from cache.settings import IGNORE, Settings
+
+Array = NDArray[np.uint8]
+T = TypeVar("T", bound=np.generic)
+
+CROP_TRIES = 10
+"""Crops tried for one that no class fills; the last one is kept (C: mmsegmentation's RandomCrop)."""
+
+
+class ViewsConfig(Settings):
+    """How the views of an image are drawn."""
+
+    count: int = Field(default=1, ge=1)
+    """V, views of an image that the teacher encodes. 1: the whole image, and the student crops at random;
+    more: those crops exactly, for teacher and student. Any whole number from 1 (D; method.md section 6)."""
+
+    seed: int = Field(default=0, ge=0)
+    """Seed of the drawing, together with image id and view number. Any whole number from 0 (D)."""
+
+    size: int = Field(default=512, ge=8)
+    """Side of the student's square crop, in pixels, from 8; the image's short side is scaled around it (P)."""
+
+    scale: Annotated[tuple[float, float], Field(strict=False)] = (0.5, 2.0)
+    """Least and greatest short side of the resized image, as a multiple of `size`; 0 < least <= greatest (C)."""
+
+    flip: bool = True
+    """Mirror every second view, left to right (C)."""
+
+    max_class_share: float = Field(default=0.75, gt=0, le=1)
+    """A crop is drawn again, ten times at most, while one class holds more than this share of its labelled
+    pixels; in (0, 1], 1 turns it off (C)."""
+
+    @field_validator("scale")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] < float("inf"):
+            raise ValueError("needs 0 < least <= greatest")
+        return value
+
+
+@dataclass(frozen=True)
+class View:
+    """One view of an image: resize, then crop, then mirror."""
+
+    resized: tuple[int, int]
+    """Height and width [pixels] of the whole image after scaling (H', W')."""
+
+    crop: tuple[int, int, int, int]
+    """y0, x0, y1, x1 [pixels of the resized image], square; what lies outside the image is padding."""
+
+    flip: bool
+    """Mirrored left to right, after cropping."""
+
+    seed: int
+    """63-bit number that this view was drawn from; a source for randomness that belongs to the view."""
+
+
+def view_seed(seed: int, image_id: str, v: int) -> int:
+    """The 63-bit seed of view `v` of an image: sha256 of the three, the same in every process and version."""
+    digest = hashlib.sha256(f"{seed}\0{v}\0{image_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def draw(cfg: ViewsConfig, seed: int, image_id: str, v: int, size: tuple[int, int], labels: Array) -> View:
+    """View `v` of an image of `size` (H, W) pixels: a pure function of its arguments.
+
+    `labels` are the SEEN labels, uint8 [H, W]: unseen ones must be 255 already, or they would choose the crop.
+    Scale, crop and mirroring as in the public code (C, method.md section 5). Raises ValueError when the labels
+    are not of the image's size.
+    """
+    if labels.shape != size:
+        raise ValueError(f"labels of {labels.shape} for an image of {size}")
+    number = view_seed(seed, image_id, v)
+    random = np.random.Generator(np.random.PCG64(number))
+    short = cfg.size * random.uniform(*cfg.scale)
+    height, width = (max(1, round(side * short / min(size))) for side in size)
+    flip = bool(random.random() < 0.5) and cfg.flip
+    for _ in range(CROP_TRIES):
+        y = int(random.integers(max(height - cfg.size, 0) + 1))
+        x = int(random.integers(max(width - cfg.size, 0) + 1))
+        view = View((height, width), (y, x, y + cfg.size, x + cfg.size), flip, number)
+        if cfg.max_class_share >= 1 or _largest_share(apply_labels(labels, view)) <= cfg.max_class_share:
+            break
+    return view
+
+
+def apply_image(image: Array, view: View) -> Array:
+    """The view of an image: uint8 [H, W, 3] -> [S, S, 3].
+
+    Bilinear with antialiasing (PIL). Padding has the image's mean colour: the same neutral fill as outside a
+    region (`stages.parts.data.regions`), so a teacher sees no edge brighter than the picture.
+    """
+    size = image.shape[0], image.shape[1]
+    bottom, right = _visible(view)
+    top, left = view.crop[:2]
+    part = Image.fromarray(image).resize(
+        (right - left, bottom - top),
+        Image.Resampling.BILINEAR,
+        box=(*_start(view, size)[::-1], *_stop(view, size)[::-1]),
+    )
+    seen = np.array(part)  # a copy: torch warns about arrays that can't be written
+    if seen.shape[:2] != (side := _side(view), side):
+        seen = _padded(seen, side, mean_colour(image))
+    return _mirrored(seen, view)
+
+
+def apply_labels(labels: Array, view: View) -> Array:
+    """The view of a label map: uint8 [H, W] -> [S, S]; nearest pixel, padding 255."""
+    return _gather(labels, *_sources(view, (labels.shape[0], labels.shape[1])), view)
+
+
+def apply_cells(cells: Array, image_size: tuple[int, int], view: View) -> Array:
+    """The view of a grid of cells that covers the image: uint8 [h, w] -> [S, S]; padding 255.
+
+    Equals `apply_labels` of the grid blown up to `image_size` (H, W), without blowing it up.
+    """
+    rows, cols = _sources(view, image_size)
+    h, w = cells.shape
+    return _gather(cells, cell_index(h, image_size[0])[rows], cell_index(w, image_size[1])[cols], view)
+
+
+def inside(view: View) -> NDArray[np.bool_]:
+    """Which pixels of the view show the image and not padding: bool [S, S]."""
+    (bottom, right), (top, left, _, _), side = _visible(view), view.crop, _side(view)
+    shown = np.zeros((side, side), dtype=np.bool_)
+    shown[: bottom - top, : right - left] = True
+    return _mirrored(shown, view)
+
+
+def whole(image: Array, size: int) -> Array:
+    """The whole image squashed to the teacher's square input: uint8 [H, W, 3] -> [size, size, 3], bicubic."""
+    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def cell_index(cells: int, pixels: int) -> NDArray[np.int64]:
+    """The cell that holds the centre of each pixel along one axis: int64 [pixels], values 0..cells-1."""
+    return (2 * np.arange(pixels) + 1) * cells // (2 * pixels)
+
+
+def mean_colour(image: Array) -> Array:
+    """Mean colour of an image [H, W, 3]: uint8 [3], rounded."""
+    pixels = image.shape[0] * image.shape[1]
+    total = image.sum(axis=0, dtype=np.uint32).sum(axis=0, dtype=np.int64)  # integers: the same on every machine
+    return ((2 * total + pixels) // (2 * pixels)).astype(np.uint8)
+
+
+def _side(view: View) -> int:
+    return view.crop[2] - view.crop[0]
+
+
+def _visible(view: View) -> tuple[int, int]:
+    """Where the visible part of the crop ends: y, x in the resized image."""
+    return min(view.crop[2], view.resized[0]), min(view.crop[3], view.resized[1])
+
+
+def _start(view: View, size: tuple[int, int]) -> tuple[float, float]:
+    """Top left corner of the crop in the original image: y, x."""
+    return view.crop[0] * size[0] / view.resized[0], view.crop[1] * size[1] / view.resized[1]
+
+
+def _stop(view: View, size: tuple[int, int]) -> tuple[float, float]:
+    """Bottom right corner of the visible part in the original image: y, x; never outside of it."""
+    bottom, right = _visible(view)
+    return min(bottom * size[0] / view.resized[0], size[0]), min(right * size[1] / view.resized[1], size[1])
+
+
+def _sources(view: View, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of the original image that the visible rows and columns of the view stand on."""
+    bottom, right = _visible(view)
+    rows = (2 * np.arange(view.crop[0], bottom) + 1) * size[0] // (2 * view.resized[0])
+    cols = (2 * np.arange(view.crop[1], right) + 1) * size[1] // (2 * view.resized[1])
+    return rows, cols
+
+
+def _gather(values: Array, rows: NDArray[np.int64], cols: NDArray[np.int64], view: View) -> Array:
+    seen = values[rows[:, None], cols[None, :]]
+    return _mirrored(_padded(seen, _side(view), np.uint8(IGNORE)), view)
+
+
+def _padded(seen: Array, side: int, fill: Array | np.uint8) -> Array:
+    """`seen` in the top left corner of a square of `side`, the rest filled."""
+    square = np.empty((side, side, *seen.shape[2:]), dtype=np.uint8)
+    square[:] = fill
+    square[: seen.shape[0], : seen.shape[1]] = seen
+    return square
+
+
+def _mirrored(values: NDArray[T], view: View) -> NDArray[T]:
+    return np.ascontiguousarray(values[:, ::-1] if view.flip else values)
+
+
+def _largest_share(labels: Array) -> float:
+    """Share of the most frequent class among labelled pixels; 1 where nothing is labelled, to try again."""
+    counts = np.bincount(labels.reshape(-1), minlength=256)[:IGNORE]
+    total = int(counts.sum())
+    return int(counts.max()) / total if total else 1.0

@@ -1,0 +1,223 @@
+"""Vocabularies: class names, their raw mask values, zero-shot splits, prompt sets. Rows of data in TOML files.
+
+One class index order everywhere (method.md, section 0): the K_s seen classes first, then the K_u unseen ones,
+each in vocabulary order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AliasChoices, Field, ValidationError
+
+from cache.digests import fingerprint
+from cache.errors import InputError
+from cache.settings import IGNORE, Settings
+
+_FOLDER = Path(__file__).parent / "vocabularies"
+_MAX_CLASSES = 254
+_MAX_RAW = 65535
+
+
+class _File(Settings):
+    """A vocabulary's TOML file."""
+
+    classes: list[str] = Field(validation_alias=AliasChoices("classes", "names"))
+    """Class names, at most 254. A data folder's own `classes.toml` may call them `names`."""
+    values: list[int] | None = None
+    """Raw mask value of each class, 0..65535, in the same order; left out: 0, 1, 2, ..."""
+    ignore: list[int] = Field(default=[IGNORE])
+    """Raw values that mean "no label"."""
+    ignore_others_up_to: int | None = Field(default=None, ge=0, le=_MAX_RAW)
+    """Every raw value from 0 to this one that isn't a class means "no label" too."""
+    unseen: list[str] | None = None
+    """Short for `splits.official`."""
+    splits: dict[str, list[str]] = Field(default={})
+    """Unseen class names of each named split."""
+    counts: dict[str, int] = Field(default={})
+    """Official number of images of each list."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The classes of one data set under one zero-shot split."""
+
+    name: str
+    """What it is called: a shipped name, or the stem of its file."""
+    classes: tuple[str, ...]
+    """All K names in their original order."""
+    unseen: tuple[str, ...]
+    """The K_u unseen names, vocabulary order."""
+    split: str
+    """Name of the split."""
+    raw_values: tuple[int, ...]
+    """Raw mask value of each of `classes`."""
+    ignore: frozenset[int]
+    """Raw mask values that mean 255."""
+    official_counts: tuple[tuple[str, int], ...] = ()
+    """(list name, official number of images)."""
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """The K_s seen names, vocabulary order."""
+        return tuple(name for name in self.classes if name not in self.unseen)
+
+    @property
+    def ordered(self) -> tuple[str, ...]:
+        """All names in THE class index order: seen, then unseen."""
+        return self.seen + self.unseen
+
+    @property
+    def split_hash(self) -> str:
+        """Eight hex digits over the ordered names and the number of seen ones."""
+        return fingerprint({"ordered": self.ordered, "seen": len(self.seen)})
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) over everything that decides what a raw mask value means under this split."""
+        content = [self.classes, self.unseen, self.raw_values, sorted(self.ignore)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def seen_table(self) -> list[list[str | int]]:
+        """[name, raw value] of each seen class, in class index order: all that training knows of a vocabulary."""
+        value = dict(zip(self.classes, self.raw_values, strict=True))
+        return [[name, value[name]] for name in self.seen]
+
+    def lookup(self, which: Literal["seen", "all"]) -> NDArray[np.uint8]:
+        """Table [1 + highest known raw value] from raw value to class index, or 255 where there is none.
+
+        "seen": unseen classes are 255 too, so that training can't tell them from unlabelled pixels.
+        Raw values that are neither a class nor ignored are 255 here; `known` tells them apart.
+        """
+        table = np.full(self.known.size, IGNORE, np.uint8)
+        value = dict(zip(self.classes, self.raw_values, strict=True))
+        for index, name in enumerate(self.seen if which == "seen" else self.ordered):
+            table[value[name]] = index
+        return table
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Table [1 + highest known raw value]: is this raw value a class or ignored?"""
+        values = [*self.raw_values, *self.ignore]
+        table = np.zeros(1 + max(values), np.bool_)
+        table[values] = True
+        return table
+
+    def renumbered(self) -> Vocabulary:
+        """The same classes for masks that hold 1..K in vocabulary order, with 0 and 255 ignored."""
+        count = len(self.classes)
+        return replace(self, raw_values=tuple(range(1, count + 1)), ignore=frozenset({0, IGNORE}))
+
+
+def load_vocabulary(name_or_path: str, split: str) -> Vocabulary:
+    """A shipped vocabulary by name (voc, coco_stuff, context, demo) or any other by the path of its TOML file.
+
+    Raises InputError for an unknown name, an unreadable or contradictory file, or a split it doesn't have.
+    """
+    path = _find(name_or_path)
+    file = _read(path)
+    splits = file.splits if file.unseen is None else {"official": file.unseen, **file.splits}
+    if split not in splits:
+        have = ", ".join(sorted(splits)) or "none (add `unseen = [...]`)"
+        raise InputError(f"{path}: has no split {split!r}; it has: {have}")
+    values = tuple(range(len(file.classes))) if file.values is None else tuple(file.values)
+    ignore = set(file.ignore)
+    if file.ignore_others_up_to is not None:
+        ignore |= set(range(file.ignore_others_up_to + 1)) - set(values)
+    unseen = splits[split]
+    vocabulary = Vocabulary(
+        name=path.stem,
+        classes=tuple(file.classes),
+        unseen=tuple(name for name in file.classes if name in unseen),
+        split=split,
+        raw_values=values,
+        ignore=frozenset(ignore),
+        official_counts=tuple(file.counts.items()),
+    )
+    if problem := _contradiction(vocabulary, unseen):
+        raise InputError(f"{path}: {problem}")
+    return vocabulary
+
+
+def _find(name_or_path: str) -> Path:
+    shipped = sorted(p.stem for p in _FOLDER.glob("*.toml") if p.stem != "prompts")
+    if name_or_path in shipped:
+        return _FOLDER / f"{name_or_path}.toml"
+    if not name_or_path.endswith(".toml"):
+        raise InputError(
+            f"vocabulary {name_or_path!r}: no such vocabulary; name one of {', '.join(shipped)} "
+            "or give the path of a .toml file"
+        )
+    return Path(name_or_path).expanduser()
+
+
+def _read(path: Path) -> _File:
+    try:
+        return _File.model_validate(_toml(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise InputError(f"{path}: {where}: {first['msg']}; known keys: {', '.join(_File.model_fields)}") from error
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}); check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: isn't valid TOML ({reason}); correct that line") from error
+
+
+def _contradiction(vocabulary: Vocabulary, unseen: list[str]) -> str | None:
+    """What is wrong with a vocabulary, in words; None where nothing is."""
+    classes, values = vocabulary.classes, vocabulary.raw_values
+    if not 1 <= len(classes) <= _MAX_CLASSES:
+        return f"has {len(classes)} classes; 1 to {_MAX_CLASSES} are possible"
+    bad = next((name for name in classes if not _is_plain(name)), None)
+    if bad is not None:
+        return f"class name {bad[:60]!r} isn't plain text; use 1 to 100 printable characters without < > / \\"
+    if twice := next((name for name in classes if classes.count(name) > 1), None):
+        return f"class {twice!r} is listed twice; names must differ"
+    if unknown := next((name for name in unseen if name not in classes), None):
+        return f"split {vocabulary.split!r} names {unknown!r}, which isn't one of its classes; correct the name"
+    if not vocabulary.seen:
+        return f"split {vocabulary.split!r} leaves no seen class; take some out of its unseen ones"
+    if len(values) != len(classes):
+        return f"has {len(values)} values for {len(classes)} classes; give one for each"
+    wrong = next((v for v in (*values, *vocabulary.ignore) if not 0 <= v <= _MAX_RAW), None)
+    if wrong is not None:
+        return f"mask value {wrong} isn't possible; use 0 to {_MAX_RAW}"
+    double = next((v for v in values if values.count(v) > 1 or v in vocabulary.ignore), None)
+    if double is not None:
+        return f"mask value {double} means two things; each value is one class or ignored"
+    return None
+
+
+def _is_plain(name: str) -> bool:
+    fits = 1 <= len(name) <= 100 and name == name.strip() and name.isprintable()
+    return fits and not set(name) & set("<>/\\") and not name.startswith(".")
+
+
+PROMPTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {name: tuple(templates) for name, templates in _toml(_FOLDER / "prompts.toml").items()}
+)
+"""Prompt sets by name; `{}` stands for the class name."""
+
+
+def prompt_set(name: str) -> tuple[str, ...]:
+    """The templates of a prompt set. Raises InputError for a name that isn't one."""
+    if name not in PROMPTS:
+        raise InputError(f"prompts: no set {name!r}; name one of {', '.join(PROMPTS)}")
+    return PROMPTS[name]

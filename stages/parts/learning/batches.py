@@ -1,0 +1,246 @@
+"""What the student trains on: crops with pseudo masks Y_p and the cached tokens of the regions still visible.
+
+Everything random is a pure function of (seed, image id, turn), so a run resumed at any iteration draws the same
+batches. Reads seen labels only.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from cache.errors import InputError
+from cache.settings import IGNORE
+from stages.parts.data.datasets import Dataset
+from stages.parts.data.photometric import distorted
+from stages.parts.data.regions import present_regions, pseudo_mask
+from stages.parts.data.views import Array, ViewsConfig, apply_image, apply_labels, draw, inside, view_seed
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class CachedTokens:
+    """What training reads of the cache, for R views: small arrays, held in memory.
+
+    `ids` name of each view; `tokens` global [R, D]; `cells` latent ids uint8 [R, h, w]; `local` [p, D] with
+    `region` [p] (id in Y_p: class index, or K_s + latent id) and `offsets` [R + 1], seen and latent together.
+    """
+
+    ids: list[str]
+    tokens: np.ndarray
+    cells: Array
+    local: np.ndarray
+    region: np.ndarray
+    offsets: np.ndarray
+    labels_crc: np.ndarray
+
+    @classmethod
+    def joined(
+        cls, ids: list[str], seen: dict[str, np.ndarray], latent: dict[str, np.ndarray], num_seen: int
+    ) -> CachedTokens:
+        """Joins the arrays of the artifacts `tokens` and `latent` (schema names), view by view."""
+        owner = np.concatenate([_owners(seen["local_offsets"]), _owners(latent["local_offsets"])])
+        region = np.concatenate([seen["local_region"].astype(int), latent["local_region"].astype(int) + num_seen])
+        order = np.lexsort((region, owner))
+        counts = np.bincount(owner, minlength=len(ids))
+        return cls(
+            ids,
+            seen["global"],
+            latent["cells"],
+            np.concatenate([seen["local"], latent["local"]])[order],
+            region[order],
+            np.concatenate([[0], np.cumsum(counts)]),
+            seen["labels_crc"],
+        )
+
+
+def _owners(offsets: np.ndarray) -> np.ndarray:
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input. `images` [B, 3, S, S] ImageNet-normalised; `masks` Y_p uint8 [B, S, S]; `tokens` C_g
+    [B, D]; flat over the batch's R regions: `local` C_l [R, D], `region_image` [R], `region_id` [R] in Y_p.
+    Without a cache (the baseline of Table 3) D is 0 and R is 0.
+    """
+
+    images: Tensor
+    masks: Tensor
+    tokens: Tensor
+    local: Tensor
+    region_image: Tensor
+    region_id: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device; tokens as float32."""
+        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items()}
+        moved["tokens"], moved["local"] = moved["tokens"].float(), moved["local"].float()
+        return Batch(**moved)
+
+    def part(self, i: int, parts: int) -> Batch:
+        """Images i, i + 1, ... of an even cut into `parts`."""
+        size = len(self.images) // parts
+        first, last = i * size, (i + 1) * size
+        own = (self.region_image >= first) & (self.region_image < last)
+        return Batch(
+            self.images[first:last],
+            self.masks[first:last],
+            self.tokens[first:last],
+            self.local[own],
+            self.region_image[own] - first,
+            self.region_id[own],
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One crop before batching: image uint8 [S, S, 3], mask Y_p uint8 [S, S], row in the cache, visible regions."""
+
+    image: Array
+    mask: Array
+    tokens: np.ndarray
+    local: np.ndarray
+    regions: np.ndarray
+
+
+class TrainingSet(TorchDataset[Sample]):
+    """Item (image, turn) -> Sample; `turn` counts how often the image was drawn before.
+
+    With whole-image tokens (views.count = 1) the student crops at random; with V views, turn t trains on cached
+    view t mod V, exactly as the teacher saw it. `cache` None: seen labels alone.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        views: ViewsConfig,
+        num_seen: int,
+        cache: CachedTokens | None,
+        *,
+        seed: int,
+        photometric: bool,
+    ) -> None:
+        self.data, self.views, self.num_seen = data, views, num_seen
+        self.seed, self.photometric = seed, photometric
+        self.use(cache)
+        index = {image_id: i for i, image_id in enumerate(data.ids)}
+        named = dict.fromkeys(v.rpartition("#")[0] if views.count > 1 else v for v in self.rows)
+        self.images = [index[i] for i in named if i in index] if cache else list(range(len(data)))
+        if not self.images:
+            raise InputError("no image of the data set is in the cache; run `clip2seg extract` for this data set")
+
+    def use(self, cache: CachedTokens | None) -> None:
+        """From now on these tokens; the images that take part stay."""
+        self.cache, self.rows = cache, {view: row for row, view in enumerate(cache.ids)} if cache else {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        position, turn = item
+        i = self.images[position]
+        image, labels, image_id = self.data.image(i), self.data.labels(i, "seen"), self.data.ids[i]
+        size = (labels.shape[0], labels.shape[1])
+        exact = self.views.count > 1
+        v, seed = (turn % self.views.count, self.views.seed) if exact else (turn, self.seed)
+        view = draw(self.views, seed, image_id, v, size, labels)
+        row = self._row(image_id, v if exact else None, labels)
+        if self.cache is None or row is None:
+            mask = apply_labels(labels, view)
+            local, regions, tokens = np.zeros((0, 0), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32)
+        elif exact:
+            mask = pseudo_mask(apply_labels(labels, view), self.cache.cells[row], self.num_seen)
+            mask[~inside(view)] = IGNORE
+        else:
+            mask = apply_labels(pseudo_mask(labels, self.cache.cells[row], self.num_seen), view)
+        if self.cache is not None and row is not None:
+            own = slice(self.cache.offsets[row], self.cache.offsets[row + 1])
+            visible = np.isin(self.cache.region[own], present_regions(mask))
+            local, regions = self.cache.local[own][visible], self.cache.region[own][visible]
+            tokens = self.cache.tokens[row]
+        crop = apply_image(image, view)
+        if self.photometric:
+            crop = distorted(crop, view_seed(self.seed + 1, image_id, turn))
+        return Sample(crop, mask, tokens, local, regions)
+
+    def _row(self, image_id: str, v: int | None, labels: Array) -> int | None:
+        if self.cache is None:
+            return None
+        row = self.rows[image_id if v is None else f"{image_id}#{v}"]
+        if zlib.crc32(labels.tobytes()) != self.cache.labels_crc[row]:
+            raise InputError(
+                f"{image_id}: its mask is not the one that was extracted; run `clip2seg extract` on a new address"
+            )
+        return row
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Samples -> Batch."""
+    pixels = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
+    return Batch(
+        normalised(pixels),
+        torch.from_numpy(np.stack([s.mask for s in samples])),
+        torch.from_numpy(np.stack([s.tokens for s in samples])),
+        torch.from_numpy(np.concatenate([s.local for s in samples])),
+        torch.from_numpy(np.repeat(np.arange(len(samples)), [len(s.regions) for s in samples])),
+        torch.from_numpy(np.concatenate([s.regions for s in samples]).astype(np.int64)),
+    )
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] -> float32, by ImageNet's mean and standard deviation: the student's input."""
+    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(3, 1, 1)
+    return (pixels.float() / 255 - mean) / std
+
+
+class Turns:
+    """The order of training: every image once in each epoch, in an order drawn from (seed, epoch).
+
+    Yields the batches of iterations `start`..`stop` as lists of (image, turn): a pure function of the seed and
+    the iteration, so a resumed run goes on where it was. `rank` of `world` takes its share of each of the `parts`
+    that a batch is cut into: part i of all processes together is part i of one process alone.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        batch: int,
+        start: int,
+        stop: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        parts: int = 1,
+    ) -> None:
+        self.images, self.batch, self.start, self.stop, self.seed = images, batch, start, stop, seed
+        self.rank, self.world, self.parts = rank, world, parts
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        part = self.batch // self.parts
+        share = part // self.world
+        for iteration in range(self.start, self.stop):
+            firsts = (iteration * self.batch + i * part + self.rank * share for i in range(self.parts))
+            yield [self._item(n) for first in firsts for n in range(first, first + share)]
+
+    def _item(self, n: int) -> tuple[int, int]:
+        epoch, place = divmod(n, self.images)
+        return int(self._order(epoch)[place]), epoch
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if getattr(self, "_epoch", None) != epoch:
+            self._epoch = epoch
+            self._permutation = np.random.default_rng([self.seed, epoch]).permutation(self.images)
+        return self._permutation

@@ -1,0 +1,236 @@
+"""CLIP-to-Seg distillation: global and local tokens of the student pulled to the teacher's (method.md section 4).
+
+Regions of a batch are flat and ragged, in any order: `region_image` [R] (0..B-1) and `region_id` [R] (id in
+Y_p: seen class, or K_s + latent id), no pair twice. A region without a pixel in Y_p (a crop may hide it)
+takes no part. All of it is float32, whatever autocast says, and free of loops over images or classes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cache.errors import InputError
+from stages.parts.settings import DistillConfig as DistillConfig
+
+
+def global_token(features: Tensor, teacher: Tensor) -> Tensor:
+    """Eq. 2: the student's global token, features pooled where they agree with the teacher's global token.
+
+    F [B, D, h, w], C_g [B, D] -> F_g [B, D]. W = softmax(C_g^T F / sqrt(D)) over positions, F_g = W F^T; both
+    raw: normalised, their products are too small for W to be anything but uniform.
+    """
+    with _full_precision(features):
+        flat = features.float().flatten(2)
+        scores = torch.einsum("bd,bdn->bn", teacher.float(), flat) / math.sqrt(flat.shape[1])
+        return torch.einsum("bn,bdn->bd", scores.softmax(dim=1), flat)
+
+
+def region_means(
+    features: Tensor, masks: Tensor, region_image: Tensor, region_id: Tensor, most: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Eq. 3: mean of the features over each region, F [B, D, h, w], Y_p [B, H, W] -> f [R, D], present [R] bool.
+
+    Masks are brought to F's resolution as areas: a cell weighs as much as the pixels of the region that it
+    holds, so a region of a single pixel doesn't vanish. A region without any pixel gets zeros, `present` False.
+    `most`: regions of the fullest image, when known beforehand; otherwise it is counted, and the device waited for.
+    """
+    with _full_precision(features):
+        slot = region_slots(region_image)
+        if most is None:
+            most = int(slot.max()) + 1 if slot.numel() else 0
+        area = _areas(masks, region_image, region_id, slot, most, (features.shape[2], features.shape[3]))
+        total = area.sum(dim=2, keepdim=True)
+        means = area @ features.float().flatten(2).transpose(1, 2) / total.clamp(min=1)
+        return means[region_image, slot], total[region_image, slot, 0] > 0
+
+
+def _areas(
+    masks: Tensor, region_image: Tensor, region_id: Tensor, slot: Tensor, most: int, grid: tuple[int, int]
+) -> Tensor:
+    """Pixels of each region in each cell, float32 [B, most, h * w]."""
+    batch, height, width = masks.shape
+    (h, w), device = grid, masks.device
+    # A table from the ids of Y_p to slots; slot `most` takes what belongs to no region, 255 first of all.
+    slots = torch.full((batch, 256), most, device=device)
+    slots[region_image, region_id.long()] = slot
+    pixel_slot = slots.gather(1, masks.flatten(1).long())
+    rows, columns = torch.arange(height, device=device) * h // height, torch.arange(width, device=device) * w // width
+    cell = (rows[:, None] * w + columns).flatten()
+    place = (torch.arange(batch, device=device)[:, None] * (most + 1) + pixel_slot) * (h * w) + cell
+    # Whole numbers: the sum is the same in whatever order a GPU adds them up.
+    counts = torch.zeros(batch * (most + 1) * h * w, dtype=torch.int32, device=device)
+    counts.scatter_add_(0, place.flatten(), counts.new_ones(1).expand(place.numel()))
+    return counts.view(batch, most + 1, h * w)[:, :most].float()
+
+
+def region_slots(region_image: Tensor) -> Tensor:
+    """Place of each region among those of its image, 0.., in the order given: [R] -> [R]."""
+    return (region_image[:, None] == region_image).tril(-1).sum(dim=1)
+
+
+class Bank(nn.Module):
+    """FIFO of the last M global tokens of the teacher (buffers, so a checkpoint resumes exactly)."""
+
+    tokens: Tensor
+    """[M, D] float32."""
+    valid: Tensor
+    """[M] bool: slots that have been filled."""
+    oldest: Tensor
+    """[] int64: the slot that is written next."""
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("tokens", torch.zeros(size, dim))
+        self.register_buffer("valid", torch.zeros(size, dtype=torch.bool))
+        self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def enqueue(self, tokens: Tensor) -> Tensor:
+        """Stores tokens [G, D] over the oldest ones and returns their slots [G].
+
+        Call it before the loss: each positive then stands in the bank exactly once. Raises InputError when
+        G exceeds M, since some positives would be pushed out by others of their own step.
+        """
+        if len(tokens) > len(self.tokens):
+            raise InputError(
+                f"distill.bank = {len(self.tokens)} is smaller than the {len(tokens)} images of one step; "
+                f"set it to {len(tokens)} or more"
+            )
+        slots = (self.oldest + torch.arange(len(tokens), device=self.tokens.device)) % len(self.tokens)
+        self.tokens.index_copy_(0, slots, tokens.float())
+        self.valid.index_fill_(0, slots, True)
+        self.oldest.copy_((self.oldest + len(tokens)) % len(self.tokens))
+        return slots
+
+
+def global_loss(student: Tensor, bank: Tensor, valid: Tensor, positive: Tensor, tau: float) -> Tensor:
+    """L_g: InfoNCE of F_g [B, D] against the bank [M, D]; `valid` [M], `positive` [B] = own slots. Mean over B."""
+    with _full_precision(student):
+        cosine = _unit(student) @ _unit(bank).T
+        return functional.cross_entropy((cosine / tau).masked_fill(~valid, -math.inf), positive)
+
+
+def local_loss(
+    student: Tensor,
+    teacher: Tensor,
+    region_image: Tensor,
+    present: Tensor,
+    batch: int,
+    tau: float,
+    scope: Literal["image", "batch"] = "image",
+    others: Tensor | None = None,
+) -> Tensor:
+    """L_l, Eq. 4: InfoNCE of f_l [R, D] against the local tokens c [R, D] of its image (or of the batch).
+
+    Mean over the regions of an image, then over the B images; an image of one region adds 0 (scope `image`).
+    Regions that are not `present` [R] are neither query nor negative. `others` [Q, D]: with scope `batch`, the
+    present regions' tokens on other processes, negatives too.
+    """
+    with _full_precision(student):
+        allowed = present.expand(len(present), -1)
+        if scope == "image":
+            allowed = allowed & (region_image[:, None] == region_image)
+        # Its own positive is left to an absent region, or its unused row would be NaN.
+        allowed = allowed | torch.eye(len(present), dtype=torch.bool, device=present.device)
+        cosine = _unit(student) @ _unit(teacher).T
+        logits = (cosine / tau).masked_fill(~allowed, -math.inf)
+        if others is not None and scope == "batch":
+            logits = torch.cat([logits, _unit(student) @ _unit(others).T / tau], dim=1)
+        return image_mean(-logits.log_softmax(dim=1).diagonal(), region_image, present, batch)
+
+
+def image_mean(values: Tensor, region_image: Tensor, present: Tensor, batch: int) -> Tensor:
+    """Mean of values [R] over the present regions of each image, then over the B images; no region counts 0."""
+    with _full_precision(values):
+        member = (region_image == torch.arange(batch, device=values.device)[:, None]) & present
+        return ((member.float() @ values.float()) / member.sum(dim=1).clamp(min=1)).mean()
+
+
+class Froster(nn.Module):
+    """FROSTER's residual head: z' = z + 0.1 * MLP(z), the identity at the start (method.md section 4)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(dim, dim, bias=False), nn.GELU(), nn.Linear(dim, dim, bias=False))
+        last = self.mlp[2]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z [..., D] -> z' [..., D]."""
+        return z + 0.1 * self.mlp(z)
+
+
+class Distiller(nn.Module):
+    """L_g and L_l by the settings; keeps the bank, and FROSTER's head when that is the loss.
+
+    Other losses than infonce compare a token with its own teacher token alone: cosine, 1 - cos; froster,
+    2 * (1 - cos) after a head shared by global and local tokens; l2, the mean over D of the squared difference
+    of the raw tokens (the reading under which Table 4's poor result makes sense).
+    """
+
+    def __init__(self, cfg: DistillConfig, dim: int) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.bank = Bank(cfg.bank, dim) if cfg.loss == "infonce" and cfg.use_global else None
+        self.froster = Froster(dim) if cfg.loss == "froster" else None
+
+    def global_loss(
+        self, features: Tensor, global_tokens: Tensor, gathered: Tensor | None = None, offset: int = 0
+    ) -> Tensor:
+        """L_g of F [B, D, h, w] and C_g [B, D]; 0 when switched off.
+
+        With several processes: `gathered` [G, D] holds the tokens of all of them, the same on each, and this
+        one's stand from row `offset` on. All enter the bank.
+        """
+        if self.cfg.loss == "none" or not self.cfg.use_global:
+            return features.new_zeros((), dtype=torch.float32)
+        token = global_token(features, global_tokens)
+        if self.bank is None:
+            return self._distance(token, global_tokens).mean()
+        slots = self.bank.enqueue(global_tokens if gathered is None else gathered)
+        own = slots[offset : offset + len(global_tokens)]
+        return global_loss(token, self.bank.tokens, self.bank.valid, own, self.cfg.tau)
+
+    def local_loss(
+        self,
+        means: Tensor,
+        present: Tensor,
+        local_tokens: Tensor,
+        region_image: Tensor,
+        batch: int,
+        others: Tensor | None = None,
+    ) -> Tensor:
+        """L_l of the regions' means f [R, D] and `present` [R] (both of `region_means`) and C_l [R, D].
+
+        `others` [Q, D]: the present regions' C_l on other processes, for scope `batch`.
+        """
+        if self.cfg.loss == "none" or not self.cfg.use_local:
+            return means.new_zeros((), dtype=torch.float32)
+        if self.cfg.loss == "infonce":
+            return local_loss(means, local_tokens, region_image, present, batch, self.cfg.tau, self.cfg.scope, others)
+        return image_mean(self._distance(means, local_tokens), region_image, present, batch)
+
+    def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """[n, D], [n, D] -> [n]."""
+        with _full_precision(student):
+            student, teacher = student.float(), teacher.float()
+            if self.cfg.loss == "l2":
+                return (student - teacher).square().mean(dim=1)
+            if self.froster is not None:
+                return 2 * (1 - functional.cosine_similarity(self.froster(student), teacher, dim=1))
+            return 1 - functional.cosine_similarity(student, teacher, dim=1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return functional.normalize(x.float(), dim=1)
+
+
+def _full_precision(like: Tensor) -> torch.autocast:
+    """Switches autocast off: exponentials of cosines over tau = 0.07 need more than the 8 bits of bf16."""
+    return torch.autocast(like.device.type, enabled=False)

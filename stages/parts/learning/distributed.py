@@ -1,0 +1,174 @@
+"""Several processes of one training as one: the group they form, and what they tell each other.
+
+Everything here is the identity for a process alone. torchrun starts the processes (docs/distributed.md).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from cache.errors import InputError
+
+TIMEOUT = timedelta(minutes=30)
+"""How long a process waits for another: a checkpoint of rank 0 may go to a slow store. A dead one is noticed at once
+by torchrun, which ends the others."""
+
+T = TypeVar("T")
+
+
+@contextmanager
+def process_group(name: str, device: torch.device, rank: int, world: int) -> Iterator[None]:
+    """The process group of `world` processes while a stage runs; gloo on the CPU, nccl on GPUs.
+
+    All leave together, so what rank 0 wrote is there for every one. `name`: what an error calls the work. Raises
+    InputError where another process is lost.
+    """
+    if world == 1:
+        yield
+        return
+    try:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=PrefixStore(_word(_store(), rank, world), _store()),
+            rank=rank,
+            world_size=world,
+            timeout=TIMEOUT,
+        )
+        yield
+        _barrier(device)
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise InputError(
+            f"{name}: another process of this job is gone; torchrun says which and why, and starts all again where "
+            "--max-restarts allows. What was committed or saved stays"
+        ) from error
+    # After an error this could wait for ever; the process ends, and its group with it.
+    dist.destroy_process_group()
+
+
+@cache
+def _store() -> Store:
+    """The key-value store that torchrun's environment names."""
+    store, _, _ = next(iter(rendezvous("env://", timeout=TIMEOUT)))
+    return store
+
+
+def _word(store: Store, rank: int, world: int) -> str:
+    """A name for this group that no earlier one had: torchrun's store outlives a restart, addresses of the dead in it.
+
+    A process says a number of its own and waits for the answer to that number, which no dead one can have got.
+    """
+    own = uuid4().hex
+    if rank > 0:
+        store.set(f"hello/{rank}", own)
+        word: str = store.get(f"answer/{own}").decode()
+        store.set(f"heard/{word}/{rank}", "yes")
+        return word
+    missing, until = set(range(1, world)), time.monotonic() + TIMEOUT.total_seconds()
+    while missing:
+        for r in sorted(missing):
+            if store.check([f"heard/{own}/{r}"]):
+                missing.remove(r)
+            elif store.check([f"hello/{r}"]):
+                store.set(f"answer/{store.get(f'hello/{r}').decode()}", own)
+        if time.monotonic() > until:
+            raise dist.DistStoreError(f"ranks {sorted(missing)} did not come")
+        time.sleep(0.05)
+    return own
+
+
+def _barrier(device: torch.device) -> None:
+    dist.all_reduce(torch.zeros(1, device=device))
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def rank() -> int:
+    """This process's number in its group; 0 when it is alone."""
+    return dist.get_rank() if _several() else 0
+
+
+def world() -> int:
+    """Processes in the group."""
+    return dist.get_world_size() if _several() else 1
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum over all processes, on each of them; no gradient passes."""
+    if not _several():
+        return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def averaged(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each scalar's mean over the processes."""
+    if not _several():
+        return terms
+    means = summed(torch.stack([value.float() for value in terms.values()])) / world()
+    return dict(zip(terms, means, strict=True))
+
+
+def mean_count(count: Tensor) -> Tensor:
+    """A count's mean over the processes, of a sum that is at least 1.
+
+    A loss divided by it, averaged over the processes, is the sum over all of them divided by the whole count.
+    """
+    return summed(count.float()).clamp(min=1) / world()
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """[n, ...] of each process -> [world * n, ...] in the order of ranks; `n` is the same in all. No gradient."""
+    if not _several():
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(world())]
+    dist.all_gather(parts, rows.detach().contiguous())
+    return torch.cat(parts)
+
+
+def of_others(rows: Tensor) -> Tensor:
+    """[n, D] of each process, `n` its own -> the rows of all others, [m, D]. Waits for the device. No gradient."""
+    if not _several():
+        return rows[:0]
+    counts = gathered(torch.tensor([len(rows)], device=rows.device)).tolist()
+    padded = rows.new_zeros(max(counts), rows.shape[1])
+    padded[: len(rows)] = rows.detach()
+    parts = gathered(padded).chunk(world()) if max(counts) else [padded] * world()
+    return torch.cat([part[:n] for r, (part, n) in enumerate(zip(parts, counts, strict=True)) if r != rank()])
+
+
+def agreed(value: T) -> T:
+    """Rank 0's word (a small picklable object) for all."""
+    if not _several():
+        return value
+    words: list[Any] = [value]
+    dist.broadcast_object_list(words, src=0)
+    said: T = words[0]
+    return said
+
+
+def told(value: T) -> list[T]:
+    """What each process says (a small picklable object), in the order of ranks."""
+    if not _several():
+        return [value]
+    words: list[Any] = [None] * world()
+    dist.all_gather_object(words, value)
+    return words

@@ -1,0 +1,104 @@
+"""Latent embedding generation: a class embedding for each latent region (the paper's Sec. 3.3; method.md section 4).
+
+Training only: inference scores pixels with text embeddings and drops this module.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stages.parts.learning.distillation import region_slots
+from stages.parts.settings import GeneratorConfig as GeneratorConfig
+
+FFN = 2048
+"""Width of the hidden layer (R: with it the parameters of Table 2 are met)."""
+
+
+class LatentGenerator(nn.Module):
+    """Prototypes F_u and teacher tokens -> latent embeddings A'_u.
+
+    transformer: Q = F_u, K = V = memory, one `nn.TransformerDecoderLayer` with an FFN of 2048: 4,204,032
+    parameters at D = 512 (R). 8 heads, or the most below 8 that divide D. Its self-attention runs over the
+    latent regions of the image. mlp: Linear(D, 2048), ReLU, Linear(2048, D).
+    """
+
+    def __init__(self, cfg: GeneratorConfig, dim: int) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.layer: nn.Module | None = None
+        if cfg.calibrator == "transformer":
+            heads = max(n for n in range(1, 9) if dim % n == 0)
+            self.layer = nn.TransformerDecoderLayer(dim, heads, FFN, cfg.dropout, batch_first=True)
+        elif cfg.calibrator == "mlp":
+            self.layer = nn.Sequential(nn.Linear(dim, FFN), nn.ReLU(), nn.Linear(FFN, dim))
+
+    def forward(
+        self,
+        means: Tensor,
+        present: Tensor,
+        global_tokens: Tensor,
+        local_tokens: Tensor,
+        region_image: Tensor,
+        region_id: Tensor,
+        num_seen: int,
+        latent: int | None = None,
+        most: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """A'_u [B, L, D] and which of its rows are meant, [B, L] bool; row j is the class with id num_seen + j.
+
+        `means` f [R, D] and `present` [R] of ALL regions of the batch (`distillation.region_means`), C_g [B, D],
+        C_l [R, D]; flat regions as there. Regions that are not present give no row and no memory. `latent`: the
+        largest latent id + 1, `most`: regions of the fullest image; counted when not given, and the device waited
+        for. L is at least 1, so that every parameter takes part in every step. Rows that are not meant are finite.
+        """
+        if latent is None:
+            latent = int(region_id.max()) + 1 - num_seen if region_id.numel() else 0
+        latent = max(latent, 1)
+        batch, dim = global_tokens.shape
+        column = region_id.long() - num_seen
+        wanted = present & (column >= 0)
+        # Column `latent` takes what gives no row, so that no shape depends on the data.
+        column = torch.where(wanted, column, latent)
+        queries = local_tokens if self.cfg.inputs == "cls" else means
+        rows = queries.new_zeros(batch, latent + 1, dim)
+        rows = rows.index_put((region_image, column), queries)[:, :latent]
+        filled = wanted.new_zeros(batch, latent + 1).index_put((region_image, column), wanted)[:, :latent]
+        if self.layer is None:
+            return rows, filled
+        if self.cfg.calibrator == "mlp":
+            return self.layer(rows), filled
+        memory, known = self._memory(global_tokens, local_tokens, region_image, present, most)
+        return self._attend(rows, filled, memory, known), filled
+
+    def _memory(
+        self, global_tokens: Tensor, local_tokens: Tensor, region_image: Tensor, present: Tensor, most: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """[C_g; C_l] of each image, [B, 1 + most, D], and which rows are tokens, [B, 1 + most]."""
+        batch, dim = global_tokens.shape
+        slot = region_slots(region_image)
+        if most is None:
+            most = int(slot.max()) + 1 if slot.numel() else 0
+        most = max(most, 1)
+        local = local_tokens.new_zeros(batch, most, dim).index_put((region_image, slot), local_tokens)
+        known = present.new_zeros(batch, most).index_put((region_image, slot), present)
+        both = torch.cat([global_tokens[:, None].to(local.dtype), local], dim=1)
+        known = torch.cat([known.new_ones(batch, 1), known], dim=1)
+        if self.cfg.memory == "local":
+            return both[:, 1:], known[:, 1:]
+        if self.cfg.memory == "global":
+            return both[:, :1], known[:, :1]
+        return both, known
+
+    def _attend(self, rows: Tensor, filled: Tensor, memory: Tensor, known: Tensor) -> Tensor:
+        """The decoder layer with padding masked out of both attentions."""
+        assert self.layer is not None
+        # An image without latent regions has nothing to attend to, which is NaN in some attention kernels. Let it
+        # see its padding; the result is never used.
+        empty = ~filled.any(dim=1, keepdim=True)
+        return self.layer(
+            rows,
+            memory.to(rows.dtype),
+            tgt_key_padding_mask=~(filled | empty),
+            memory_key_padding_mask=~(known | empty),
+        )

@@ -1,0 +1,57 @@
+"""Student, distillation and losses as one module: a batch in, every loss term out (method.md section 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stages.parts.learning.batches import Batch
+from stages.parts.learning.distillation import Distiller, region_means
+from stages.parts.learning.generator import LatentGenerator
+from stages.parts.learning.losses import pixel_logits, pixel_loss
+from stages.parts.learning.distributed import gathered, of_others, rank
+from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig
+from stages.parts.students import Student
+
+
+class Learner(nn.Module):
+    """What is optimised. `text` A_s [K_s, D]: text embeddings of the seen classes, unit norm, and no other."""
+
+    text: Tensor
+
+    def __init__(
+        self, student: Student, text: Tensor, distill: DistillConfig, generator: GeneratorConfig, pixel: PixelLossConfig
+    ) -> None:
+        super().__init__()
+        dim = text.shape[1]
+        self.student, self.pixel = student, pixel
+        self.register_buffer("text", text, persistent=False)
+        self.distiller = Distiller(distill, dim) if distill.loss != "none" else None
+        self.generator = LatentGenerator(generator, dim) if generator.enabled else None
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Every loss term, weighted, and their sum `total` (Eq. 6); all float32 scalars."""
+        features = self.student(batch.images)
+        terms: dict[str, Tensor] = {}
+        latent = filled = None
+        if self.distiller is not None or self.generator is not None:
+            means, present = region_means(features, batch.masks, batch.region_image, batch.region_id)
+            if self.distiller is not None:
+                size = len(batch.images)
+                every, first = gathered(batch.tokens), rank() * size
+                terms["global"] = self.distiller.global_loss(features, batch.tokens, every, first)
+                others = of_others(batch.local[present]) if self.distiller.cfg.scope == "batch" else None
+                terms["local"] = self.distiller.local_loss(
+                    means, present, batch.local, batch.region_image, size, others
+                )
+            if self.generator is not None:
+                regions = (batch.tokens, batch.local, batch.region_image, batch.region_id)
+                latent, filled = self.generator(means, present, *regions, len(self.text))
+        logits = pixel_logits(features, self.text, latent, filled, self.pixel)
+        terms |= pixel_loss(logits, batch.masks, self.pixel)
+        return {"total": torch.stack(list(terms.values())).sum(), **terms}
+
+    def extras(self) -> dict[str, nn.Module]:
+        """What training needs besides the student: the bank, FROSTER's head, the generator."""
+        both = {"distiller": self.distiller, "generator": self.generator}
+        return {name: module for name, module in both.items() if module is not None}

@@ -1,0 +1,102 @@
+"""One optimiser step: AdamW, warm-up and poly decay (method.md section 5), mixed precision, several processes."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
+
+from stages.parts.learning.batches import Batch
+from stages.parts.learning.learner import Learner
+from stages.parts.learning.distributed import rank, world
+from stages.parts.learning.schedule import lr_factor
+from stages.parts.settings import TrainConfig
+from stages.parts.students import gather_norms, parameter_groups
+
+
+def make_optimiser(learner: Learner, cfg: TrainConfig) -> torch.optim.AdamW:
+    """AdamW; the head and what only training needs learn `head_lr` times as fast; no decay on norms."""
+    groups = parameter_groups(learner.student, cfg.lr, cfg.head_lr, cfg.weight_decay)
+    extras = [p for module in learner.extras().values() for p in module.parameters()]
+    if extras:
+        groups.append({"params": extras, "lr": cfg.lr * cfg.head_lr, "weight_decay": cfg.weight_decay})
+    for group in groups:
+        group["base_lr"] = group["lr"]
+    return torch.optim.AdamW(groups, fused=True)  # one pass over the weights instead of a dozen
+
+
+class Trainer:
+    """One optimiser step at a time; in a group, by the gradients' mean over its processes."""
+
+    def __init__(
+        self,
+        cfg: TrainConfig,
+        learner: Learner,
+        optimiser: torch.optim.Optimizer,
+        device: torch.device,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self.cfg, self.learner, self.optimiser, self.device = cfg, learner, optimiser, device
+        # As the crops of a batch lie, or every step would turn the kernels over and back.
+        learner.to(memory_format=torch.channels_last)
+        self.dtype = autocast_dtype(cfg.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
+        self.rank = rank()
+        self.shared: DistributedDataParallel | None = None
+        if world() > 1:
+            gather_norms(learner, device)
+            # Of depthwise and 1x1 kernels, whose layout has two names; it costs a copy of a few bytes.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+            self.shared = DistributedDataParallel(learner)
+        self.forward: nn.Module = self.shared or learner
+        if compiled:
+            # The student alone: its shapes never change, while the regions of every batch are other ones.
+            learner.student.compile()
+
+    def step(self, iteration: int, batch: Batch) -> dict[str, torch.Tensor]:
+        """Takes step `iteration` on this process's share of a batch; returns the loss terms (detached, on device)."""
+        cfg = self.cfg
+        torch.manual_seed(stream(cfg.seed, f"step of {self.rank}" if self.rank else "step", iteration))
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["base_lr"] * lr_factor(iteration, cfg.iterations, cfg.warmup, cfg.power)
+        self.learner.train()
+        self.optimiser.zero_grad(set_to_none=True)
+        sums: dict[str, torch.Tensor] = {}
+        for part in range(cfg.accumulate):
+            with self._silent(part):
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                    terms = self.forward(batch.part(part, cfg.accumulate))
+                self.scaler.scale(terms["total"] / cfg.accumulate).backward()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / cfg.accumulate
+        if cfg.clip_gradient:
+            self.scaler.unscale_(self.optimiser)
+            clip_grad_norm_(self.learner.parameters(), cfg.clip_gradient)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return sums
+
+    def _silent(self, part: int) -> AbstractContextManager[None]:
+        """Gradients travel once a step, with its last part."""
+        if self.shared is None or part + 1 == self.cfg.accumulate:
+            return nullcontext()
+        silent: AbstractContextManager[None] = self.shared.no_sync()
+        return silent
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The student's arithmetic; None is float32."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def stream(seed: int, name: str, number: int) -> int:
+    """The seed of one source of randomness at one point: a hash, so that no two sources share numbers."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}/{number}".encode()).digest()[:7], "big")

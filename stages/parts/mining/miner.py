@@ -1,0 +1,113 @@
+"""The latent classes of cached views: mined on their cells, cropped for the teacher, as arrays of the cache.
+
+What `mine-latent` and the online teacher share (method.md section 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+
+from cache.settings import IGNORE
+from stages.parts.teacher.crops import cached_view
+from stages.parts.data.datasets import Dataset
+from stages.parts.mining.clustering import mine, one_thread
+from stages.parts.data.regions import annotated_share, latent_mask, present_regions, region_crops
+from stages.parts.settings import ExtractConfig, MiningConfig
+from stages.parts.teacher.teacher import Teacher
+from stages.parts.teacher.tokens import stored, to_pixels
+from stages.parts.data.views import Array, View, ViewsConfig, inside, whole
+
+
+@dataclass(frozen=True)
+class Mined:
+    """The latent classes of one view: `cells` uint8 [h, w], `crops` uint8 [P, s, s, 3] of latent ids `regions`."""
+
+    cells: Array
+    regions: list[int]
+    crops: Array
+    unannotated: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Miner:
+    """Mines the rows (image * V + view) of a data set. `crop_size` [pixels]: the teacher's input for regions.
+
+    `gpu`: the clustering's one index on a GPU, which is for one thread.
+    """
+
+    cfg: MiningConfig
+    data: Dataset
+    views: ViewsConfig
+    crop_size: int
+    gpu: bool
+
+    def pool(self, workers: int) -> ThreadPoolExecutor:
+        """Threads that mine side by side, each with one core for itself."""
+        return ThreadPoolExecutor(1 if self.gpu else max(1, workers), initializer=one_thread)
+
+    def seen(self, row: int) -> tuple[Array, Array]:
+        """One view's image uint8 [H, W, 3], and where it is open to latent classes: 255, else 0, uint8 [H, W]."""
+        image_index, v = divmod(row, self.views.count)
+        image, labels = self.data.image(image_index), self.data.labels(image_index, "seen")
+        image, labels, view = cached_view(self.views, self.data.ids[image_index], v, image, labels)
+        return image, _open(labels, view)
+
+    def known(self, image_index: int) -> Array:
+        """Where a whole image is open to latent classes, from its mask alone: 255, else 0, uint8 [H, W]."""
+        return _open(self.data.labels(image_index, "seen"), None)
+
+    def mine(self, row: int, dense: np.ndarray) -> Mined:
+        """One view from its dense tokens float32 [h, w, D]."""
+        image, known = self.seen(row)
+        cells, unannotated, seconds = self.cells(known, dense)
+        mask = latent_mask(known, cells)
+        regions = present_regions(mask)
+        return Mined(cells, regions, region_crops(image, mask, regions, self.crop_size), unannotated, seconds)
+
+    def cells(self, known: Array, dense: np.ndarray) -> tuple[Array, int, float]:
+        """Latent ids uint8 [h, w] of a view, how many of its cells are unannotated, seconds of mining."""
+        share = annotated_share(known, dense.shape[:2])
+        start = perf_counter()
+        cells = mine(dense, share, self.cfg, self.gpu)
+        return cells, int((share <= self.cfg.max_annotated).sum()), perf_counter() - start
+
+
+def _open(labels: Array, view: View | None) -> Array:
+    """255 where a view is open to latent classes, else 0: uint8 [H, W]."""
+    # Padding is no part of the world: it counts as annotated, or it would become a latent class.
+    free = labels == IGNORE if view is None else (labels == IGNORE) & inside(view)
+    return np.where(free, np.uint8(IGNORE), np.uint8(0))
+
+
+def latent_arrays(found: Sequence[Mined], local: np.ndarray, grid: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The arrays of a `latent` shard (schema names): mined views and their regions' local tokens [p, D]."""
+    return {
+        "cells": np.array([m.cells for m in found], np.uint8).reshape(-1, *grid),
+        "local": local,
+        "local_region": np.array([r for m in found for r in m.regions], np.uint8),
+        "local_offsets": np.cumsum([0] + [len(m.regions) for m in found], dtype=np.int64),
+    }
+
+
+def crops_of(found: Sequence[Mined]) -> np.ndarray:
+    """All crops of some views, uint8 [p, s, s, 3]."""
+    return np.concatenate([m.crops for m in found])
+
+
+def dense_again(
+    teacher: Teacher, data: Dataset, views: ViewsConfig, rows: Sequence[int], cfg: ExtractConfig
+) -> Iterator[np.ndarray]:
+    """The dense tokens [h, w, D] of some rows as `extract` would have stored them, encoded in its batches."""
+    for start in range(0, len(rows), cfg.batch):
+        images = []
+        for row in rows[start : start + cfg.batch]:
+            i, v = divmod(row, views.count)
+            image, _, _ = cached_view(views, data.ids[i], v, data.image(i), data.labels(i, "seen"))
+            images.append(whole(image, teacher.input_size))
+        yield from stored(teacher.encode_views(to_pixels(np.stack(images)))[1], cfg.dtype)

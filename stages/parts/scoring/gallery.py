@@ -1,0 +1,66 @@
+"""Which pictures of an evaluation are worth showing: chosen from a few numbers for each image, drawn later.
+
+The choice is a function of those numbers in the order of the images, so it doesn't matter who scored which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stages.parts.scoring.metrics import confusion
+from stages.parts.data.views import Array
+
+SHOWN = 0.05
+"""An image shows a class that covers at least this share of it."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is kept of one image: its number, its mean IoU (None: no labelled pixel), the unseen classes it shows."""
+
+    index: int
+    iou: float | None
+    unseen: tuple[int, ...]
+
+
+def look(index: int, labels: Array, found: Array, num_seen: int, num_classes: int) -> Look:
+    """Labels and prediction uint8 [H, W] of an image -> Look."""
+    shares = np.bincount(labels.ravel(), minlength=256) / labels.size
+    unseen = tuple(c for c in range(num_seen, num_classes) if shares[c] >= SHOWN)
+    return Look(index, mean_iou(labels, found, num_classes), unseen)
+
+
+def mean_iou(labels: Array, found: Array, num_classes: int) -> float | None:
+    """Mean IoU over the classes with a labelled pixel in one picture; None where no pixel is labelled."""
+    counts = confusion(found, labels, num_classes)
+    hit, shown = np.diagonal(counts), counts.sum(1)
+    present = shown > 0
+    if not present.any():
+        return None
+    union = shown + counts.sum(0) - hit
+    return float((hit[present] / union[present]).mean())
+
+
+def mixed(looks: Sequence[Look], size: int, num_seen: int, num_classes: int) -> list[int]:
+    """`size` images: as many of each unseen class first, then any, in the order they come."""
+    quota = {c: -(-size // max(1, num_classes - num_seen)) for c in range(num_seen, num_classes)}
+    first, rest = [], []
+    for one in looks:
+        wanted = next((c for c in one.unseen if quota[c]), None)
+        if wanted is None:
+            rest.append(one.index)
+        else:
+            quota[wanted] -= 1
+            first.append(one.index)
+    return (first + rest)[:size]
+
+
+def extremes(looks: Sequence[Look], size: int) -> tuple[list[Look], list[Look]]:
+    """The `size` images with the best mean IoU, best first, and the worst, worst first; of equals the first."""
+    scored = [(one.iou, one) for one in looks if one.iou is not None]
+    worst = [one for _, one in sorted(scored, key=lambda s: s[0])]
+    best = [one for _, one in sorted(scored, key=lambda s: -s[0])]
+    return best[:size], worst[:size]

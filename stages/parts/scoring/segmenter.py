@@ -1,0 +1,142 @@
+"""A trained student in use: an image and any class embeddings in, a label map out. No CLIP here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cache.settings import IGNORE, Settings
+from stages.parts.scoring.inference import coarse_scores, student_scorer
+from stages.parts.drawing.overlays import overlay, palette
+from stages.parts.settings import EvaluateConfig
+from stages.parts.data.views import Array
+
+BAND = 2**24
+"""Scores upsampled at once (64 MiB in float32), so that a large photo needs no [K, H, W] in memory."""
+
+
+class SegmentOptions(Settings):
+    """How a picture is looked at. The defaults are those of `clip2seg predict`."""
+
+    mode: Literal["auto", "whole", "slide"] = "auto"
+    """One pass over the whole picture, overlapping tiles, or (auto) tiles where it is larger than four of them."""
+
+    short_side: int = Field(default=0, ge=0, le=16_384)
+    """The picture is resized to this short side [pixels], ratio kept; 0: the run's training crop."""
+
+    threshold: float = Field(default=0.0, ge=0, lt=1)
+    """Pixels whose best class has a sigmoid score below this become background (255); 0: every pixel has a class."""
+
+    seen_bias: float = 0.0
+    """Subtracted from the scores of classes seen in training."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """Class names with their text embeddings [K, D], unit norm; `seen[k]`: labelled in training."""
+
+    names: tuple[str, ...]
+    text: Tensor
+    seen: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a student found in one picture: `labels` uint8 [H, W], an index into `classes` or 255 = background."""
+
+    image: Array
+    labels: Array
+    classes: tuple[str, ...]
+
+    @property
+    def areas(self) -> dict[str, float]:
+        """Share of the picture of each class found, largest first."""
+        shares = [(name, float((self.labels == k).mean())) for k, name in enumerate(self.classes)]
+        return dict(sorted((s for s in shares if s[1]), key=lambda s: -s[1]))
+
+    def mask(self, name: str) -> Any:
+        """Where a class is: bool [H, W]. Raises KeyError for a name that was not looked for."""
+        if name not in self.classes:
+            raise KeyError(f"{name!r} is not one of the classes looked for: {', '.join(self.classes)}")
+        return self.labels == self.classes.index(name)
+
+    def overlay(self, strength: float = 0.6) -> Array:
+        """The labels laid over the picture, uint8 [H, W, 3]; background keeps the picture."""
+        coloured = overlay(self.image, self.labels, palette(len(self.classes)), strength)
+        coloured[self.labels == IGNORE] = self.image[self.labels == IGNORE]
+        return coloured
+
+
+class Segmenter:
+    """A student on a device. `size`: side of its training crop; `alpha`: the factor its scores were trained with."""
+
+    def __init__(self, student: nn.Module, size: int, alpha: float, device: torch.device) -> None:
+        self.student, self.size, self.alpha, self.device = student.to(device).eval(), size, alpha, device
+
+    def labels(self, image: Array, words: Words, options: SegmentOptions) -> Array:
+        """Class of each pixel of an image uint8 [H, W, 3]: uint8 [H, W], 255 = background.
+
+        The same resizing, tiles and bilinear scores as `eval`; `short_side` 0 is the training crop.
+        """
+        view = self._view(image, options)
+        score = student_scorer(self.student, words.text.to(self.device))
+        scores = coarse_scores(score, image, view, self.device)[0]
+        seen = torch.tensor(words.seen, device=self.device)
+        scores[seen] -= options.seen_bias
+        # sigmoid is monotone: the threshold goes to the scores, once.
+        least = math.log(options.threshold / (1 - options.threshold)) / self.alpha if options.threshold else -math.inf
+        return argmax_at(scores, (image.shape[0], image.shape[1]), least)
+
+    def _view(self, image: Array, options: SegmentOptions) -> EvaluateConfig:
+        short = options.short_side or self.size
+        long = short * max(image.shape[:2]) / min(image.shape[:2])
+        auto: Literal["slide", "whole"] = "slide" if short * long > 4 * self.size**2 else "whole"
+        crop = max(self.size, 16)
+        return EvaluateConfig(
+            mode=auto if options.mode == "auto" else options.mode,
+            short_side=max(short, 16),
+            crop=crop,
+            stride=crop - crop // 6,  # 426 of 512, as in evaluation
+        )
+
+
+def argmax_at(scores: Tensor, size: tuple[int, int], least: float = -math.inf) -> Array:
+    """Best class at `size` = (H, W) of scores [K, h, w] upsampled bilinearly: uint8 [H, W]; 255 below `least`.
+
+    Works in bands of rows: the same numbers as interpolating [K, H, W] at once, without its memory.
+    """
+    height, width = size
+    rows = max(1, BAND // (scores.shape[0] * width))
+    found = torch.empty(size, dtype=torch.uint8)
+    # F.interpolate's own rule with align_corners=False: pixel centres meet, edges repeat.
+    centre = ((torch.arange(height, dtype=torch.float64) + 0.5) * scores.shape[1] / height - 0.5).clamp(min=0)
+    upper = centre.floor().long().clamp(max=scores.shape[1] - 1)
+    lower = (upper + 1).clamp(max=scores.shape[1] - 1)
+    share = (centre - upper).to(scores)[:, None].to(scores.device)
+    for start in range(0, height, rows):
+        band = slice(start, start + rows)
+        mixed = scores[:, upper[band]] * (1 - share[band]) + scores[:, lower[band]] * share[band]
+        wide = F.interpolate(mixed[None], (mixed.shape[1], width), mode="bilinear", align_corners=False)[0]
+        best, label = wide.max(0)
+        label[best < least] = IGNORE
+        found[band] = label.to(torch.uint8).cpu()
+    result: Array = found.numpy()
+    return result
+
+
+def is_plain(name: str) -> bool:
+    """Whether a class name may go to a tokenizer, a file, a web page: 1 to 100 printable characters, not blank."""
+    return 1 <= len(name) <= 100 and name.isprintable() and bool(name.strip())
+
+
+def split_names(text: str | Sequence[str]) -> list[str]:
+    """Class names out of "sheep, sofa, grass" or a list; blanks around them go."""
+    parts = text.split(",") if isinstance(text, str) else text
+    return [part.strip() for part in parts]

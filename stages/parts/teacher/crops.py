@@ -1,0 +1,137 @@
+"""What a data loader's worker prepares for the teacher: one view, and one crop for each of its regions."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from cache.errors import InputError
+from stages.parts.data.datasets import BadSample, Dataset
+from stages.parts.data.regions import present_regions, region_crops
+from stages.parts.data.views import Array, View, ViewsConfig, apply_image, apply_labels, draw, whole
+
+
+@dataclass(frozen=True)
+class TeacherView:
+    """One view as the teacher takes it. `image` uint8 [S, S, 3]; `crops` uint8 [P, s, s, 3] of `regions`."""
+
+    row: int
+    id: str
+    image: Array
+    labels: Array
+    crops: Array
+    regions: list[int]
+    image_size: tuple[int, int]
+    view_seed: int
+    labels_crc: int
+
+
+@dataclass(frozen=True)
+class BadView:
+    """A view that can't be made, and why."""
+
+    row: int
+    error: BadSample
+
+
+@dataclass(frozen=True)
+class TeacherBatch:
+    """Views in one parcel, which a loader's worker hands over as shared memory instead of copying it.
+
+    `images` uint8 [n, 3, S, S] and `crops` uint8 [p, 3, s, s] of the good ones; `views` good and bad, in order,
+    without their pixels.
+    """
+
+    images: Tensor
+    crops: Tensor
+    views: list[TeacherView | BadView]
+
+    @property
+    def good(self) -> list[TeacherView]:
+        """The views that could be made."""
+        return [v for v in self.views if isinstance(v, TeacherView)]
+
+    def pin_memory(self) -> TeacherBatch:
+        """The same in memory from which a GPU copies while it computes; torch's loader calls this."""
+        return replace(self, images=self.images.pin_memory(), crops=self.crops.pin_memory())
+
+
+_NOTHING = np.zeros((0, 0), np.uint8)
+
+
+def parcel(views: list[TeacherView | BadView]) -> TeacherBatch:
+    """Views -> TeacherBatch."""
+    good = [v for v in views if isinstance(v, TeacherView)]
+    if not good:
+        none = torch.zeros((0, 3, 0, 0), dtype=torch.uint8)
+        return TeacherBatch(none, none, views)
+    images, crops = np.stack([v.image for v in good]), np.concatenate([v.crops for v in good])
+    bare = [
+        replace(v, image=_NOTHING, labels=_NOTHING, crops=_NOTHING) if isinstance(v, TeacherView) else v for v in views
+    ]
+    return TeacherBatch(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(crops).permute(0, 3, 1, 2), bare)
+
+
+def view_id(image_id: str, v: int, count: int) -> str:
+    """Name of a view in the cache: the image's id, with the view's number where there are several."""
+    return image_id if count == 1 else f"{image_id}#{v}"
+
+
+def view_row(view: str, index: Mapping[str, int], count: int) -> int:
+    """The cache's row (image * V + view) of a view's name; `index`: image id -> place in the data set's list.
+
+    Raises InputError for an image that the data set does not list.
+    """
+    image_id, _, v = view.rpartition("#") if count > 1 else (view, "", "0")
+    if image_id not in index:
+        raise InputError(f"{view}: in the cache, but not in the data set's list; run `clip2seg extract` for this list")
+    return index[image_id] * count + int(v)
+
+
+def cached_view(
+    views: ViewsConfig, image_id: str, v: int, image: Array, labels: Array
+) -> tuple[Array, Array, View | None]:
+    """View `v` as it is cached: image uint8, seen labels uint8 (padding 255), and its geometry (None: all of it)."""
+    if views.count == 1:
+        return image, labels, None
+    view = draw(views, views.seed, image_id, v, (labels.shape[0], labels.shape[1]), labels)
+    return apply_image(image, view), apply_labels(labels, view), view
+
+
+class TeacherViews(TorchDataset["TeacherView | BadView"]):
+    """Rows of the cache: row = image * V + view; the regions are the seen classes.
+
+    `input_size`, `crop_size` [pixels]: the teacher's square inputs. Reads seen labels only.
+    """
+
+    def __init__(self, data: Dataset, views: ViewsConfig, input_size: int, crop_size: int) -> None:
+        self.data, self.views, self.input_size, self.crop_size = data, views, input_size, crop_size
+
+    def __len__(self) -> int:
+        return len(self.data) * self.views.count
+
+    def __getitem__(self, row: int) -> TeacherView | BadView:
+        try:
+            image, labels = self.data.image(row // self.views.count), self.data.labels(row // self.views.count, "seen")
+        except BadSample as error:
+            return BadView(row, error)
+        image_id, v = self.data.ids[row // self.views.count], row % self.views.count
+        seen_image, seen_labels, view = cached_view(self.views, image_id, v, image, labels)
+        regions = present_regions(seen_labels)
+        return TeacherView(
+            row=row,
+            id=view_id(image_id, v, self.views.count),
+            image=whole(seen_image, self.input_size),
+            labels=seen_labels,
+            crops=region_crops(seen_image, seen_labels, regions, self.crop_size),
+            regions=regions,
+            image_size=(labels.shape[0], labels.shape[1]),
+            view_seed=view.seed if view else 0,
+            labels_crc=zlib.crc32(labels.tobytes()),
+        )

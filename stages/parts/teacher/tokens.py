@@ -1,0 +1,89 @@
+"""Tokens of batches, as the cache and the online teacher both want them: the same calls, the same rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache.errors import InputError
+from stages.parts.teacher.crops import TeacherBatch, TeacherView
+from stages.parts.settings import ExtractConfig
+from stages.parts.teacher.teacher import Teacher
+
+
+class Encoded:
+    """The tokens of a batch in the stored precision, on their way from the device: ask for `arrays` when needed.
+
+    A GPU has then already begun the next batch. On the CPU they are there at once.
+    """
+
+    def __init__(self, tokens: Mapping[str, Tensor], dtype: str) -> None:
+        # Cast where the tokens are: half the bytes to move, and many cores to do it.
+        cast = {name: t.to(getattr(torch, dtype)) for name, t in tokens.items()}
+        self._dtype = dtype
+        self._finite = _moved(torch.stack([t.isfinite().all() for t in cast.values()]).all())
+        self._host = {name: _moved(t) for name, t in cast.items()}
+        device = next(iter(tokens.values())).device
+        self._event = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Waits; raises InputError where the stored precision can't hold a token (NaN, infinity)."""
+        if self._event is not None:
+            self._event.synchronize()
+        if not self._finite.item():
+            raise InputError(
+                f"the teacher gave a token that {self._dtype} can't hold (NaN or infinite); set extract.dtype=float32"
+            )
+        return {name: t.numpy() for name, t in self._host.items()}
+
+
+def _moved(tensor: Tensor) -> Tensor:
+    """A copy on its way to the host; valid once an event recorded after it has come."""
+    if tensor.device.type != "cuda":
+        return tensor
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
+
+
+def encode(teacher: Teacher, batch: TeacherBatch, cfg: ExtractConfig) -> Encoded:
+    """Tokens of a batch of views: global [n, D], dense [n, h, w, D], local [p, D]. A GPU's work is only begun."""
+    dim, (h, w) = teacher.dim, teacher.grid
+    if not len(batch.images):
+        empty = {"global": (0, dim), "dense": (0, h, w, dim), "local": (0, dim)}
+        return Encoded({k: torch.zeros(s) for k, s in empty.items()}, cfg.dtype)
+    tokens, dense = teacher.encode_views(batch.images)
+    local = [teacher.encode_crops(part) for part in batch.crops.split(cfg.batch)] if len(batch.crops) else []
+    return Encoded({"global": tokens, "dense": dense, "local": torch.cat(local) if local else tokens[:0]}, cfg.dtype)
+
+
+def token_arrays(views: list[TeacherView], encoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a `tokens` shard (schema names) from its views and what `encode` made of them."""
+    return {
+        "global": encoded["global"],
+        "local": encoded["local"],
+        "local_region": np.array([r for v in views for r in v.regions], np.uint8),
+        "local_offsets": np.cumsum([0] + [len(v.regions) for v in views], dtype=np.int64),
+        "image_size": np.array([v.image_size for v in views], np.int32).reshape(-1, 2),
+        "view_seed": np.array([v.view_seed for v in views], np.uint64),
+        "labels_crc": np.array([v.labels_crc for v in views], np.uint32),
+    }
+
+
+def encode_crops(teacher: Teacher, crops: np.ndarray, cfg: ExtractConfig) -> np.ndarray:
+    """Local CLS tokens of crops uint8 [p, s, s, 3], in passes of `cfg.batch`: [p, D] in the stored precision."""
+    starts = range(0, len(crops), cfg.batch)
+    parts = [stored(teacher.encode_crops(to_pixels(crops[i : i + cfg.batch])), cfg.dtype) for i in starts]
+    return np.concatenate(parts) if parts else np.zeros((0, teacher.dim), cfg.dtype)
+
+
+def to_pixels(images: np.ndarray) -> torch.Tensor:
+    """uint8 [n, S, S, 3] -> [n, 3, S, S]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def stored(tokens: torch.Tensor, dtype: str) -> np.ndarray:
+    """Tokens in the stored precision. Raises InputError where it can't hold one (NaN, infinity)."""
+    return Encoded({"tokens": tokens}, dtype).arrays()["tokens"]

@@ -1,0 +1,222 @@
+"""Image towers of a teacher: one pass gives the global token and the dense tokens (method.md section 1).
+
+Three kinds of tower, one shape: `tower(images)` -> global [B, D]; `tower.tokens(images)` -> the same global
+token and dense tokens [B, h, w, D]. Each wraps a tower of open_clip (handed in, never imported here) at one
+input size; towers of two sizes share their weights.
+
+D embedding size, h w token grid, N = h*w, C channels of the last feature map.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from itertools import chain
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cache.errors import InputError
+
+VitRecipe = Literal["vanilla", "maskclip", "clearclip", "naclip"]
+
+
+class VitTower(nn.Module):
+    """open_clip's own ViT. The last block alone is run twice: as it is, and as the recipe wants it."""
+
+    nearness: Tensor
+
+    def __init__(self, visual: Any, size: int, recipe: VitRecipe, gaussian_std: float) -> None:
+        """`visual`: open_clip VisionTransformer; `size`: input side [pixels]; see `TeacherConfig` for the rest.
+
+        Raises InputError for towers whose patch tokens don't reach the embedding space (attentional pooling)
+        or whose last attention the recipe can't take apart, and for a size that the patches don't divide.
+        """
+        super().__init__()
+        patch = visual.patch_size[0]
+        if visual.attn_pool is not None or visual.pool_type == "none":
+            raise InputError(
+                "this teacher pools its tokens by attention (CoCa): it has no dense tokens in the embedding space; "
+                "take a teacher with a class token or average pooling"
+            )
+        if size % patch:
+            raise InputError(f"input size {size} is no multiple of the teacher's patch size {patch}; change it")
+        last = visual.transformer.resblocks[-1]
+        if recipe != "vanilla" and not isinstance(last.attn, nn.MultiheadAttention):
+            raise InputError(f"recipe {recipe} needs a plain last attention; this teacher has its own: use vanilla")
+        self.visual = _at_size(visual, size)
+        self.grid = (size // patch, size // patch)
+        self.recipe = recipe
+        if recipe == "naclip":
+            self.register_buffer("nearness", neighbourhood(self.grid, gaussian_std), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] -> global token [B, D], as open_clip's `encode_image`."""
+        visual = self.visual
+        return self._project_global(visual.transformer(visual._embeds(images)))
+
+    def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, S, S] -> global [B, D], dense [B, h, w, D]."""
+        visual = self.visual
+        before = visual._embeds(images)
+        for block in visual.transformer.resblocks[:-1]:
+            before = block(before)
+        last = visual.transformer.resblocks[-1]
+        after = last(before)
+        dense = after if self.recipe == "vanilla" else self._retold(last, before)
+        dense = visual.ln_post(dense[:, 1:]) @ visual.proj
+        return self._project_global(after), dense.unflatten(1, self.grid)
+
+    def _project_global(self, tokens: Tensor) -> Tensor:
+        pooled: Tensor = self.visual._pool(tokens)[0]
+        return pooled @ self.visual.proj
+
+    def _retold(self, block: Any, before: Tensor) -> Tensor:
+        """The last block's attention output by recipe, without residual and FFN: [B, 1+N, width]."""
+        attn = block.attn
+        query, key, value = F.linear(block.ln_1(before), attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+        if self.recipe == "maskclip":
+            mixed = value
+        else:
+            own = query if self.recipe == "clearclip" else key
+            bias = self.nearness.to(value.dtype) if self.recipe == "naclip" else None
+            mixed = _attend(own, value, attn.num_heads, bias)
+        return block.ls_1(attn.out_proj(mixed))
+
+
+class ResNetTower(nn.Module):
+    """OpenAI's ModifiedResNet: dense tokens are the value and output projections of its attention pooling."""
+
+    def __init__(self, visual: Any, size: int) -> None:
+        """`visual`: open_clip ModifiedResNet. Raises InputError for a size that its stride 32 doesn't divide."""
+        super().__init__()
+        if size % 32:
+            raise InputError(f"input size {size} is no multiple of the teacher's stride 32; change it")
+        self.visual = _at_size(visual, size)
+        self.grid = (size // 32, size // 32)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] -> global token [B, D], as open_clip's `encode_image`."""
+        result: Tensor = self.visual(images)
+        return result
+
+    def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, S, S] -> global [B, D], dense [B, h, w, D]."""
+        visual = self.visual
+        maps = visual.stem(images)
+        for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+            maps = layer(maps)
+        pool = visual.attnpool
+        return pool(maps), pool.c_proj(pool.v_proj(maps.permute(0, 2, 3, 1)))
+
+
+class TrunkTower(nn.Module):
+    """A timm trunk under open_clip's TimmModel: each cell of the last feature map is pooled on its own.
+
+    Pooling one cell alone is the trunk's own projection of that cell: a plain linear map for average pooling,
+    the value path for attention pooling (one key, so its weight is 1).
+    """
+
+    def __init__(self, visual: Any, size: int) -> None:
+        """`visual`: open_clip TimmModel; `size`: input side [pixels]."""
+        super().__init__()
+        self.visual = _at_size(visual, size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] -> global token [B, D], as open_clip's `encode_image`."""
+        result: Tensor = self.visual(images)
+        return result
+
+    def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, S, S] -> global [B, D], dense [B, h, w, D]."""
+        trunk = self.visual.trunk
+        features = trunk.forward_features(images)
+        if features.ndim == 4:
+            alone, shape = self._map_cells(features)
+        else:
+            alone, shape = self._token_cells(features)
+        return self._head(features), self._head(alone).reshape(*shape, -1)
+
+    def _head(self, features: Tensor) -> Tensor:
+        result: Tensor = self.visual.head(self.visual.trunk.forward_head(features))
+        return result
+
+    def _map_cells(self, features: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+        """Feature map -> one 1x1 map per cell."""
+        if getattr(self.visual.trunk, "output_fmt", "NCHW") == "NHWC":
+            b, h, w, c = features.shape
+            return features.reshape(b * h * w, 1, 1, c), (b, h, w)
+        b, c, h, w = features.shape
+        return features.permute(0, 2, 3, 1).reshape(b * h * w, c, 1, 1), (b, h, w)
+
+    def _token_cells(self, features: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+        """Token sequence [B, prefix + N, C] -> one sequence per cell, the cell standing in every place.
+
+        So that pooling by class token, by mean and by attention all see that cell and nothing else.
+        """
+        prefix = getattr(self.visual.trunk, "num_prefix_tokens", 0)
+        cells = features[:, prefix:]
+        b, n, c = cells.shape
+        side = math.isqrt(n)
+        if side * side != n:
+            raise InputError(f"this teacher gives {n} tokens, which is no square grid: its dense tokens are unusable")
+        return cells.reshape(b * n, 1, c).expand(-1, 1 + prefix, -1), (b, side, side)
+
+
+def neighbourhood(grid: tuple[int, int], std: float) -> Tensor:
+    """NACLIP's attention bias: exp(-d^2 / (2 std^2)) for two cells d apart, 0 for the class token.
+
+    float32 [1 + N, 1 + N]; `std` in cells.
+    """
+    rows, cols = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    places = torch.stack((rows.flatten(), cols.flatten()), dim=1).double()
+    distance = (places[:, None] - places[None, :]).square().sum(dim=-1)
+    return F.pad(torch.exp(-distance / (2 * std**2)), (1, 0, 1, 0)).float()
+
+
+def resized_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Positional embedding [1 + n*n, C] -> [1 + h*w, C]: bicubic, antialiased, as open_clip does at loading."""
+    side = math.isqrt(positions.shape[0] - 1)
+    square = positions[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    square = F.interpolate(square, size=grid, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat((positions[:1], square.permute(0, 2, 3, 1).flatten(0, 2)))
+
+
+def native_size(visual: Any) -> int:
+    """Side of a tower's own square input [pixels]. Raises InputError where it isn't square."""
+    size = visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise InputError(f"this teacher takes {height} x {width} pixels: only square inputs are supported")
+    return int(height)
+
+
+def _at_size(visual: Any, size: int) -> Any:
+    """The tower for inputs of `size` pixels: itself at its native size, else a copy that shares its weights.
+
+    Only positional terms are the copy's own.
+    """
+    if native_size(visual) == size:
+        return visual
+    shared = {id(tensor): tensor for tensor in chain(visual.parameters(), visual.buffers())}
+    tower = copy.deepcopy(visual, shared)
+    if hasattr(tower, "attnpool"):
+        _set_positions(tower.attnpool, (size // 32, size // 32))
+    elif hasattr(tower, "positional_embedding"):
+        _set_positions(tower, (size // tower.patch_size[0], size // tower.patch_size[1]))
+    elif hasattr(tower.trunk, "set_input_size"):
+        tower.trunk.set_input_size(img_size=(size, size))
+    return tower
+
+
+def _set_positions(module: Any, grid: tuple[int, int]) -> None:
+    resized = resized_positions(module.positional_embedding.detach(), grid)
+    module.positional_embedding = nn.Parameter(resized, requires_grad=False)
+
+
+def _attend(own: Tensor, value: Tensor, heads: int, bias: Tensor | None) -> Tensor:
+    """softmax(own own^T / sqrt(head size) + bias) value, per head: [B, 1+N, width]."""
+    own, value = (tokens.unflatten(-1, (heads, -1)).transpose(1, 2) for tokens in (own, value))
+    return F.scaled_dot_product_attention(own, own, value, attn_mask=bias).transpose(1, 2).flatten(2)

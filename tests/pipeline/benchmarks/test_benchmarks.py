@@ -1,0 +1,227 @@
+"""Claims about the benchmarks: both sides compute the same, counts add up, targets are compared. Never about time."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cache.errors import InputError
+from pipeline.benchmarks import allocator, growth, inference, scale
+from pipeline.benchmarks.extract import extract
+from pipeline.benchmarks.gpu import precision, students
+from pipeline.benchmarks.harness import Measured, in_child, interleaved, peak_mib, ratio, result, text
+from pipeline.benchmarks.mining import mine_latent
+from pipeline.benchmarks.reading import reading
+from pipeline.benchmarks.suite import RUNS, run_suite
+from pipeline.benchmarks.training import fixed_batch, train
+from pipeline.benchmarks.world import PHOTOS, World, draw_photos, open_world
+from pipeline.run import Machine
+from stages.parts.data.regions import present_regions
+from stages.parts.students import StudentConfig
+
+if TYPE_CHECKING:
+    from tests.conftest import Tiny
+
+CPU = torch.device("cpu")
+TINY_STUDENT = StudentConfig(arch="fpn", encoder="tu-mobilenetv3_small_050")
+
+
+@pytest.fixture
+def world(tiny: Tiny, tmp_path: Path) -> World:
+    return open_world(str(tiny.preset), 8, [], "", tmp_path)
+
+
+def asked(**changes: Any) -> dict[str, Any]:
+    return {"preset": "", "data": "", "set": [], "images": 0, "rounds": 0} | changes
+
+
+def test_sides_take_turns_and_warm_rounds_do_not_count() -> None:
+    order: list[str] = []
+    measured = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3, CPU)
+    assert order == ["b", "a", "a", "b", "b", "a", "a", "b"]
+    assert {name: len(taken) for name, taken in measured.seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_a_ratio_is_median_over_median_with_the_span_of_the_rounds() -> None:
+    measured = Measured({"stage": [3.0, 2.0, 10.0], "limit": [2.0, 2.0, 4.0]})
+    assert measured.ratio("stage", "limit", most=1.4) == {
+        "value": 1.5,
+        "rounds": [1.0, 2.5],
+        "target": "at most 1.4",
+        "met": False,
+    }
+    assert ratio(1.7, least=1.6)["met"] and not ratio(1.5, least=1.6)["met"]
+
+
+def test_text_shows_a_missed_target_and_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = result("x", CPU, {"rounds": 2}, {"row": {"s": 1.25}}, {"a / b": ratio(2, most=1.1), "c": ratio(1, most=2)})
+    shown = text(found)
+    assert "MISSED" in shown and "met" in shown and "1.25" in shown
+    assert f"torch_threads {torch.get_num_threads()}" in shown and "load_average" in shown
+
+
+def test_drawn_photos_have_their_seen_regions_and_as_much_without_a_label(tmp_path: Path) -> None:
+    made = open_world(PHOTOS, 3, [], "", tmp_path)
+    for i in range(3):
+        labels = made.data.labels(i, "seen")
+        assert labels.shape == (480, 640) and len(present_regions(labels)) == 8
+        assert 0.1 < (labels == 255).mean() < 0.9
+    assert made.data.image(0).std() > 20 and not np.array_equal(made.data.image(0), made.data.image(1))
+
+
+def test_more_photos_than_are_drawn_are_names_for_the_same_files(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("pipeline.benchmarks.world.DRAWN", 2)
+    draw_photos(tmp_path, 5, size=(48, 64))
+    photos = [(tmp_path / f"JPEGImages/photo_{i:06d}.jpg").read_bytes() for i in range(5)]
+    assert photos[0] == photos[2] == photos[4] and photos[1] == photos[3] != photos[0]
+
+
+def test_a_world_larger_than_its_preset_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--images 99: preset tiny has 12 training images; ask for fewer"):
+        open_world(str(tiny.preset), 99, [], "", tmp_path)
+
+
+def test_extract_stores_what_the_teacher_alone_computes(world: World) -> None:
+    found = extract(world, 1, CPU, 0)
+    assert found["settings"]["tokens equal"] is True and found["settings"]["views"] == 8
+    regions = sum(len(present_regions(world.data.labels(i, "seen"))) for i in range(8))
+    assert found["settings"]["crops"] == regions
+    assert set(found["rows"]) == {"stage", "teacher alone"} and "target" in found["ratios"]["stage / teacher alone"]
+    assert len(list(world.folder.glob("extract-*"))) == 1  # earlier rounds' files are gone
+
+
+def test_every_way_of_mining_gives_the_same_cells(world: World) -> None:
+    found = mine_latent(world, 1, CPU, 2)
+    assert found["settings"]["cells equal"] is True and found["settings"]["grid"] == "8x8x32"
+    assert {"bare faiss", "clustering", "stage without crops", "stage with crops"} <= set(found["rows"])
+    assert "met" in found["ratios"]["stage without crops / bare faiss"]
+
+
+def test_training_is_measured_with_and_without_cache_and_teacher(world: World) -> None:
+    found = train(world, 1, CPU, 0, steps=1)
+    assert set(found["rows"]) == {"student alone", "its losses alone", "from the cache", "online"}
+    assert 0 < found["ratios"]["share of a step waiting for data"]["value"] < 1
+    assert found["ratios"]["online / from the cache"]["value"] > 0 and found["settings"]["batch"] == 4
+
+
+def test_cache_and_memmap_give_the_same_values_and_bytes_add_up(tmp_path: Path) -> None:
+    found = reading(open_world(PHOTOS, 3, ["extract.shard=2"], "", tmp_path), 1, CPU, 3)
+    assert found["settings"]["values equal"] is True
+    sizes = found["rows"]["bytes of dense"]
+    assert sizes["payload"] == 32 * 32 * 512 * 2 < sizes["a view"] < 1.01 * sizes["payload"]
+    assert 1 < found["ratios"]["tokens: bytes stored over payload"]["value"] < 1.5
+
+
+def test_students_are_compared_with_clip_in_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "PAPER", {"SegNeXt-B": TINY_STUDENT})
+    monkeypatch.setattr(inference, "clip_image_tower", lambda *_: nn.Conv2d(3, 8, 16, 16))
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    monkeypatch.setattr(inference, "peak_memory", lambda *_: 7)
+    found = inference.inference(CPU, 1, compiled=True, side=64, batch=2)
+    row = found["rows"]["SegNeXt-B"]
+    assert {"eager ms", "compiled ms", "photo to labels ms", "ONNX photo to labels ms"} <= set(row)
+    assert row["peak MiB"] == 7 and found["settings"]["largest difference of compiled features"] == "0.0e+00"
+    assert found["ratios"]["SegNeXt-B: times as fast as CLIP alone"]["target"] == "at least 1.6"
+    sizes = inference.efficiency(CPU, 1)["rows"]["SegNeXt-B"]
+    assert sizes["+ generator"] == pytest.approx(sizes["params M"] + 4.204, abs=0.06) and sizes["GMACs"] > 0
+
+
+def test_a_childs_peak_memory_is_not_its_parents() -> None:
+    ballast = np.ones(2**27)  # 1 GiB, on which `ru_maxrss` of a child would begin
+    assert peak_mib() > 1024 and 50 < in_child(peak_mib) < 1024
+    assert ballast.size
+
+
+def test_a_students_peak_memory_holds_its_weights() -> None:
+    assert 27.8e6 * 4 / 2**20 < inference.peak_memory("SegNeXt-B", CPU, 64) < 2000
+
+
+def test_growth_subtracts_what_starting_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(_child: object, stage: str, count: int, *_: object) -> dict[str, float]:
+        return {"peak_mib": 1000 + count, "seconds": 5 + count * (0.01 if count < 30 else 0.02)}
+
+    monkeypatch.setattr(growth, "in_child", measured)
+    found = growth.growth(CPU, tmp_path, (10, 20, 40))
+    assert found["ratios"]["extract: peak memory, 40 over 10 images"] == {
+        "value": 1.03,
+        "target": "at most 1.1",
+        "met": True,
+    }
+    assert found["ratios"]["eval: time an image, 20-40 over 10-20"]["value"] == pytest.approx(3.0)
+    assert set(found["rows"]) == set(growth.STAGES)
+
+
+def test_a_stage_of_growth_runs_on_as_many_images_as_listed(tmp_path: Path) -> None:
+    growth._draw(tmp_path / "world", (2, 3, 5))
+    found = in_child(growth.child, "extract", 5, str(tmp_path / "world"), str(tmp_path / "artifacts"), "cpu")
+    assert found["peak_mib"] > 10 and found["seconds"] > 0
+    (mark,) = (tmp_path / "artifacts").rglob("tokens-*/complete.json")
+    assert json.loads(mark.read_text())["summary"]["views"] == 5
+
+
+def test_the_first_claim_costs_as_many_requests_however_many_shards_there_are() -> None:
+    found = scale.scale(CPU, (100, 4000))["rows"]
+    for count in (100, 4000):
+        assert found[f"{count} shards: first claim, one shard missing"]["found"] == count // 2
+        assert found[f"{count} shards: first claim, nothing committed"]["found"] == 0
+        assert found[f"{count} shards: first claim, none missing"]["found"] is None
+        assert found[f"{count} shards: list what is committed"]["found"] == count
+    requests = {name: row["requests"] for name, row in found.items() if "first claim" in name}
+    assert max(requests.values()) <= 4
+    assert found["4000 shards: first claim, one shard missing"]["pages listed"] == -(-3999 * scale.OBJECTS // 1000)
+
+
+def test_autocast_tokens_are_close_to_fp32_and_not_the_same(world: World) -> None:
+    found = precision(world, CPU)["rows"]
+    assert set(found) == {f"{kind}, {name}" for kind in ("bf16", "fp16") for name in ("global", "dense", "local")}
+    assert found["bf16, dense"]["tokens"] == 8 * 64
+    for row in found.values():
+        assert 0.9 < float(row["least"]) <= float(row["mean"]) <= 1
+    assert float(found["bf16, dense"]["mean"]) < 1
+
+
+def test_students_are_trained_on_a_batch_of_the_asked_size(tiny: Tiny) -> None:
+    found = students(CPU, 1, batch=2, side=64, presets={"small": str(tiny.preset)}, matrix=64)
+    assert found["rows"]["small"]["it/s"] > 0 and "small: share of the bf16 peak" in found["ratios"]
+    made = fixed_batch(2, 64, 3, 32, latent=1)
+    assert [present_regions(m.numpy()) for m in made.masks] == [[0, 1, 2, 3]] * 2
+    assert made.region_id.tolist() == [0, 1, 2, 3] * 2 and made.local.shape == (8, 32)
+
+
+def test_the_suite_keeps_a_table_for_each_world_and_replaces_it(tiny: Tiny, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    for _ in range(2):
+        shown, found = run_suite("precision", asked(preset=str(tiny.preset), images=4), Machine("cpu", 0), str(page))
+    (one,) = found["benchmarks"].values()
+    assert one["settings"]["views"] == 4 and shown in page.read_text()
+    assert page.read_text().count("bf16, dense") == 1
+
+
+def test_unknown_names_and_a_missing_gpu_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"benchmark speed: choose one of extract, .*, all, gpu"):
+        run_suite("speed", asked(), Machine("cpu", 0), "")
+    with pytest.raises(InputError, match="benchmark gpu: torch sees no GPU here"):
+        run_suite("gpu", asked(), Machine("cpu", 0), "")
+    assert {"extract", "mine-latent", "train", "cache", "inference", "growth", "scale"} <= set(RUNS)
+
+
+def test_the_allocator_is_compared_in_processes_of_their_own(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[bool] = []
+    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: kept.append(True))
+    assert allocator.step_seconds(str(tiny.preset), False) > 0 and not kept
+    assert allocator.step_seconds(str(tiny.preset), True) > 0 and kept == [True]
+    monkeypatch.setattr(allocator, "in_child", lambda _function, preset, kept: 1.0 if kept else 3.0)
+    found = allocator.allocator(CPU, 2, str(tiny.preset))
+    assert found["ratios"]["as it comes / kept"]["value"] == 3.0
+
+
+def test_seconds_are_wall_time() -> None:
+    assert interleaved({"nap": lambda: time.sleep(0.02)}, 1, CPU, warm=0).median("nap") >= 0.02

@@ -1,0 +1,158 @@
+"""Claims about the ablation tables: the paper's rows, one shared cache, numbers put where they belong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cache.errors import InputError
+from pipeline import run
+from pipeline.study.ablate import TABLES, run_rows, run_table, sweep_rows, table_text
+from pipeline.text import write_markdown
+
+if TYPE_CHECKING:
+    from tests.conftest import Tiny
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_rows_differ_and_every_row_is_valid(tiny: Tiny, table: int) -> None:
+    trains = [tiny.plan(*row).fingerprint("train") for row in TABLES[table].values()]
+    assert len(set(trains)) == len(trains) > 2
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_the_last_row_is_the_papers_method(tiny: Tiny, table: int) -> None:
+    last = list(TABLES[table].values())[-1]
+    assert tiny.plan(*last).fingerprint("train") == tiny.plan().fingerprint("train")
+
+
+def test_rows_share_what_extract_and_mining_made(tiny: Tiny) -> None:
+    plans = [tiny.plan(*row) for table in TABLES.values() for row in table.values()]
+    for kind in ("tokens", "dense", "latent", "text"):
+        assert len({plan.fingerprint(kind) for plan in plans}) == 1
+
+
+def test_table_3_is_run_from_an_empty_cache_and_not_twice(tiny: Tiny, tmp_path: Path) -> None:
+    arguments: Any = (
+        str(tiny.preset),
+        3,
+        2,
+        ["train.iterations=1", "train.warmup=0", "eval.pictures=0"],
+        "",
+        str(tmp_path),
+        run.Machine("cpu", 0),
+    )
+    rows = run_table(*arguments)
+    assert [r["name"] for r in rows] == ["teacher, training-free", "baseline", "+ distillation", "+ latent embedding"]
+    assert [len(r["reports"]) for r in rows] == [1, 2, 2, 2]
+    runs = {report["run"] for row in rows[1:] for report in row["reports"]}
+    assert len(runs) == 6
+    trained = sorted(tmp_path.glob("tiny/train-*"))
+    assert len(trained) == 6 and len(list(tmp_path.glob("tiny/tokens-*"))) == 1
+    before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*") if f.is_file()}
+    assert run_table(*arguments) == json.loads(json.dumps(rows))
+    assert {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*") if f.is_file()} == before
+    text = table_text("tiny, Table 3", rows)
+    assert text.startswith("tiny, Table 3, 2 seeds\n")
+
+
+@pytest.mark.slow
+def test_every_table_is_run_on_a_small_demo_world_over_one_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the world is drawn into ./artifacts
+    small = [
+        "demo-world.train=24",
+        "demo-world.val=8",
+        "student.encoder=mobilenet_v2",  # its files are a fifth as large
+        "train.iterations=2",
+        "train.warmup=0",
+        "eval.pictures=0",
+    ]
+    machine = run.Machine("cpu", 0)
+    trained = set()
+    for table, rows in TABLES.items():
+        found = run_table("demo", table, 1, small, "", "artifacts", machine)
+        assert [r["name"] for r in found if "settings" in r] == list(rows)
+        for report in (r["reports"][0] for r in found):
+            # Eight scenes hold some of the unseen classes, or there would be no uIoU.
+            assert report["sIoU"] is not None and report["uIoU"] is not None
+        trained |= {r["reports"][0]["run"] for r in found if "settings" in r}
+        assert len(table_text("demo", found).splitlines()) == 3 + len(found)
+    # 16 rows, of which the whole method stands in four and distillation alone in two.
+    assert len(trained) == len(list((tmp_path / "artifacts/demo").glob("train-*"))) == 12
+    for kind in ("tokens", "dense", "latent", "text"):
+        assert len(list((tmp_path / "artifacts/demo").glob(f"{kind}-*"))) == 1
+
+
+def test_a_table_gives_mean_and_spread_over_seeds() -> None:
+    def scored(h: float | None) -> dict[str, Any]:
+        return {"hIoU": h, "sIoU": 10.0, "uIoU": None, "classes_with_5_pixels": {"hIoU": h, "sIoU": 20.0, "uIoU": 0.5}}
+
+    rows = [
+        {"name": "teacher", "reports": [scored(30.0)]},
+        {"name": "ours", "settings": [], "reports": [scored(40.0), scored(44.0), scored(None)]},
+    ]
+    lines = table_text("demo, Table 3", rows).splitlines()
+    assert lines[0] == "demo, Table 3, 3 seeds"
+    assert lines[2].split("|")[1].split("  ")[-1].strip().startswith("uIoU (5_pixels)")
+    assert lines[3].split() == ["teacher", "30.0", "10.0", "-", "|", "30.0", "20.0", "0.5"]
+    # mean of 40 and 44; their sample deviation is sqrt(8) = 2.83
+    assert lines[4].split() == [
+        "ours", "42.0", "±2.8", "10.0", "±0.0", "-", "|", "42.0", "±2.8", "20.0", "±0.0", "0.5", "±0.0"
+    ]  # fmt: skip
+
+
+def test_markdown_goes_between_its_markers_and_nowhere_else(tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    page.write_text("# Results\n")
+    write_markdown(str(page), "voc table 3", r"first \1")
+    write_markdown(str(page), "voc table 4", "other")
+    write_markdown(str(page), "voc table 3", r"second \g<0>")
+    text = page.read_text()
+    assert text.startswith("# Results\n")
+    assert text.count("<!-- voc table 3 -->") == 1 and "first" not in text
+    assert "<!-- voc table 3 -->\n```\nsecond \\g<0>\n```\n<!-- end voc table 3 -->" in text
+    assert "other" in text
+    write_markdown(str(tmp_path / "new.md"), "k", "t")
+    assert (tmp_path / "new.md").read_text() == "<!-- k -->\n```\nt\n```\n<!-- end k -->\n"
+
+
+def test_an_unknown_table_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="choose one of 3, 4, 5, 6"):
+        run_table("nowhere", 2, 1, [], "", str(tmp_path), run.Machine("cpu", 0))
+
+
+def test_a_sweep_is_every_combination_of_its_values() -> None:
+    rows = sweep_rows(["pixel-loss.beta=5;10", "mine-latent.windows=[2, 4];[4]"])
+    assert list(rows.values()) == [
+        ["pixel-loss.beta=5", "mine-latent.windows=[2, 4]"],
+        ["pixel-loss.beta=5", "mine-latent.windows=[4]"],
+        ["pixel-loss.beta=10", "mine-latent.windows=[2, 4]"],
+        ["pixel-loss.beta=10", "mine-latent.windows=[4]"],
+    ]
+
+
+@pytest.mark.parametrize("over", ["beta=1;2", "pixel-loss.beta", "pixel-loss.beta=1;;2", "pixel-loss.beta=1;1", ""])
+def test_a_sweep_that_is_none_is_refused(over: str) -> None:
+    with pytest.raises(InputError, match="over"):
+        sweep_rows([over] if over else [])
+
+
+def test_a_sweep_computes_again_only_what_a_setting_moves(tiny: Tiny, tmp_path: Path) -> None:
+    rows = sweep_rows(["mine-latent.merge_threshold=0.2;0.9", "pixel-loss.beta=5;10"])
+    short = ["train.iterations=1", "train.warmup=0", "eval.pictures=0"]
+    found = run_rows(str(tiny.preset), rows, 1, short, "", str(tmp_path), run.Machine("cpu", 0))
+    assert [r["name"] for r in found] == list(rows)
+    made = {kind: len(list(tmp_path.glob(f"tiny/{kind}-*"))) for kind in ("tokens", "dense", "latent", "train", "eval")}
+    assert made == {"tokens": 1, "dense": 1, "latent": 2, "train": 4, "eval": 4}
+
+
+def test_a_sweep_with_an_impossible_value_is_refused_before_anything_is_computed(tiny: Tiny, tmp_path: Path) -> None:
+    rows = sweep_rows(["pixel-loss.beta=5;-1"])
+    with pytest.raises(InputError, match="beta"):
+        run_rows(str(tiny.preset), rows, 1, [], "", str(tmp_path), run.Machine("cpu", 0))
+    assert not list(tmp_path.glob("tiny/*"))

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cache.errors import InputError
+from pipeline.upkeep import doctor
+from pipeline.upkeep.doctor import Finding, doctor_text, examine
+
+if TYPE_CHECKING:
+    from tests.conftest import Tiny
+
+
+def of(findings: list[Finding], topic: str) -> list[Finding]:
+    return [f for f in findings if f.topic == topic]
+
+
+def test_every_note_and_fault_about_this_machine_has_a_remedy(tiny: Tiny, tmp_path: Path) -> None:
+    findings = examine(str(tiny.preset), "", str(tmp_path / "artifacts"))
+    assert {f.topic for f in findings} >= {"python", "packages", "torch", "gpu", "faiss", "disk", "teacher", "data"}
+    assert all(f.remedy for f in findings if f.level != "ok")
+    assert not (tmp_path / "artifacts").exists() and not list(tmp_path.iterdir())
+    (teacher,) = of(findings, "teacher")
+    assert teacher.level == "ok" and "sha256" in teacher.what
+    assert of(findings, "data")[0].what.endswith("12 training, 6 evaluation images")
+
+
+def test_missing_teacher_weights_are_a_fault(fresh_tiny: Tiny) -> None:
+    shutil.copytree(fresh_tiny.teacher.resolve(), fresh_tiny.root / "bare")
+    (fresh_tiny.root / "bare/open_clip_model.safetensors").unlink()
+    preset = fresh_tiny.preset
+    preset.write_text(preset.read_text().replace("./teacher", "./bare"))
+    (fault,) = of(examine(str(preset), "", str(fresh_tiny.root)), "teacher")
+    assert fault.level == "fault" and "without weights" in fault.what and fault.remedy
+
+
+def test_a_missing_photo_is_a_fault(fresh_tiny: Tiny) -> None:
+    (fresh_tiny.data / "JPEGImages/train03.jpg").unlink()
+    (fault,) = of(examine(str(fresh_tiny.preset), "", str(fresh_tiny.root)), "data")
+    assert fault.level == "fault" and "train03" in fault.what
+
+
+def test_a_torchvision_of_another_torch_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: ["numpy", "torch==1.0.0"])
+    (fault,) = [f for f in doctor._torch() if f.topic == "torch"]
+    assert fault.level == "fault" and "was built for torch 1.0.0" in fault.what and "pip install" in fault.remedy
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    with pytest.raises(InputError, match="no such file or shipped preset"):
+        examine("nonsense")
+
+
+def test_the_text_counts_faults_and_shows_remedies_below() -> None:
+    text = doctor_text([Finding("ok", "a", "fine"), Finding("fault", "b", "broken", "mend it")])
+    assert text.splitlines() == ["ok    a  fine", "FAULT b  broken", "         -> mend it", "1 faults, 0 notes"]
+
+
+def test_credentials_are_never_printed(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secrets = {"HF_TOKEN": "hf_secret", "AWS_SECRET_ACCESS_KEY": "awssecret", "AWS_ACCESS_KEY_ID": "awskey"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    text = doctor_text(examine(str(tiny.preset), "", "s3://bucket/prefix?token=urlsecret"))
+    assert not any(value in text for value in (*secrets.values(), "urlsecret"))

@@ -1,0 +1,175 @@
+"""Claims about the Python interface: a run or a file in, label maps for any names out, CLIP only when it must."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save
+
+from cache.errors import InputError
+from pipeline import load_student
+from pipeline.use.student import Student
+
+if TYPE_CHECKING:
+    from tests.conftest import Tiny
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tiny: Tiny) -> Path:
+    return Path(tiny.run("train")["address"])
+
+
+@pytest.fixture(scope="module")
+def student(run_folder: Path) -> Student:
+    return load_student(run_folder, device="cpu")
+
+
+def photo(tiny: Tiny) -> Path:
+    return tiny.data / "JPEGImages/val00.jpg"
+
+
+def test_the_trained_vocabulary_is_seen_then_unseen(student: Student) -> None:
+    assert student.classes == ("disc", "stripes", "box", "cross") and student.seen == ("disc", "stripes")
+    words = student.embed()
+    assert words.seen == (True, True, False, False) and words.text.shape == (4, 32)
+
+
+def test_a_path_an_array_and_a_pillow_image_give_the_same_labels(student: Student, tiny: Tiny) -> None:
+    with Image.open(photo(tiny)) as image:
+        pixels = np.array(image)
+        results = [student.segment(one).labels for one in (photo(tiny), str(photo(tiny)), pixels, image)]
+    assert results[0].shape == pixels.shape[:2]
+    assert all((found == results[0]).all() for found in results)
+
+
+def test_scores_are_those_of_evaluation(student: Student, tiny: Tiny) -> None:
+    from stages.parts.scoring.inference import class_scores, predicted, student_scorer
+    from stages.parts.settings import EvaluateConfig
+
+    words, image = student.embed(), np.array(Image.open(photo(tiny)).convert("RGB"))
+    scorer = student_scorer(student.checkpoint.student, words.text)
+    wanted = predicted(
+        class_scores(scorer, image, EvaluateConfig(short_side=64), len(student.seen), torch.device("cpu"))
+    )
+    assert (student.segment(image).labels == wanted).mean() > 0.999
+
+
+def test_a_file_alone_knows_its_seen_classes(run_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(run_folder / "student.safetensors", tmp_path / "mine.safetensors")
+    assert load_student(tmp_path / "mine.safetensors", device="cpu").classes == ("disc", "stripes")
+
+
+def test_known_names_need_no_teacher_and_new_ones_use_its_text_tower(student: Student) -> None:
+    words = student.embed("Box, disc, a green house")
+    assert words.names == ("Box", "disc", "a green house") and words.seen == (False, True, False)
+    stored = student.embed().text
+    assert torch.equal(words.text[0], stored[2]) and torch.equal(words.text[1], stored[0])
+    assert words.text[2].norm() == pytest.approx(1.0, abs=1e-5)
+    alone = student.embed(["a green house"]).text[0]
+    assert torch.allclose(alone, words.text[2], atol=1e-6)
+
+
+def test_clip_is_not_imported_for_known_names(run_folder: Path, tiny: Tiny) -> None:
+    code = (
+        "import sys\nfrom pipeline import load_student\n"
+        f"s = load_student({str(run_folder)!r}, device='cpu')\n"
+        f"s.segment({str(photo(tiny))!r}, classes=['disc', 'box'])\n"
+        "assert 'open_clip' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, pipeline\nassert not {'torch', 'numpy', 'zarr', 'pydantic'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_another_teacher_is_refused(run_folder: Path, tmp_path: Path) -> None:
+    import json
+
+    import open_clip
+    from safetensors.torch import save_file
+
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16},
+        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    preprocess = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    model = open_clip.create_model(f"local-dir:{tmp_path}", pretrained_text=False)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "open_clip_model.safetensors")
+    other = load_student(run_folder, device="cpu", teacher=f"local-dir:{tmp_path}")
+    with pytest.raises(InputError, match="gives other embeddings than the run was trained with"):
+        other.embed("house")
+
+
+def test_a_teacher_that_moved_can_be_named(run_folder: Path, tiny: Tiny, tmp_path: Path) -> None:
+    gone = load_student(run_folder, device="cpu", teacher=f"local-dir:{tmp_path / 'gone'}")
+    with pytest.raises(InputError, match=r"class 'house' isn't one the run knows.*teacher folder not found"):
+        gone.embed("house")
+    shutil.copytree(tiny.teacher, tmp_path / "moved")
+    moved = load_student(run_folder, device="cpu", teacher=f"local-dir:{tmp_path / 'moved'}")
+    assert moved.embed("house").text.shape == (1, 32)
+
+
+@pytest.mark.parametrize("names", ["", " , ", "a,,b", "cat, Cat", "x" * 101, "a\x07b"])
+def test_impossible_names_are_refused(student: Student, names: str) -> None:
+    with pytest.raises(InputError, match="--classes"):
+        student.embed(names)
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+def test_arrays_that_are_no_photo_are_refused(student: Student, image: np.ndarray) -> None:
+    with pytest.raises(InputError, match="give uint8"):
+        student.segment(image)
+
+
+class Bomb:
+    """Says when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("raise SystemError('the pickle ran')",)
+
+
+def test_a_pickle_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(pickle.dumps({"student": Bomb()}))
+    torch.save({"x": Bomb()}, tmp_path / "b.pth")
+    for name in ("a.pt", "b.pth"):
+        with pytest.raises(InputError, match="not a clip2seg student"):
+            load_student(tmp_path / name, device="cpu")
+
+
+def test_a_student_file_cannot_make_us_read_other_weights(run_folder: Path, tmp_path: Path) -> None:
+    import json
+
+    from safetensors.torch import load
+
+    data = (run_folder / "student.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["clip2seg"])
+    header.pop("sha256", None)  # a forger would leave it out
+    header["student"]["weights"] = str(tmp_path / "evil.pth")
+    (tmp_path / "s.safetensors").write_bytes(save(load(data), {"clip2seg": json.dumps(header)}))
+    assert load_student(tmp_path / "s.safetensors", device="cpu").classes == ("disc", "stripes")

@@ -1,0 +1,64 @@
+"""Claims about the figures."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages.parts.drawing.figures import (
+    Heat,
+    Panel,
+    _running_mean,
+    contact_sheet,
+    image_figure,
+    loss_curves,
+    mask_colours,
+    principal_colours,
+    singled_out,
+)
+from stages.parts.drawing.overlays import palette
+
+
+def test_seen_classes_keep_their_colours_and_latent_ids_have_others() -> None:
+    colours = mask_colours(15)
+    np.testing.assert_array_equal(colours[:15], palette(20)[:15])
+    np.testing.assert_array_equal(colours[255], palette(20)[255])
+    first = [tuple(c) for c in colours[: 15 + 30].tolist()]
+    assert len(set(first)) == len(first)
+
+
+def test_all_but_the_region_is_paled() -> None:
+    image = np.full((2, 2, 3), 100, np.uint8)
+    shown = singled_out(image, np.array([[3, 3], [0, 255]], np.uint8), 3)
+    assert (shown[0] == 100).all() and (shown[1] == 208).all()
+    assert singled_out(image, np.zeros((2, 2), np.uint8), 3) is image
+
+
+def test_principal_colours_tell_two_kinds_of_token_apart() -> None:
+    dense = np.zeros((4, 4, 8), np.float32)
+    dense[:, :2, 0], dense[:, 2:, 1] = 1, 1
+    colours = principal_colours(dense)
+    assert colours.shape == (4, 4, 3)
+    assert abs(int(colours[0, 0, 0]) - int(colours[0, 3, 0])) == 255
+    assert (colours[:, 2:] == colours[0, 3]).all()
+
+
+def test_running_mean_looks_back_only() -> None:
+    np.testing.assert_allclose(_running_mean(np.array([1.0, 3, 5, 7]), 2), [1, 2, 4, 6])
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_every_figure_is_a_png_that_grows_with_what_it_shows(count: int) -> None:
+    image = np.full((20, 30, 3), 120, np.uint8)
+    heats = [Heat("t", np.eye(4, dtype=np.float32), np.eye(20, 30) > 0) for _ in range(count)]
+    figure = image_figure("head", image, [Panel("image", image)], {"teacher": heats}, {"dog": palette(3)[0]})
+    sheet = contact_sheet("head", {"first": [Panel("a\nb", image)] * count, "second": []})
+    curves = loss_curves("head", [{"iteration": i, "lr": 1.0, "total": 5.0 - i, "global": 100.0**-i} for i in range(3)])
+    sizes = [Image.open(io.BytesIO(data)).size for data in (figure, sheet, curves)]
+    assert all(width > 300 and height > 100 for width, height in sizes)
+    if count == 7:
+        one = contact_sheet("head", {"first": [Panel("a", image)]})
+        assert sizes[1][1] > Image.open(io.BytesIO(one)).size[1]

@@ -1,0 +1,318 @@
+"""Distillation against hand-worked numbers and slow float64 loops (method.md section 4, Eq. 2-4)."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.nn import functional
+
+from cache.errors import InputError
+from stages.parts.learning.distillation import (
+    Bank,
+    DistillConfig,
+    Distiller,
+    Froster,
+    global_loss,
+    global_token,
+    local_loss,
+    region_means,
+    region_slots,
+)
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def cosine(a, b):
+    a, b = a.double(), b.double()
+    return float(a @ b / a.norm() / b.norm())
+
+
+def slow_infonce(query, positive, keys, tau):
+    """-log softmax of one query; `positive` is one of `keys`' indices."""
+    scores = [math.exp(cosine(query, k) / tau) for k in keys]
+    return -math.log(scores[positive] / sum(scores))
+
+
+def slow_region_means(features, masks, region_image, region_id):
+    """Pixel by pixel, float64."""
+    _, dim, h, w = features.shape
+    height, width = masks.shape[1:]
+    means = []
+    for b, region in zip(region_image.tolist(), region_id.tolist(), strict=True):
+        total, pixels = torch.zeros(dim, dtype=torch.float64), 0
+        for y in range(height):
+            for x in range(width):
+                if masks[b, y, x] == region:
+                    total += features[b, :, y * h // height, x * w // width].double()
+                    pixels += 1
+        means.append(total / max(pixels, 1))
+    return torch.stack(means)
+
+
+def slow_local_loss(student, teacher, region_image, batch, tau, scope):
+    images = []
+    for b in range(batch):
+        own = [r for r in range(len(region_image)) if region_image[r] == b]
+        keys = own if scope == "image" else list(range(len(region_image)))
+        losses = [slow_infonce(student[r], keys.index(r), [teacher[k] for k in keys], tau) for r in own]
+        images.append(sum(losses) / len(losses) if losses else 0.0)
+    return sum(images) / batch
+
+
+def test_the_global_token_weighs_positions_by_their_raw_agreement():
+    # D = 4, so scores are divided by 2: C_g.F = 2 ln 3 and 0 give W = 3/4 and 1/4.
+    features = torch.zeros(1, 4, 1, 2)
+    features[0, 0, 0, 0], features[0, 1, 0, 1] = 2 * math.log(3), 8.0
+    teacher = torch.tensor([[1.0, 0, 5, 0]])
+    torch.testing.assert_close(global_token(features, teacher), torch.tensor([[1.5 * math.log(3), 2.0, 0, 0]]))
+
+
+def test_a_longer_teacher_token_sharpens_the_weights():
+    features, teacher = randn(1, 8, 4, 4), randn(1, 8, seed=1)
+    best = (teacher @ features.flatten(2)[0]).argmax()
+    torch.testing.assert_close(global_token(features, teacher * 1e4)[0], features.flatten(2)[0, :, best])
+
+
+def test_the_global_loss_of_two_tokens_by_hand():
+    # Cosines 1 and 0 at tau 1/2: -log(e^2 / (e^2 + 1)), whatever the lengths.
+    loss = global_loss(
+        torch.tensor([[3.0, 0]]), torch.tensor([[0.5, 0], [0, 9.0]]), torch.tensor([True, True]), torch.tensor([0]), 0.5
+    )
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-2)))
+
+
+def test_global_infonce_with_the_bank_equals_the_slow_reference_over_many_steps():
+    bank, stored = Bank(7, 5), []
+    for step in range(6):
+        batch = [3, 1, 3, 2, 3, 3][step]
+        student, teacher = randn(batch, 5, seed=step), randn(batch, 5, seed=100 + step) * 9
+        slots = bank.enqueue(teacher)
+        stored = (stored + list(teacher))[-7:]
+        fast = global_loss(student, bank.tokens, bank.valid, slots, 0.07)
+        slow = sum(slow_infonce(student[b], len(stored) - batch + b, stored, 0.07) for b in range(batch)) / batch
+        assert fast.item() == pytest.approx(slow, rel=1e-5)
+
+
+def test_each_positive_stands_in_the_bank_exactly_once():
+    bank = Bank(5, 4)
+    for step in range(7):
+        tokens = randn(2, 4, seed=step)
+        slots = bank.enqueue(tokens)
+        for token, slot in zip(tokens, slots.tolist(), strict=True):
+            same = (bank.tokens == token).all(dim=1)
+            assert same.nonzero().flatten().tolist() == [slot]
+
+
+def test_empty_slots_of_the_bank_are_no_negatives():
+    bank = Bank(24, 3)
+    slots = bank.enqueue(randn(1, 3))
+    loss = global_loss(randn(1, 3, seed=1), bank.tokens, bank.valid, slots, 0.07)
+    assert loss.item() == 0.0
+
+
+def test_a_batch_larger_than_the_bank_is_refused_with_the_remedy():
+    with pytest.raises(InputError, match=r"distill\.bank = 4 is smaller than the 5 images.*set it to 5 or more"):
+        Bank(4, 2).enqueue(torch.ones(5, 2))
+
+
+def test_a_batch_as_large_as_the_bank_fills_it():
+    bank = Bank(4, 2)
+    bank.enqueue(randn(3, 2))
+    tokens = randn(4, 2, seed=1)
+    torch.testing.assert_close(bank.tokens[bank.enqueue(tokens)], tokens)
+
+
+def test_a_bank_restored_from_its_state_goes_on_exactly():
+    bank, other = Bank(5, 3), Bank(5, 3)
+    for step in range(3):
+        bank.enqueue(randn(2, 3, seed=step))
+    other.load_state_dict(bank.state_dict())
+    for b in (bank, other):
+        b.enqueue(randn(2, 3, seed=9))
+    for name, value in bank.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_the_bank_of_two_processes_gives_the_loss_of_one():
+    cfg, features, tokens = DistillConfig(bank=6), randn(4, 8, 3, 3), randn(4, 8, seed=1)
+    whole = Distiller(cfg, 8).global_loss(features, tokens)
+    parts = [
+        Distiller(cfg, 8).global_loss(features[i : i + 2], tokens[i : i + 2], gathered=tokens, offset=i) for i in (0, 2)
+    ]
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
+
+
+def test_a_region_mean_weighs_cells_by_the_regions_pixels_in_them():
+    features = torch.tensor([[[[1.0, 5.0]]]])
+    masks = torch.tensor([[[7, 7, 7, 255], [7, 255, 255, 2]]], dtype=torch.uint8)
+    # Region 7 has three pixels in the left cell and one in the right: (3 * 1 + 5) / 4. Region 2 has one pixel.
+    means, present = region_means(features, masks, torch.tensor([0, 0]), torch.tensor([7, 2]))
+    assert means.flatten().tolist() == [2.0, 5.0] and present.tolist() == [True, True]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 7), (4, 4)])
+def test_region_means_equal_the_slow_reference(size):
+    features = randn(3, 5, 4, 4)
+    masks = torch.randint(0, 4, (3, *size), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    masks[masks == 3] = 255
+    region_image, region_id = torch.tensor([2, 0, 1, 0, 2]), torch.tensor([0, 1, 2, 2, 1])
+    slow = slow_region_means(features, masks, region_image, region_id)
+    fast, present = region_means(features, masks, region_image, region_id)
+    assert present.all()
+    torch.testing.assert_close(fast.double(), slow, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(region_means(features, masks, region_image, region_id, most=6)[0], fast)
+
+
+def test_a_region_of_one_pixel_does_not_vanish_at_the_features_resolution():
+    features, masks = randn(1, 4, 2, 2), torch.zeros(1, 64, 64, dtype=torch.uint8)
+    masks[0, 40, 3] = 9
+    means, present = region_means(features, masks, torch.tensor([0]), torch.tensor([9]))
+    assert present.all()
+    torch.testing.assert_close(means[0], features[0, :, 1, 0])
+
+
+def test_region_slots_count_within_the_image_in_any_order():
+    assert region_slots(torch.tensor([1, 0, 1, 1, 0])).tolist() == [0, 0, 1, 2, 1]
+
+
+def test_the_local_loss_of_two_regions_by_hand():
+    # Each query: cosine 1 with its own token, 0 with the other, tau 1: log(1 + 1/e).
+    tokens = torch.eye(2)
+    loss = local_loss(tokens * 4, tokens, torch.tensor([0, 0]), torch.tensor([True, True]), batch=1, tau=1.0)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-1)))
+
+
+@pytest.mark.parametrize("scope", ["image", "batch"])
+def test_the_local_loss_equals_the_slow_reference(scope):
+    region_image = torch.tensor([0, 2, 0, 3, 2, 0, 2])
+    student, teacher = randn(7, 6), randn(7, 6, seed=1) * 5
+    fast = local_loss(student, teacher, region_image, torch.ones(7, dtype=torch.bool), 4, 0.07, scope)
+    assert fast.item() == pytest.approx(slow_local_loss(student, teacher, region_image, 4, 0.07, scope), rel=1e-5)
+
+
+def test_an_image_with_one_region_adds_no_local_loss():
+    student, teacher = randn(3, 4), randn(3, 4, seed=1)
+    present = torch.ones(3, dtype=torch.bool)
+    both = local_loss(student, teacher, torch.tensor([0, 0, 1]), present, 2, 0.07)
+    first = local_loss(student[:2], teacher[:2], torch.tensor([0, 0]), present[:2], 1, 0.07)
+    torch.testing.assert_close(both, first / 2)
+    assert local_loss(student[2:], teacher[2:], torch.tensor([0]), present[2:], 1, 0.07).item() == 0.0
+
+
+def test_a_region_hidden_by_the_crop_is_neither_query_nor_negative():
+    features, masks = randn(1, 4, 2, 2), torch.tensor([[[0, 1], [0, 255]]], dtype=torch.uint8)
+    teacher, images = randn(3, 4, seed=1), torch.zeros(3, dtype=torch.int64)
+    means, present = region_means(features, masks, images, torch.tensor([0, 5, 1]))
+    assert present.tolist() == [True, False, True]
+    loss = local_loss(means, teacher, images, present, 1, 0.07)
+    seen = torch.tensor([0, 2])
+    torch.testing.assert_close(loss, local_loss(means[seen], teacher[seen], images[:2], present[seen], 1, 0.07))
+
+
+def test_hidden_regions_leave_gradients_finite():
+    features = randn(1, 4, 2, 2).requires_grad_()
+    masks = torch.full((1, 4, 4), 255, dtype=torch.uint8)
+    images = torch.zeros(2, dtype=torch.int64)
+    for loss in ("infonce", "cosine", "l2", "froster"):
+        distiller = Distiller(DistillConfig(loss=loss), 4)
+        means, present = region_means(features, masks, images, torch.tensor([0, 1]))
+        value = distiller.local_loss(means, present, randn(2, 4, seed=1), images, 1)
+        (gradient,) = torch.autograd.grad(value, features)
+        assert value.item() == 0.0 and torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_a_batch_without_regions_has_a_local_loss_of_zero():
+    nothing = torch.zeros(0, dtype=torch.int64)
+    features = randn(2, 4, 2, 2).requires_grad_()
+    means, present = region_means(features, torch.full((2, 4, 4), 255, dtype=torch.uint8), nothing, nothing)
+    loss = Distiller(DistillConfig(), 4).local_loss(means, present, torch.zeros(0, 4), nothing, 2)
+    assert loss.item() == 0.0
+    loss.backward()
+
+
+def one_of_each(loss):
+    """Student and teacher tokens of 60 degrees, lengths 2 and 3, as both a global and a local loss."""
+    teacher = torch.tensor([[3.0, 0, 0]])
+    student = torch.tensor([[1.0, math.sqrt(3), 0]])
+    distiller = Distiller(DistillConfig(loss=loss), 3)
+    features = student[:, :, None, None]
+    local = distiller.local_loss(student, torch.tensor([True]), teacher, torch.tensor([0]), 1)
+    return distiller.global_loss(features, teacher).item(), local.item()
+
+
+@pytest.mark.parametrize(
+    ("loss", "wanted"), [("cosine", 0.5), ("l2", (4 + 3) / 3), ("froster", 1.0), ("none", 0.0), ("infonce", 0.0)]
+)
+def test_the_losses_of_table_4_by_hand(loss, wanted):
+    assert one_of_each(loss) == pytest.approx((wanted, wanted), abs=1e-6)
+
+
+def test_frosters_head_is_the_identity_at_first_and_learns():
+    torch.manual_seed(0)
+    head, z = Froster(6), randn(2, 6)
+    assert torch.equal(head(z), z)
+    assert [name for name, _ in head.named_parameters()] == ["mlp.0.weight", "mlp.2.weight"]
+    with torch.no_grad():
+        head.mlp[2].weight.copy_(torch.eye(6))
+    torch.testing.assert_close(head(z), z + 0.1 * functional.gelu(z @ head.mlp[0].weight.T))
+
+
+def test_frosters_head_gets_a_gradient_though_it_starts_at_zero():
+    distiller = Distiller(DistillConfig(loss="froster"), 4)
+    distiller.global_loss(randn(2, 4, 2, 2), randn(2, 4, seed=1)).backward()
+    assert distiller.froster.mlp[2].weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("loss", ["infonce", "cosine", "l2", "froster"])
+def test_global_and_local_can_be_switched_off_one_by_one(loss):
+    images, present = torch.tensor([0, 0]), torch.tensor([True, True])
+
+    def both(**switches):
+        distiller = Distiller(DistillConfig(loss=loss, **switches), 4)
+        distiller.global_loss(randn(2, 4, 2, 2, seed=5), randn(2, 4, seed=6))
+        return (
+            distiller.global_loss(randn(2, 4, 2, 2), randn(2, 4, seed=1)).item(),
+            distiller.local_loss(randn(2, 4, seed=2), present, randn(2, 4, seed=3), images, 1).item(),
+        )
+
+    both_on = both()
+    assert min(both_on) > 0
+    assert both(use_global=False) == (0.0, both_on[1]) and both(use_local=False) == (both_on[0], 0.0)
+
+
+def test_the_banks_tokens_are_teachers_only_and_carry_no_gradient():
+    distiller = Distiller(DistillConfig(), 4)
+    features, teacher = randn(2, 4, 2, 2).requires_grad_(), randn(2, 4, seed=1).requires_grad_()
+    for _ in range(2):
+        distiller.global_loss(features, teacher).backward()
+    assert not distiller.bank.tokens.requires_grad
+    torch.testing.assert_close(distiller.bank.tokens[:4], torch.cat([teacher, teacher]).detach())
+    assert features.grad.abs().sum() > 0
+
+
+def test_autocast_changes_nothing():
+    features, teacher, local = randn(2, 8, 4, 4), randn(2, 8, seed=1), randn(3, 8, seed=2)
+    masks = torch.tensor([0, 1], dtype=torch.uint8).repeat(2, 8, 4)
+    images, ids = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
+    for loss in ("infonce", "froster"):
+        found = []
+        for enabled in (False, True):
+            torch.manual_seed(3)
+            distiller = Distiller(DistillConfig(loss=loss), 8)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+                means, present = region_means(features, masks, images, ids)
+                found.append(
+                    (distiller.global_loss(features, teacher), distiller.local_loss(means, present, local, images, 2))
+                )
+        assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("bad", [{"tau": 0.0}, {"bank": 0}, {"loss": "kl"}, {"scope": "world"}])
+def test_impossible_settings_are_refused(bad):
+    with pytest.raises(ValidationError):
+        DistillConfig(**bad)

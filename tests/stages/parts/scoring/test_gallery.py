@@ -1,0 +1,43 @@
+"""Claims about the pictures of an evaluation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stages.parts.scoring.gallery import Look, extremes, look, mean_iou, mixed
+
+
+def row(*values: int) -> np.ndarray:
+    return np.array([values], np.uint8)
+
+
+def test_mean_iou_of_one_picture_counts_the_classes_it_shows() -> None:
+    # class 0: 1 of 2 found, union 2 -> 0.5; class 1: 2 hit, one pixel too many, union 3 -> 2/3; class 2 isn't shown.
+    assert mean_iou(row(0, 0, 1, 1), row(0, 1, 1, 1), 3) == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_a_picture_without_a_labelled_pixel_has_no_score() -> None:
+    assert mean_iou(row(255, 255), row(0, 1), 2) is None
+
+
+def test_an_unseen_class_is_shown_from_a_twentieth_of_the_picture_on() -> None:
+    labels = np.zeros((10, 10), np.uint8)
+    labels[0, :5], labels[1, :4] = 2, 3
+    assert look(7, labels, labels, 2, 4) == Look(7, 1.0, (2,))
+
+
+def test_best_and_worst_are_in_order_and_of_equals_the_first() -> None:
+    looks = [Look(i, iou, ()) for i, iou in enumerate((0.5, 1.0, 0.0, None, 0.5, 1.0))]
+    best, worst = extremes(looks, 3)
+    assert [one.index for one in best] == [1, 5, 0]
+    assert [one.index for one in worst] == [2, 0, 4]
+
+
+@pytest.mark.parametrize(
+    ("shown", "wanted"), [([0, 1, 0, 2, 3], [3, 4, 0]), ([2, 2, 2, 3, 0], [0, 1, 3]), ([0, 1, 0, 1], [0, 1, 2])]
+)
+def test_unseen_classes_come_first_each_as_often(shown: list[int], wanted: list[int]) -> None:
+    """Classes 2 and 3 are unseen; three pictures."""
+    looks = [Look(i, None, (c,) if c >= 2 else ()) for i, c in enumerate(shown)]
+    assert mixed(looks, 3, 2, 4) == wanted
