@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from cache.location import Location
 from cache.digests import fingerprint
 from cache.errors import InputError
+from cache.location import Location
 from cache.store import Artifact
 
 FORMAT = 1

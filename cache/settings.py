@@ -17,11 +17,11 @@ IGNORE = 255
 
 
 @dataclass(frozen=True)
-class _WhereMark:
+class _PathMark:
     """Marks a field as a location."""
 
 
-Where = Annotated[str, _WhereMark()]
+PathSetting = Annotated[str, _PathMark()]
 
 
 class Settings(BaseModel):
@@ -36,7 +36,7 @@ class Settings(BaseModel):
         allow_inf_nan=False,
     )
 
-    def numbers(self) -> dict[str, Any]:
+    def fingerprint_fields(self) -> dict[str, Any]:
         """The fields that change numbers, as plain JSON types: everything but `Where` fields."""
-        hidden = {k for k, f in type(self).model_fields.items() if any(isinstance(m, _WhereMark) for m in f.metadata)}
+        hidden = {k for k, f in type(self).model_fields.items() if any(isinstance(m, _PathMark) for m in f.metadata)}
         return self.model_dump(mode="json", exclude=hidden)

@@ -20,9 +20,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore, ObjectStore
 
 from cache.claims import Claim, give_back, take
+from cache.errors import InputError
 from cache.location import Location, StoreError, sealed, unsealed
 from cache.schema import ARTIFACTS, SCHEMA, check_shard, check_version
-from cache.errors import InputError
 
 MARKS = ("zarr.json", "shards/zarr.json", "complete.json", "dropped.json")
 """What lies beside the shards of an artifact; the first is its root."""

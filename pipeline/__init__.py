@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from pipeline.use.student import load_student as load_student
     from stages.parts.scoring.segmenter import Segmentation as Segmentation
 
-_HOMES = {"load_student": "pipeline.use.student", "Student": "pipeline.use.student", "Segmentation": "stages.parts.scoring.segmenter"}
+_HOMES = {
+    "load_student": "pipeline.use.student",
+    "Student": "pipeline.use.student",
+    "Segmentation": "stages.parts.scoring.segmenter",
+}
 
 
 def __getattr__(name: str) -> Any:

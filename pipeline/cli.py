@@ -576,8 +576,8 @@ def cache_rm(
     as_json: Json = False,
 ) -> None:
     """Delete one address."""
-    from pipeline.upkeep import cache_tools as cache_tool
     from pipeline.text import size
+    from pipeline.upkeep import cache_tools as cache_tool
 
     found = cache_tool.remove(artifacts, address, force=force)
     _say(f"removed {found['removed'][0]}: {size(found['freed'])} freed", found, as_json)

@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from cache.errors import InputError
 from cache.settings import Settings
 from stages.parts.data.datasets import DataConfig
+from stages.parts.data.views import ViewsConfig
 from stages.parts.settings import (
     DistillConfig,
     EvaluateConfig,
@@ -30,7 +31,6 @@ from stages.parts.settings import (
 )
 from stages.parts.students import StudentConfig
 from stages.parts.teacher.teacher import TeacherConfig
-from stages.parts.data.views import ViewsConfig
 
 PRESETS = Path(__file__).parent / "presets"
 

@@ -14,16 +14,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cache.location import Location
-from cache.schema import SCHEMA
 from cache.digests import fingerprint
 from cache.errors import InputError
+from cache.location import Location
+from cache.schema import SCHEMA
 from cache.store import Artifact
 from pipeline.config import Config
 from stages.parts.data.datasets import Dataset, open_dataset
+from stages.parts.data.vocabulary import Vocabulary, prompt_set
 from stages.parts.students import weights_digest
 from stages.parts.teacher.teacher import teacher_identity
-from stages.parts.data.vocabulary import Vocabulary, prompt_set
 
 PACKAGES = ("clip2seg", "torch", "open_clip_torch", "segmentation-models-pytorch", "zarr", "numpy")
 
@@ -50,7 +50,7 @@ class Plan:
             from stages.demo.world import write_world
 
             w = config.demo_world
-            root = Path("artifacts") / name / f"world-{fingerprint(w.numbers())}"
+            root = Path("artifacts") / name / f"world-{fingerprint(w.fingerprint_fields())}"
             write_world(root, seed=w.seed, train=w.train, val=w.val)
             self.data_config = self.data_config.model_copy(update={"root": str(root)})
         if not self.data_config.root:
@@ -93,38 +93,38 @@ class Plan:
         c, seen = self.config, list(self.vocabulary.seen)
         identity = teacher_identity(c.teacher)
         text_source = identity.pop("text", "")
-        numbers = c.teacher.numbers()
+        numbers = c.teacher.fingerprint_fields()
         numbers.pop("prompts")
         recipe, spread = numbers.pop("recipe"), numbers.pop("gaussian_std")
-        views = c.views.numbers() if c.views.count > 1 else {"count": 1}
+        views = c.views.fingerprint_fields() if c.views.count > 1 else {"count": 1}
         data = {"digest": self.train_data.digest, "seen": self.vocabulary.seen_table()}
         tokens = {
             "data": data,
             "teacher": {"identity": identity, **numbers},
             "views": views,
-            "extract": {k: v for k, v in c.extract.numbers().items() if k != "store_dense"},
+            "extract": {k: v for k, v in c.extract.fingerprint_fields().items() if k != "store_dense"},
         }
         dense = {"tokens": fingerprint(tokens), "recipe": [recipe, *([spread] if recipe == "naclip" else [])]}
-        latent = {"dense": fingerprint(dense), "mine-latent": c.mine_latent.numbers()}
+        latent = {"dense": fingerprint(dense), "mine-latent": c.mine_latent.fingerprint_fields()}
         words = {"file": text_source} if text_source else {"identity": identity, "prompts": list(self.prompts)}
         text = {"words": words, "classes": list(self.vocabulary.ordered), "seen": len(seen)}
         cached = {"tokens": fingerprint(tokens), "latent": fingerprint(latent)}
         train = {
             "data": data,
             "text": {"words": words, "seen": seen},
-            "views": c.views.numbers(),
-            "student": {**c.student.numbers(), "weights": weights_digest(c.student)},
-            "pixel-loss": c.pixel_loss.numbers(),
-            "train": c.train.numbers(),
+            "views": c.views.fingerprint_fields(),
+            "student": {**c.student.fingerprint_fields(), "weights": weights_digest(c.student)},
+            "pixel-loss": c.pixel_loss.fingerprint_fields(),
+            "train": c.train.fingerprint_fields(),
             **(cached if self.distilled else {}),
-            **({"distill": c.distill.numbers()} if c.distill.loss != "none" else {}),
-            **({"latent-embedding": c.latent_embedding.numbers()} if c.latent_embedding.enabled else {}),
+            **({"distill": c.distill.fingerprint_fields()} if c.distill.loss != "none" else {}),
+            **({"latent-embedding": c.latent_embedding.fingerprint_fields()} if c.latent_embedding.enabled else {}),
         }
         scored = {
             "digest": self.val_data.digest,
             "labels": self.vocabulary.digest,
             "text": fingerprint(text),
-            "eval": c.eval.numbers(),
+            "eval": c.eval.fingerprint_fields(),
         }
         kinds: dict[str, dict[str, Any]] = {
             "tokens": tokens,

@@ -18,10 +18,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from cache.schema import ARTIFACTS, TOKEN
-from cache.settings import Settings, Where
+from cache.settings import PathSetting, Settings
 from pipeline.config import Config, shipped, table_type
 
-_LOCATION = type(typing.get_args(Where)[1])
+_LOCATION = type(typing.get_args(PathSetting)[1])
 
 HEAD = """# Presets: every setting
 
@@ -68,7 +68,13 @@ def _row(key: str, field: FieldInfo) -> str:
 
 def _default(field: FieldInfo) -> Any:
     value = field.default if field.default is not PydanticUndefined else field.get_default(call_default_factory=True)
-    return value.numbers() if isinstance(value, Settings) else list(value) if isinstance(value, tuple) else value
+    return (
+        value.fingerprint_fields()
+        if isinstance(value, Settings)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+    )
 
 
 def _values(field: FieldInfo) -> str:

@@ -9,8 +9,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cache.location import Location
 from cache.errors import InputError
+from cache.location import Location
 from cache.store import Artifact
 from pipeline.plan import Plan
 from stages.running.progress import rank_and_world, say
@@ -86,7 +86,7 @@ def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
         device=machine.torch_device(),
         workers=machine.worker_count(),
     )
-    return _told("extract", False, summary, plan.address("tokens"))
+    return _result("extract", False, summary, plan.address("tokens"))
 
 
 def mine_latent(plan: Plan, machine: Machine) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def mine_latent(plan: Plan, machine: Machine) -> dict[str, Any]:
         device=machine.torch_device(),
         workers=machine.worker_count(),
     )
-    return _told("mine-latent", False, summary, plan.address("latent"))
+    return _result("mine-latent", False, summary, plan.address("latent"))
 
 
 def train(plan: Plan, machine: Machine, *, compiled: bool = False, online: bool = False) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def train(plan: Plan, machine: Machine, *, compiled: bool = False, online: bool 
         online=_online_teacher(plan, machine) if online else None,
     )
     _report("train", at)
-    return _told("train", False, summary, at)
+    return _result("train", False, summary, at)
 
 
 def _report(stage: str, at: Location) -> None:
@@ -179,14 +179,14 @@ def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
         workers=machine.worker_count(),
     )
     _report("eval", plan.address("train"))
-    return _told("eval", False, {}, plan.address("eval")) | {"report": report}
+    return _result("eval", False, {}, plan.address("eval")) | {"report": report}
 
 
 def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Scores of the teacher, training-free; loads CLIP."""
     at = plan.address("teacher")
     if at.get_json("complete.json") is not None:
-        return _told("eval", True, {}, at) | {"report": at.get_json("report.json")}
+        return _result("eval", True, {}, at) | {"report": at.get_json("report.json")}
     from stages import evaluate as stage
 
     report = stage.run_teacher(
@@ -198,7 +198,7 @@ def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
         device=machine.torch_device(),
         workers=machine.worker_count(),
     )
-    return _told("eval", False, {}, at) | {"report": report}
+    return _result("eval", False, {}, at) | {"report": report}
 
 
 def verify_teacher(plan: Plan, machine: Machine, sample: int) -> dict[str, Any]:
@@ -234,8 +234,8 @@ def _finished(stage: str, at: Location) -> dict[str, Any] | None:
     if mark is None:
         return None
     say(f"{stage}: already complete at {at}; nothing to do")
-    return _told(stage, True, mark.get("summary", {}), at)
+    return _result(stage, True, mark.get("summary", {}), at)
 
 
-def _told(stage: str, already: bool, summary: dict[str, Any], at: object) -> dict[str, Any]:
+def _result(stage: str, already: bool, summary: dict[str, Any], at: object) -> dict[str, Any]:
     return {"stage": stage, "already_complete": already, "address": str(at), "summary": summary}

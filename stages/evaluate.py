@@ -16,19 +16,19 @@ import torch
 from torch.utils.data import DataLoader, Subset
 from torch.utils.data import Dataset as TorchDataset
 
-from cache.location import Location
 from cache.errors import InputError
+from cache.location import Location
 from cache.store import Artifact
-from stages.parts.students.checkpoint import Checkpoint, unpack
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
-from stages.parts.scoring.gallery import Look, extremes, look, mixed
+from stages.parts.data.views import Array
+from stages.parts.drawing.overlays import grid, overlay, palette
+from stages.parts.learning.distributed import all_gather_object, all_reduce_sum, process_group
+from stages.parts.scoring.gallery import ImageScore, extremes, mixed, score_image
 from stages.parts.scoring.inference import Scorer, class_scores, predicted, student_scorer
 from stages.parts.scoring.metrics import Scores, confusion, scores
-from stages.parts.drawing.overlays import grid, overlay, palette
-from stages.parts.learning.distributed import process_group, summed, told
 from stages.parts.settings import EvaluateConfig
+from stages.parts.students.checkpoint import Checkpoint, unpack
 from stages.parts.teacher.teacher import TeacherConfig
-from stages.parts.data.views import Array
 from stages.running.progress import Bar, rank_and_world
 
 
@@ -142,7 +142,7 @@ def _score(
     words, quarantine = data.vocabulary, Quarantine(data.cfg.max_bad)
     seen, every = len(words.seen), len(words.ordered)
     counts = np.zeros((every, every), np.int64)
-    looks: list[Look] = []
+    image_scores: list[ImageScore] = []
     bad: list[tuple[int, str]] = []
     rank, world = rank_and_world()
     share = range(rank, len(data), world)
@@ -159,13 +159,13 @@ def _score(
             image, labels = pair
             found = predicted(class_scores(scorer, image, cfg, seen, device))
             counts += confusion(found, labels, every)
-            looks.append(look(i, labels, found, seen, every))
-    counts = summed(torch.from_numpy(counts).to(device)).cpu().numpy()
-    looks = sorted((one for part in told(looks) for one in part), key=lambda one: one.index)
+            image_scores.append(score_image(i, labels, found, seen, every))
+    counts = all_reduce_sum(torch.from_numpy(counts).to(device)).cpu().numpy()
+    image_scores = sorted((one for part in all_gather_object(image_scores) for one in part), key=lambda one: one.index)
     quarantine = Quarantine(data.cfg.max_bad)
-    for _, error in sorted(one for part in told(bad) for one in part):
+    for _, error in sorted(one for part in all_gather_object(bad) for one in part):
         quarantine.add(BadSample(error))
-    best, worst = extremes(looks, EXTREMES if cfg.pictures else 0)
+    best, worst = extremes(image_scores, EXTREMES if cfg.pictures else 0)
     report = {
         **about,
         **table(scores(counts, seen), words.ordered, seen),
@@ -177,7 +177,7 @@ def _score(
         "split_hash": words.split_hash,
         "images": len(data) - len(quarantine.bad),
         "bad": quarantine.bad,
-        "settings": cfg.numbers(),
+        "settings": cfg.fingerprint_fields(),
         "images_per_second": round(len(data) / (time.perf_counter() - start), 2),
         "pictures": {
             end: [[data.ids[one.index], round(100 * (one.iou or 0.0), 2)] for one in shown]
@@ -186,7 +186,7 @@ def _score(
     }
     if rank > 0:
         return report
-    chosen = {"grid": mixed(looks, cfg.pictures, seen, every)}
+    chosen = {"grid": mixed(image_scores, cfg.pictures, seen, every)}
     chosen |= {end: [one.index for one in shown] for end, shown in (("best", best), ("worst", worst))}
     out.put_json("confusion.json", {"classes": list(words.ordered), "counts": counts.tolist()})
     for name, images in chosen.items():

@@ -16,6 +16,11 @@ from typing import Any, Literal
 import torch
 
 from cache.errors import InputError
+from stages.parts.data.views import Array
+from stages.parts.drawing.model_card import model_card
+from stages.parts.drawing.overlays import palette
+from stages.parts.scoring.segmenter import ClassEmbeddings
+from stages.parts.students import StudentConfig
 from stages.parts.students.checkpoint import Checkpoint, pack, unpack
 from stages.parts.students.exporting import (
     LARGEST,
@@ -30,11 +35,6 @@ from stages.parts.students.exporting import (
     torch_export_runner,
     traced,
 )
-from stages.parts.drawing.model_card import model_card
-from stages.parts.drawing.overlays import palette
-from stages.parts.scoring.segmenter import Words
-from stages.parts.students import StudentConfig
-from stages.parts.data.views import Array
 from stages.running.progress import say
 
 Format = Literal["onnx", "torch-export", "safetensors"]
@@ -45,7 +45,7 @@ AGREEMENT = 0.999
 
 def run(
     checkpoint: Checkpoint,
-    words: Words,
+    words: ClassEmbeddings,
     photos: Sequence[Array],
     out: Path,
     *,
@@ -103,7 +103,7 @@ def _made(
     format: Format,
     checkpoint: Checkpoint,
     photo: PhotoStudent,
-    words: Words,
+    words: ClassEmbeddings,
     photos: Sequence[Array],
     opset: int,
     about: dict[str, Any],
@@ -122,7 +122,7 @@ def _made(
     return packed, compare(ours, torch_export_runner(packed), photos)
 
 
-def _repacked(checkpoint: Checkpoint, words: Words) -> bytes:
+def _repacked(checkpoint: Checkpoint, words: ClassEmbeddings) -> bytes:
     """The student's file with the embeddings of every chosen name in it, so that it travels without its run."""
     known = set(checkpoint.seen)
     more = [k for k, name in enumerate(words.names) if name not in known]
@@ -134,7 +134,7 @@ def _repacked(checkpoint: Checkpoint, words: Words) -> bytes:
     return pack(checkpoint.student, cfg, checkpoint.seen, checkpoint.text, about, extra)
 
 
-def _text_of(checkpoint: Checkpoint, words: Words) -> torch.Tensor:
+def _text_of(checkpoint: Checkpoint, words: ClassEmbeddings) -> torch.Tensor:
     known = dict(zip(checkpoint.seen, checkpoint.text, strict=True))
     if checkpoint.more_text is not None:
         known |= dict(zip(checkpoint.more, checkpoint.more_text, strict=True))

@@ -15,14 +15,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from cache.store import Artifact
-from stages.parts.teacher.crops import BadView, TeacherBatch, TeacherView, TeacherViews, parcel
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
-from stages.parts.settings import ExtractConfig
-from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
-from stages.parts.teacher.files import load_text_source
-from stages.parts.teacher.tokens import Encoded, encode, token_arrays
 from stages.parts.data.views import ViewsConfig
-from stages.running.progress import Bar, Clock, Work, say
+from stages.parts.settings import ExtractConfig
+from stages.parts.teacher.crops import BadView, TeacherBatch, TeacherView, TeacherViews, collate_views
+from stages.parts.teacher.files import load_text_source
+from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
+from stages.parts.teacher.tokens import PendingTokens, encode, token_arrays
+from stages.running.progress import Bar, Clock, ShardQueue, say
 
 
 def run(
@@ -67,13 +67,13 @@ def fill(
     with (
         Bar("extract", rows - min(done * cfg.shard, rows), "views", divided=True) as bar,
         ThreadPoolExecutor(1) as writer,
-        Work(tiers, shards) as work,
+        ShardQueue(tiers, shards) as queue,
     ):
-        while work.open():
+        while queue.open():
             writing: Future[None] | None = None
             shard_views: list[TeacherView | BadView] = []
-            encoded: list[Encoded] = []
-            loaded = _load(cfg, source, work, workers, pin=teacher.device.type == "cuda")
+            encoded: list[PendingTokens] = []
+            loaded = _load(cfg, source, queue, workers, pin=teacher.device.type == "cuda")
             while (batch := _next(loaded, clock)) is not None:
                 with clock("teacher"):
                     encoded.append(encode(teacher, batch, cfg))
@@ -87,7 +87,7 @@ def fill(
                     with clock("write"):  # on a GPU also what is left of the teacher's own time
                         if writing is not None:
                             writing.result()
-                    writing = writer.submit(_write, tiers, work, shard, shard_views, encoded)
+                    writing = writer.submit(_write, tiers, queue, shard, shard_views, encoded)
                     shard_views, encoded = [], []
             if writing is not None:
                 writing.result()
@@ -100,14 +100,18 @@ def fill(
     return summary
 
 
-def _load(cfg: ExtractConfig, source: TeacherViews, work: Work, workers: int, *, pin: bool) -> Iterator[TeacherBatch]:
+def _load(
+    cfg: ExtractConfig, source: TeacherViews, queue: ShardQueue, workers: int, *, pin: bool
+) -> Iterator[TeacherBatch]:
     def batches() -> Iterator[list[int]]:
-        for shard in work.claims():
+        for shard in queue.claims():
             stop = min((shard + 1) * cfg.shard, len(source))
             for start in range(shard * cfg.shard, stop, cfg.batch):
                 yield list(range(start, min(start + cfg.batch, stop)))
 
-    loader = DataLoader(source, batch_sampler=_Batches(batches), num_workers=workers, collate_fn=parcel, pin_memory=pin)
+    loader = DataLoader(
+        source, batch_sampler=_Batches(batches), num_workers=workers, collate_fn=collate_views, pin_memory=pin
+    )
     return iter(loader)
 
 
@@ -128,7 +132,11 @@ def _next(loaded: Iterator[TeacherBatch], clock: Clock) -> TeacherBatch | None:
 
 
 def _write(
-    tiers: list[Artifact], work: Work, shard: int, batch: list[TeacherView | BadView], encoded: list[Encoded]
+    tiers: list[Artifact],
+    queue: ShardQueue,
+    shard: int,
+    batch: list[TeacherView | BadView],
+    encoded: list[PendingTokens],
 ) -> None:
     views = [v for v in batch if isinstance(v, TeacherView)]
     parts = [e.arrays() for e in encoded]
@@ -142,7 +150,7 @@ def _write(
             artifact.write(shard, ids, {"dense": joined["dense"]}, stats)
     if tiers[0].commit(shard) is None:
         tiers[0].write(shard, ids, token_arrays(views, joined), stats)
-    work.release(shard)
+    queue.release(shard)
 
 
 def write_text(teacher: Teacher, prompts: tuple[str, ...], data: Dataset, out: Artifact) -> None:
@@ -150,15 +158,15 @@ def write_text(teacher: Teacher, prompts: tuple[str, ...], data: Dataset, out: A
     if out.summary() is not None:
         return
     words, k = data.vocabulary, len(data.vocabulary.seen)
-    with Work([out], 1) as work:
-        while work.open():
-            for shard in work.claims():
+    with ShardQueue([out], 1) as queue:
+        while queue.open():
+            for shard in queue.claims():
                 if teacher.cfg.text:
                     every = load_text_source(teacher.cfg.text, words.ordered)
                 else:
                     every = teacher.encode_text(words.ordered, prompts).float().cpu().numpy()
                 out.write(shard, [], {"seen": every[:k], "unseen": every[k:]}, {})
-                work.release(shard)
+                queue.release(shard)
     out.finish({"classes": len(words.ordered)})
     say(f"text embeddings of {len(words.ordered)} classes -> {out}")
 

@@ -15,23 +15,23 @@ import numpy as np
 from cache.errors import InputError
 from cache.settings import IGNORE
 from cache.store import Artifact
-from stages.parts.teacher.crops import cached_view, view_id
 from stages.parts.data.datasets import Dataset
-from stages.parts.scoring.metrics import confusion
+from stages.parts.data.regions import annotated_share, latent_mask, pseudo_mask
+from stages.parts.data.views import Array, View, ViewsConfig, apply_labels, inside
 from stages.parts.mining.clustering import MiningConfig, mine
+from stages.parts.scoring.metrics import confusion
 from stages.parts.scoring.quality import (
     Match,
     cell_classes,
     matches,
     matches_report,
     names_report,
-    naming,
-    naming_report,
     on_pixels,
     scores_report,
+    zero_shot_accuracy,
+    zero_shot_report,
 )
-from stages.parts.data.regions import annotated_share, latent_mask, pseudo_mask
-from stages.parts.data.views import Array, View, ViewsConfig, apply_labels, inside
+from stages.parts.teacher.crops import cached_view, view_id
 from stages.running.progress import Bar
 
 Encode = Callable[[Array], np.ndarray]
@@ -184,8 +184,8 @@ def quality(
     """
     seen = cached.tokens.load(["local", "local_region"])
     words = cached.data.vocabulary.seen
-    named = naming(seen["local"], seen["local_region"], cached.seen_text)
-    report: dict[str, Any] = {"views": len(cached.ids), "naming": naming_report(named, words)}
+    named = zero_shot_accuracy(seen["local"], seen["local_region"], cached.seen_text)
+    report: dict[str, Any] = {"views": len(cached.ids), "naming": zero_shot_report(named, words)}
     if cached.latent is not None and cached.latent.committed():
         report["latent_names"] = names_report(cached.latent.load(["local"])["local"], names, names_text)
     sample = cached.sample(images)

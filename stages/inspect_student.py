@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from stages.parts.data.views import Array
 from stages.parts.learning.batches import normalised
-from stages.parts.students.checkpoint import Checkpoint
 from stages.parts.scoring.inference import class_scores, predicted, student_scorer
 from stages.parts.settings import EvaluateConfig
-from stages.parts.data.views import Array
+from stages.parts.students.checkpoint import Checkpoint
 
 
-class SeeingStudent:
+class StudentPredictor:
     """A trained student with the text embeddings [K, D] of all classes."""
 
     def __init__(self, checkpoint: Checkpoint, text: torch.Tensor, cfg: EvaluateConfig, device: torch.device) -> None:

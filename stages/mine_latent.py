@@ -15,14 +15,14 @@ import torch
 from cache.errors import InputError
 from cache.settings import IGNORE
 from cache.store import Artifact
-from stages.parts.teacher.crops import view_row
 from stages.parts.data.datasets import Dataset
+from stages.parts.data.views import ViewsConfig
 from stages.parts.mining.miner import Mined, Miner, crops_of, dense_again, latent_arrays
 from stages.parts.settings import ExtractConfig, MiningConfig
+from stages.parts.teacher.crops import view_row
 from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
 from stages.parts.teacher.tokens import encode_crops
-from stages.parts.data.views import ViewsConfig
-from stages.running.progress import Bar, Clock, Work
+from stages.running.progress import Bar, Clock, ShardQueue
 
 
 def run(
@@ -53,10 +53,10 @@ def run(
     with (
         Bar("mine-latent", total, "views", divided=True) as bar,
         miner.pool(workers) as pool,
-        Work([out], shards) as work,
+        ShardQueue([out], shards) as queue,
     ):
-        while work.open():
-            for shard in work.claims():
+        while queue.open():
+            for shard in queue.claims():
                 ids = tokens.shard_ids(shard)
                 rows = [view_row(i, index, views.count) for i in ids]
                 if dense is not None:
@@ -77,7 +77,7 @@ def run(
                     bar.advance(len(part))
                 with clock("write"):
                     _write(out, shard, ids, found, np.concatenate(local), teacher)
-                work.release(shard)
+                queue.release(shard)
     summary = _summary(out, shards, clock)
     out.finish(summary)
     return summary

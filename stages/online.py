@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.parts.learning.batches import Batch, CachedTokens, TrainingSet, collate
-from stages.parts.teacher.crops import BadView, TeacherView, TeacherViews, parcel
 from stages.parts.mining.miner import Miner, crops_of, latent_arrays
 from stages.parts.settings import ExtractConfig, MiningConfig
+from stages.parts.teacher.crops import BadView, TeacherView, TeacherViews, collate_views
 from stages.parts.teacher.teacher import Teacher
 from stages.parts.teacher.tokens import encode, encode_crops, token_arrays
 
@@ -28,21 +28,21 @@ class OnlineTeacher:
     extract: ExtractConfig
     mining: MiningConfig
 
-    def __call__(self, training: TrainingSet, turns: Iterable[list[tuple[int, int]]]) -> Iterator[Batch]:
+    def __call__(self, training: TrainingSet, sampler: Iterable[list[tuple[int, int]]]) -> Iterator[Batch]:
         """The batches of `turns`, lists of (image, turn). Raises BadSample for an unusable image."""
         views, teacher = training.views.count, self.teacher
         source = TeacherViews(training.data, training.views, teacher.input_size, teacher.crop_size)
         gpu = teacher.device.type == "cuda"
         miner = Miner(self.mining, training.data, training.views, teacher.crop_size, gpu)
-        for items in turns:
-            rows = sorted({training.images[place] * views + turn % views for place, turn in items})
+        for items in sampler:
+            rows = sorted({training.images[place] * views + epoch % views for place, epoch in items})
             training.use(self._tokens(source, miner, rows, training.num_seen))
             yield collate([training[item] for item in items])
 
     def _tokens(self, source: TeacherViews, miner: Miner, rows: list[int], num_seen: int) -> CachedTokens:
         parts = [rows[i : i + self.extract.batch] for i in range(0, len(rows), self.extract.batch)]
         views = [[_made(source, row) for row in part] for part in parts]
-        encoded = [encode(self.teacher, parcel([*part]), self.extract).arrays() for part in views]
+        encoded = [encode(self.teacher, collate_views([*part]), self.extract).arrays() for part in views]
         joined = {k: np.concatenate([e[k] for e in encoded]) for k in encoded[0]}
         with miner.pool(1) as pool:
             found = list(pool.map(miner.mine, rows, joined["dense"].astype(np.float32)))

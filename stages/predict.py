@@ -19,10 +19,10 @@ from PIL import Image
 from cache.errors import InputError
 from cache.settings import IGNORE
 from stages.parts.data.images import BadSample, read_image
-from stages.parts.drawing.overlays import palette
-from stages.parts.scoring.segmenter import Segmentation, SegmentOptions, Words
 from stages.parts.data.video import VideoEncoder, frames, is_video
 from stages.parts.data.views import Array
+from stages.parts.drawing.overlays import palette
+from stages.parts.scoring.segmenter import ClassEmbeddings, Segmentation, SegmentOptions
 from stages.running.progress import Bar
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
@@ -31,7 +31,7 @@ REPORT = "predict.json"
 
 def run(
     label: Callable[[Array], Array],
-    words: Words,
+    words: ClassEmbeddings,
     options: SegmentOptions,
     source: Path,
     out: Path,
@@ -62,7 +62,7 @@ def run(
             for k, name in enumerate(words.names)
         ],
         "background": {"index": IGNORE, "threshold": options.threshold},
-        "options": options.numbers(),
+        "options": options.fingerprint_fields(),
         "images": found,
         "left_out": bad,
         "seconds": round(time.perf_counter() - started, 2),
@@ -97,7 +97,13 @@ def _check_out(out: Path, source: Path) -> None:
 
 
 def _pictures(
-    label: Callable[[Array], Array], words: Words, files: list[Path], out: Path, max_pixels: int, *, alone: bool
+    label: Callable[[Array], Array],
+    words: ClassEmbeddings,
+    files: list[Path],
+    out: Path,
+    max_pixels: int,
+    *,
+    alone: bool,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     colours = palette(len(words.names))
     found: list[dict[str, Any]] = []
@@ -120,7 +126,7 @@ def _pictures(
 
 
 def _video(
-    label: Callable[[Array], Array], words: Words, source: Path, out: Path, max_pixels: int
+    label: Callable[[Array], Array], words: ClassEmbeddings, source: Path, out: Path, max_pixels: int
 ) -> tuple[list[dict[str, Any]], list[str]]:
     found: list[dict[str, Any]] = []
     encoder: VideoEncoder | None = None

@@ -12,9 +12,9 @@ from html import escape
 from typing import Any
 
 from cache.location import Location
-from stages.parts.students.checkpoint import unpack
 from stages.parts.drawing.charts import line_chart
 from stages.parts.students import count_macs
+from stages.parts.students.checkpoint import unpack
 
 FILE = "report.html"
 _UNSEEN_CONFUSIONS = 6

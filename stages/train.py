@@ -23,20 +23,20 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from cache.claims import give_back, take
-from cache.location import Location, StoreError
 from cache.errors import InputError
+from cache.location import Location, StoreError
 from cache.store import Artifact
-from stages.parts.learning.batches import Batch, CachedTokens, TrainingSet, Turns, collate
-from stages.parts.students.checkpoint import pack, pack_state, unpack_state
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
-from stages.parts.scoring.inference import predicted
-from stages.parts.learning.learner import Learner
+from stages.parts.data.views import ViewsConfig
 from stages.parts.drawing.overlays import overlay, palette
-from stages.parts.learning.distributed import agreed, averaged, process_group, told
+from stages.parts.learning.batches import Batch, CachedTokens, EpochBatchSampler, TrainingSet, collate
+from stages.parts.learning.distributed import all_gather_object, all_reduce_mean, broadcast_object, process_group
+from stages.parts.learning.learner import Learner
+from stages.parts.learning.trainer import Trainer, make_optimiser
+from stages.parts.scoring.inference import predicted
 from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig, TrainConfig
 from stages.parts.students import StudentConfig, build_student
-from stages.parts.learning.trainer import Trainer, make_optimiser
-from stages.parts.data.views import ViewsConfig
+from stages.parts.students.checkpoint import pack, pack_state, unpack_state
 from stages.running.progress import Bar, Clock, rank_and_world, say
 
 CHECKPOINT_SECONDS = 120.0
@@ -45,7 +45,7 @@ LOG_EVERY = 10
 """Iterations between two points of the loss curves."""
 
 
-Source = Callable[[TrainingSet, Turns], Iterator[Batch]]
+Source = Callable[[TrainingSet, EpochBatchSampler], Iterator[Batch]]
 """Makes the batches that `Turns` names: a data loader, or a teacher in the loop."""
 
 
@@ -98,10 +98,11 @@ def run(
 
 def check_shares(cfg: TrainConfig, world: int) -> None:
     """Raises InputError unless every process has equally many images of each part of a batch."""
-    if cfg.batch % (world * cfg.accumulate):
+    parts = world * cfg.grad_accumulation_steps
+    if cfg.batch % parts:
         raise InputError(
-            f"train.batch = {cfg.batch} can't be divided among {world} processes x train.accumulate = "
-            f"{cfg.accumulate}; set train.batch to a multiple of {world * cfg.accumulate}, or start other processes"
+            f"train.batch = {cfg.batch} can't be divided among {world} processes x train.grad_accumulation_steps = "
+            f"{cfg.grad_accumulation_steps}; set train.batch to a multiple of {parts}, or start other processes"
         )
 
 
@@ -135,10 +136,17 @@ def _run(
     if tokens is None:
         data = usable(data)
     training = TrainingSet(data, recipe.views, len(embeddings), tokens, seed=cfg.seed, photometric=cfg.photometric)
-    turns = Turns(
-        len(training), cfg.batch, start, cfg.iterations, cfg.seed, rank=rank, world=world, parts=cfg.accumulate
+    sampler = EpochBatchSampler(
+        len(training),
+        cfg.batch,
+        start,
+        cfg.iterations,
+        cfg.seed,
+        rank=rank,
+        world=world,
+        parts=cfg.grad_accumulation_steps,
     )
-    batches = (online or _loader(workers, pin=device.type == "cuda"))(training, turns)
+    batches = (online or _loader(workers, pin=device.type == "cuda"))(training, sampler)
     clock, begun, saved = Clock(), time.perf_counter(), time.perf_counter()
     with Bar("train", cfg.iterations - start, "it") as bar, _board(out, start) if rank == 0 else nullcontext() as board:
         for iteration in range(start, cfg.iterations):
@@ -149,10 +157,10 @@ def _run(
             logged = last or iteration % LOG_EVERY == 0
             # Several processes go by rank 0's clock, and ask for it only where they wait for each other anyway.
             late = time.perf_counter() - saved > CHECKPOINT_SECONDS
-            due = last or (agreed(late) if logged or world == 1 else False)
+            due = last or (broadcast_object(late) if logged or world == 1 else False)
             if due or logged:
                 # Also before each save, or NaN weights would be kept.
-                values = _finite(averaged(losses), iteration, out)
+                values = _finite(all_reduce_mean(losses), iteration, out)
             if logged:
                 curves.append({"iteration": iteration, "lr": optimiser.param_groups[0]["lr"], **values})
                 bar.advance(0, f"loss {values['total']:.3f}")
@@ -186,8 +194,8 @@ def _run(
 def _loader(workers: int, *, pin: bool) -> Source:
     """Batches from the cache, made by loader processes."""
 
-    def batches(training: TrainingSet, turns: Turns) -> Iterator[Batch]:
-        loader = DataLoader(training, batch_sampler=turns, num_workers=workers, collate_fn=collate, pin_memory=pin)
+    def batches(training: TrainingSet, sampler: EpochBatchSampler) -> Iterator[Batch]:
+        loader = DataLoader(training, batch_sampler=sampler, num_workers=workers, collate_fn=collate, pin_memory=pin)
         try:
             yield from loader
         except InputError as error:  # torch puts a worker's whole traceback before its one line
@@ -232,7 +240,7 @@ def load_cache(tokens: Artifact, latent: Artifact, *, num_seen: int) -> CachedTo
 def _resumed(out: Location, trainer: Trainer) -> tuple[int, list[dict[str, float]], float]:
     packed = out.get("state.safetensors")
     digest = hashlib.sha256(packed or b"").hexdigest()
-    if len(set(told(digest))) > 1:
+    if len(set(all_gather_object(digest))) > 1:
         raise InputError(
             f"{out}: the processes find different checkpoints there; --artifacts must be one place for all"
         )

@@ -15,14 +15,14 @@ import torch
 
 from cache.errors import InputError
 from cache.store import Artifact
-from stages.parts.teacher.crops import BadView, TeacherView, TeacherViews, parcel, view_row
 from stages.parts.data.datasets import Dataset
-from stages.parts.mining.miner import Miner
 from stages.parts.data.regions import latent_mask, present_regions, region_crops
+from stages.parts.data.views import ViewsConfig
+from stages.parts.mining.miner import Miner
 from stages.parts.settings import ExtractConfig, MiningConfig
+from stages.parts.teacher.crops import BadView, TeacherView, TeacherViews, collate_views, view_row
 from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
 from stages.parts.teacher.tokens import encode, encode_crops, token_arrays
-from stages.parts.data.views import ViewsConfig
 from stages.running.progress import Bar
 
 LEAST_COSINE = 0.999
@@ -112,7 +112,7 @@ def _tokens(
     extract: ExtractConfig,
     dense: Artifact | None,
 ) -> bool:
-    stored, encoded = tokens.read(shard), encode(teacher, parcel([made]), extract).arrays()
+    stored, encoded = tokens.read(shard), encode(teacher, collate_views([made]), extract).arrays()
     again = token_arrays([made], encoded)
     own = slice(*stored["local_offsets"][place : place + 2])
     for name in ("image_size", "view_seed", "labels_crc"):

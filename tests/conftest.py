@@ -55,7 +55,7 @@ encoder = "tu-mobilenetv3_small_050"
 iterations = 6
 batch = 4
 lr = 1e-3
-head_lr = 1.0
+head_lr_multiplier = 1.0
 warmup = 2
 
 [eval]

@@ -18,12 +18,12 @@ from cache.errors import InputError
 from cache.settings import IGNORE
 from pipeline.config import Config, load_config, table_type
 from pipeline.study.runs import parsed_header
-from stages.parts.students.checkpoint import read_header
 from stages.parts.data.datasets import BadSample, DataConfig, Dataset
 from stages.parts.data.images import MAX_PIXELS, read_image, read_mask
 from stages.parts.data.layouts import Record, read_ids
-from stages.parts.scoring.segmenter import is_plain
 from stages.parts.data.vocabulary import Vocabulary, load_vocabulary
+from stages.parts.scoring.segmenter import is_plain
+from stages.parts.students.checkpoint import read_header
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 TABLES = {str(f.alias): sorted(table_type(n).model_fields) for n, f in Config.model_fields.items()}

@@ -12,7 +12,7 @@ import torch
 from pipeline.benchmarks.harness import interleaved, result
 from pipeline.benchmarks.world import World
 from stages import extract as stage
-from stages.parts.teacher.crops import TeacherViews, parcel
+from stages.parts.teacher.crops import TeacherViews, collate_views
 from stages.parts.teacher.tokens import encode
 
 TARGET = {"cpu": 1.10, "cuda": 1.25}
@@ -29,7 +29,7 @@ def extract(world: World, rounds: int, device: torch.device, workers: int) -> di
         for shard in range(0, rows, cfg.shard)
         for start in range(shard, min(shard + cfg.shard, rows), cfg.batch)
     ]
-    batches = [parcel([source[row] for row in range(*cut)]) for cut in cuts]
+    batches = [collate_views([source[row] for row in range(*cut)]) for cut in cuts]
     crops = sum(len(b.crops) for b in batches)
     ready = [(b.images.to(device), b.crops.to(device)) for b in batches]
     waits: list[float] = []

@@ -18,10 +18,10 @@ from pipeline.benchmarks.training import fixed_batch, untrained_trainer
 from pipeline.benchmarks.world import World
 from pipeline.config import load_config
 from stages.parts.learning.batches import Batch
-from stages.parts.teacher.crops import TeacherViews, parcel
-from stages.parts.students import count_macs
-from stages.parts.teacher.teacher import Teacher
 from stages.parts.learning.trainer import Trainer
+from stages.parts.students import count_macs
+from stages.parts.teacher.crops import TeacherViews, collate_views
+from stages.parts.teacher.teacher import Teacher
 
 STUDENTS = {
     "SegFormer-B4": "coco_stuff",
@@ -90,7 +90,7 @@ def precision(world: World, device: torch.device) -> dict[str, Any]:
     """Cosine of the tokens under bf16 and fp16 autocast to those of fp32, on the world's images."""
     teacher, cfg = world.teacher(device), world.plan.config
     source = TeacherViews(world.data, cfg.views, teacher.input_size, teacher.crop_size)
-    batch = parcel([source[row] for row in range(len(source))])
+    batch = collate_views([source[row] for row in range(len(source))])
     images, crops = batch.images.split(cfg.extract.batch), batch.crops.split(cfg.extract.batch)
     exact = _tokens(teacher, images, crops)
     rows = {}

@@ -11,10 +11,10 @@ from torch import nn
 
 from cache.errors import InputError
 from pipeline.benchmarks.harness import in_child, interleaved, peak_mib, result, seconds
-from stages.parts.students.exporting import OPSET, PhotoStudent, onnx_bytes, onnx_runner, traced
 from stages.parts.learning.generator import LatentGenerator
 from stages.parts.settings import GeneratorConfig
 from stages.parts.students import StudentConfig, build_student, count_macs
+from stages.parts.students.exporting import OPSET, PhotoStudent, onnx_bytes, onnx_runner, traced
 from stages.parts.teacher.teacher import clip_image_tower
 
 PAPER = {

@@ -12,9 +12,9 @@ import torch
 from pipeline.benchmarks.harness import interleaved, result
 from pipeline.benchmarks.world import World, dense_like
 from stages import extract as stage
-from stages.parts.mining.miner import Miner, latent_arrays
-from stages.parts.mining.clustering import bare_kmeans, gpus, kmeans_inputs, mine, one_thread, seeds
 from stages.parts.data.regions import annotated_share
+from stages.parts.mining.clustering import bare_kmeans, gpus, kmeans_inputs, mine, one_thread, seeds
+from stages.parts.mining.miner import Miner, latent_arrays
 
 TARGET = 1.2
 """Most time of the stage, the teacher's crops left out, over bare faiss (issue 7)."""

@@ -17,7 +17,7 @@ from cache.location import Location, sealed
 from cache.schema import ARTIFACTS, SCHEMA
 from cache.store import Artifact
 from pipeline.benchmarks.harness import peak_mib, ratio, result
-from stages.running.progress import Work, say
+from stages.running.progress import ShardQueue, say
 
 SHARDS = (12_208, 97_656, 781_250)
 VIEWS = 128
@@ -97,7 +97,7 @@ def _read(artifact: Artifact, shards: range) -> int:
 
 
 def _first_claim(artifact: Artifact, shards: int) -> int | None:
-    with Work([artifact], shards) as work:
+    with ShardQueue([artifact], shards) as work:
         return next(work.claims()) if work.open() else None
 
 

@@ -21,8 +21,8 @@ from pipeline.benchmarks.reading import reading
 from pipeline.benchmarks.scale import scale
 from pipeline.benchmarks.training import STEPS, train
 from pipeline.benchmarks.world import PHOTOS, open_world
-from pipeline.text import markdown_page, write_markdown
 from pipeline.run import Machine
+from pipeline.text import markdown_page, write_markdown
 from stages.running.progress import say
 
 SMALL = ["extract.batch=16", "extract.shard=32"]

@@ -13,10 +13,10 @@ from pipeline.benchmarks.harness import interleaved, ratio, result
 from pipeline.benchmarks.world import World, write_cache
 from pipeline.config import Config
 from stages.online import OnlineTeacher
-from stages.parts.learning.batches import Batch, CachedTokens, TrainingSet, Turns, collate
+from stages.parts.learning.batches import Batch, CachedTokens, EpochBatchSampler, TrainingSet, collate
 from stages.parts.learning.learner import Learner
-from stages.parts.students import StudentConfig, build_student
 from stages.parts.learning.trainer import Trainer, make_optimiser
+from stages.parts.students import StudentConfig, build_student
 from stages.running.progress import Clock
 from stages.train import load_cache
 
@@ -143,12 +143,12 @@ def _training_set(world: World, tokens: CachedTokens | None) -> TrainingSet:
 
 def _batches(world: World, tokens: CachedTokens, workers: int, device: torch.device) -> Iterator[Batch]:
     training, c = _training_set(world, tokens), world.plan.config.train
-    turns = Turns(len(training), c.batch, 0, 1_000_000, c.seed)
+    sampler = EpochBatchSampler(len(training), c.batch, 0, 1_000_000, c.seed)
     pin = device.type == "cuda"
-    return iter(DataLoader(training, batch_sampler=turns, num_workers=workers, collate_fn=collate, pin_memory=pin))
+    return iter(DataLoader(training, batch_sampler=sampler, num_workers=workers, collate_fn=collate, pin_memory=pin))
 
 
 def _online(world: World, teacher: Any) -> Iterator[Batch]:
     training, c = _training_set(world, None), world.plan.config
-    turns = Turns(len(training), c.train.batch, 0, 1_000_000, c.train.seed)
-    return OnlineTeacher(teacher, c.extract, c.mine_latent)(training, turns)
+    sampler = EpochBatchSampler(len(training), c.train.batch, 0, 1_000_000, c.train.seed)
+    return OnlineTeacher(teacher, c.extract, c.mine_latent)(training, sampler)

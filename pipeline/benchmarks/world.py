@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cache.location import Location
 from cache.errors import InputError
+from cache.location import Location
 from cache.store import Artifact
 from pipeline.config import load_config, preset_name
 from pipeline.plan import Plan
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.regions import annotated_share, present_regions
-from stages.parts.teacher.teacher import Teacher, load_teacher, untrained_teacher
 from stages.parts.data.vocabulary import load_vocabulary
+from stages.parts.teacher.teacher import Teacher, load_teacher, untrained_teacher
 
 PHOTOS = "photos"
 SIZE = (480, 640)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import InputError
+from stages.parts.drawing.figures import mask_colours, singled_out
+from stages.parts.drawing.overlays import palette
 from stages.parts.scoring.explorer import (
     as_text,
     jpeg,
@@ -17,8 +19,6 @@ from stages.parts.scoring.explorer import (
     shrunk,
     shrunk_mask,
 )
-from stages.parts.drawing.figures import mask_colours, singled_out
-from stages.parts.drawing.overlays import palette
 from stages.parts.scoring.quality import nearest_names
 from stages.running.progress import Bar
 

@@ -12,7 +12,7 @@ from cache.search import Hit
 if TYPE_CHECKING:
     from pipeline.inspection.questions import Inspection
     from stages.inspect import CachedView
-    from stages.inspect_student import SeeingStudent
+    from stages.inspect_student import StudentPredictor
     from stages.parts.drawing.figures import Heat, Panel
 
 
@@ -54,7 +54,7 @@ def _panels(
     of: Inspection,
     view: CachedView,
     dense: np.ndarray | None,
-    student: SeeingStudent | None,
+    student: StudentPredictor | None,
     colours: np.ndarray,
     all_colours: np.ndarray,
 ) -> tuple[list[Panel], list[int]]:

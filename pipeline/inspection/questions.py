@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.summary import summarise
+from cache.errors import InputError
 from cache.location import Location
 from cache.search import Hit, TokenIndex, open_index
-from cache.errors import InputError
 from cache.store import Artifact
+from cache.summary import summarise
 from pipeline.inspection.pictures import image, plain, sheet
 from pipeline.plan import Plan
 from pipeline.run import Machine
@@ -26,7 +26,7 @@ from stages.running.progress import say
 
 if TYPE_CHECKING:
     from stages.inspect import CachedViews
-    from stages.inspect_student import SeeingStudent
+    from stages.inspect_student import StudentPredictor
 
 THRESHOLDS = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Merge thresholds that `mining` tries, beside the preset's own."""
@@ -75,18 +75,18 @@ class Inspection:
         return load_teacher(self.plan.config.teacher, self.machine.torch_device())
 
     @cached_property
-    def student(self) -> SeeingStudent | None:
+    def student(self) -> StudentPredictor | None:
         """The trained student; None where training has not finished."""
         at = self.plan.address("train")
         if at.get_json("complete.json") is None:
             say(f"no trained student at {at}: its features and prediction are left out (`clip2seg train` makes one)")
             return None
         from stages.evaluate import all_text, load_student
-        from stages.inspect_student import SeeingStudent
+        from stages.inspect_student import StudentPredictor
 
         checkpoint = load_student(at)
         text = all_text(self.tiers["text"], self.plan.train_data, checkpoint, str(at))
-        return SeeingStudent(checkpoint, text, self.plan.config.eval, self.machine.torch_device())
+        return StudentPredictor(checkpoint, text, self.plan.config.eval, self.machine.torch_device())
 
     @cached_property
     def index(self) -> TokenIndex:
@@ -110,8 +110,8 @@ class Inspection:
         return self.tiers[kind]
 
     def _encode(self, image: np.ndarray) -> np.ndarray:
-        from stages.parts.teacher.tokens import to_pixels
         from stages.parts.data.views import whole
+        from stages.parts.teacher.tokens import to_pixels
 
         if "teacher" not in self.__dict__:
             say("the dense tier is not stored: dense tokens are computed again with the teacher")
@@ -128,7 +128,9 @@ class Inspection:
         if names:
             ordered = self.plan.vocabulary.ordered
             names["nearest"] = [ordered[names["nearest"][0]], ordered[names["nearest"][1]], names["nearest"][2]]
-        settings = {table: getattr(c, table).numbers() for table in ("teacher", "views", "extract", "mine_latent")}
+        settings = {
+            table: getattr(c, table).fingerprint_fields() for table in ("teacher", "views", "extract", "mine_latent")
+        }
         return {"preset": self.plan.name, "settings": settings, **found}
 
     def quality(self, *, images: int, full_labels: bool, vocabulary: str) -> dict[str, Any]:

@@ -106,9 +106,9 @@ def summary_verdicts(s: dict[str, Any]) -> list[tuple[str, str]]:
     if "norms" not in s:
         return found
     broken = {kind: n["not_finite"] + n["zero"] for kind, n in s["norms"].items() if n["not_finite"] + n["zero"]}
-    told = ", ".join(f"{n} in {kind}" for kind, n in broken.items())
+    listed = ", ".join(f"{n} in {kind}" for kind, n in broken.items())
     found.append(
-        (POOR, f"health: tokens that are zero or not finite: {told}; try extract.dtype=float32 or another teacher")
+        (POOR, f"health: tokens that are zero or not finite: {listed}; try extract.dtype=float32 or another teacher")
         if broken
         else (GOOD, "health: no token is zero or not finite")
     )

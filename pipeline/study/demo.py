@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline import run
-
 from pipeline import text as report
 from pipeline.config import load_config, preset_name
 from pipeline.inspection.questions import Inspection, ask

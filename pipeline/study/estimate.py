@@ -17,21 +17,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from cache.schema import ARTIFACTS, TOKEN
 from cache.errors import InputError
+from cache.schema import ARTIFACTS, TOKEN
 from pipeline.benchmarks.harness import machine as machine_of
 from pipeline.benchmarks.harness import machine_line, seconds
 from pipeline.benchmarks.training import fixed_batch, untrained_trainer
 from pipeline.benchmarks.world import PHOTOS, draw_photos
 from pipeline.config import Config
-from pipeline.text import columns, size
 from pipeline.run import Machine
-from stages.parts.teacher.crops import TeacherViews
+from pipeline.text import columns, size
 from stages.parts.data.datasets import DataConfig, open_dataset
+from stages.parts.data.vocabulary import Vocabulary, load_vocabulary
 from stages.parts.mining.clustering import mine
 from stages.parts.students import StudentConfig, build_student, count_macs
+from stages.parts.teacher.crops import TeacherViews
 from stages.parts.teacher.teacher import Teacher, load_teacher, untrained_teacher
-from stages.parts.data.vocabulary import Vocabulary, load_vocabulary
 
 LATENT = 4
 """Latent regions a view: what lambda is calibrated for (3-6, method.md section 2)."""

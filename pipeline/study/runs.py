@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cache.location import Location
 from cache.errors import InputError
+from cache.location import Location
 from pipeline.text import columns
 
 SCORES = ("hIoU", "sIoU", "uIoU", "pixel_accuracy")

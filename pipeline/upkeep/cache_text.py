@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.upkeep.cache_tools import Entry
 from pipeline.text import columns, size
+from pipeline.upkeep.cache_tools import Entry
 
 
 def list_text(found: Sequence[Entry]) -> str:

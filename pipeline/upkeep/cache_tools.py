@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from cache.claims import Claim, holder
-from cache.location import Location, StoreError, unsealed
-from cache.schema import ARTIFACTS
 from cache.digests import fingerprint
 from cache.errors import InputError
+from cache.location import Location, StoreError, unsealed
+from cache.schema import ARTIFACTS
 from cache.store import Artifact
 from pipeline.plan import Plan
 from stages.running.progress import Bar

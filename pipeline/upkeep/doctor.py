@@ -117,7 +117,7 @@ def _torch() -> Iterator[Finding]:
     for index in range(torch.cuda.device_count()):
         name, memory = torch.cuda.get_device_name(index), torch.cuda.get_device_properties(index).total_memory
         small = memory < 10 * 2**30
-        remedy = "use train.accumulate=4 and a smaller extract.batch" if small else ""
+        remedy = "use train.grad_accumulation_steps=4 and a smaller extract.batch" if small else ""
         yield Finding("note" if small else "ok", "gpu", f"{index}: {name}, {memory / 2**30:.0f} GiB", remedy)
 
 

@@ -13,9 +13,9 @@ from cache.errors import InputError
 from pipeline.study.runs import run_at
 from pipeline.use.student import MAX_PIXELS, Student
 from stages import export as stage
-from stages.parts.demo.scenes import scene
 from stages.parts.data.images import BadSample, read_image
 from stages.parts.data.views import Array
+from stages.parts.demo.scenes import scene
 from stages.predict import pictures
 
 MOST_PHOTOS = 8

@@ -22,14 +22,21 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from cache.location import Location
 from cache.errors import InputError
+from cache.location import Location
 from cache.store import Artifact
 from pipeline.run import Machine
-from stages.parts.students.checkpoint import Checkpoint, unpack
 from stages.parts.data.images import read_image
-from stages.parts.scoring.segmenter import Segmentation, Segmenter, SegmentOptions, Words, is_plain, split_names
 from stages.parts.data.views import Array
+from stages.parts.scoring.segmenter import (
+    ClassEmbeddings,
+    Segmentation,
+    Segmenter,
+    SegmentOptions,
+    is_plain,
+    split_names,
+)
+from stages.parts.students.checkpoint import Checkpoint, unpack
 
 FILE = "student.safetensors"
 MAX_PIXELS = 100_000_000
@@ -130,7 +137,7 @@ class Student:
         return None
 
     # -- words ------------------------------------------------------------------------------------------------
-    def embed(self, classes: str | Sequence[str] | None = None) -> Words:
+    def embed(self, classes: str | Sequence[str] | None = None) -> ClassEmbeddings:
         """Text embeddings of class names; None: the trained vocabulary.
 
         Known names (in any case of letters) come from the run; others are embedded by the run's teacher. Raises
@@ -142,7 +149,7 @@ class Student:
         made = dict(zip(strange, self._embedded(strange), strict=True)) if strange else {}
         text = torch.stack([made[n] if n in made else self._known[folded[n.casefold()]] for n in names])
         seen = {name.casefold() for name in self.seen}
-        return Words(tuple(names), text, tuple(n.casefold() in seen for n in names))
+        return ClassEmbeddings(tuple(names), text, tuple(n.casefold() in seen for n in names))
 
     def _embedded(self, names: list[str]) -> torch.Tensor:
         from stages.parts.teacher.teacher import TeacherConfig, load_text_tower  # the one place that needs CLIP
@@ -174,7 +181,7 @@ class Student:
     def segment(
         self,
         image: str | Path | Array | Image.Image,
-        classes: str | Sequence[str] | Words | None = None,
+        classes: str | Sequence[str] | ClassEmbeddings | None = None,
         *,
         threshold: float = 0.0,
         short_side: int = 0,
@@ -187,7 +194,7 @@ class Student:
         classes: names in a list or between commas, `embed`'s result, or None for the trained vocabulary. The other
         arguments are `SegmentOptions`. Raises InputError for an unreadable picture and impossible options.
         """
-        words = classes if isinstance(classes, Words) else self.embed(classes)
+        words = classes if isinstance(classes, ClassEmbeddings) else self.embed(classes)
         options = segment_options(mode=mode, short_side=short_side, threshold=threshold, seen_bias=seen_bias)
         pixels = _pixels(image, max_pixels)
         return Segmentation(pixels, self.segmenter.labels(pixels, words, options), words.names)

@@ -251,7 +251,7 @@ def _replace(path: Path, content: bytes) -> None:
 def _card(cfg: TeachConfig, report: Report, command: str) -> str:
     """The model card: how it was made, what it scores, what it can't do."""
     rows = "\n".join(f"| {name} | {100 * value:.0f} |" for name, value in report.per_class.items())
-    settings = ", ".join(f"{k} = {v}" for k, v in cfg.numbers().items())
+    settings = ", ".join(f"{k} = {v}" for k, v in cfg.fingerprint_fields().items())
     machine = f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} thread(s)"
     return f"""# The demo world's CLIP
 

@@ -66,10 +66,10 @@ class DistillConfig(Settings):
     tau: float = Field(default=0.07, gt=0)
     """Temperature of InfoNCE (C)."""
 
-    bank: int = Field(default=24, gt=0)
+    bank_size: int = Field(default=24, gt=0)
     """M: global teacher tokens that InfoNCE compares with, this step's among them (P)."""
 
-    scope: Literal["image", "batch"] = "image"
+    negatives: Literal["image", "batch"] = "image"
     """Regions a local token is compared with: those of its image (P), or of the batch, of all processes."""
 
 
@@ -130,13 +130,13 @@ class TrainConfig(Settings):
     batch: int = Field(default=16, ge=1)
     """Crops in one optimiser step, over all processes (P)."""
 
-    accumulate: int = Field(default=1, ge=1)
+    grad_accumulation_steps: int = Field(default=1, ge=1)
     """Parts a batch is cut into to save memory; the gradients of the parts are averaged (D)."""
 
     lr: float = Field(default=6e-5, gt=0)
     """AdamW learning rate of the encoder (C)."""
 
-    head_lr: float = Field(default=10.0, gt=0)
+    head_lr_multiplier: float = Field(default=10.0, gt=0)
     """Factor on `lr` for everything but the encoder (C)."""
 
     weight_decay: float = Field(default=0.01, ge=0)
@@ -145,7 +145,7 @@ class TrainConfig(Settings):
     warmup: int = Field(default=1500, ge=0)
     """Iterations of linear warm-up (C)."""
 
-    power: float = Field(default=1.0, gt=0)
+    poly_power: float = Field(default=1.0, gt=0)
     """Power of the polynomial decay (C)."""
 
     seed: int = Field(default=0, ge=0)
@@ -157,13 +157,15 @@ class TrainConfig(Settings):
     photometric: bool = True
     """Photometric distortion of the student's input (C)."""
 
-    clip_gradient: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=0.0, ge=0)
     """Largest gradient norm; 0 does not clip (C)."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        if self.batch % self.accumulate:
-            raise ValueError(f"accumulate = {self.accumulate} must divide batch = {self.batch}")
+        if self.batch % self.grad_accumulation_steps:
+            raise ValueError(
+                f"grad_accumulation_steps = {self.grad_accumulation_steps} must divide batch = {self.batch}"
+            )
         if self.warmup >= self.iterations:
             raise ValueError(f"warmup = {self.warmup} must be below iterations = {self.iterations}")
         return self

@@ -95,7 +95,7 @@ def rank_and_world() -> tuple[int, int]:
     return (int(os.environ.get("RANK", "0")) if world > 1 else 0), world
 
 
-class Work:
+class ShardQueue:
     """The shards that miss a commit mark in any of `artifacts`, divided among processes and machines by claims alone.
 
     Use: `while work.open(): for shard in work.claims(): ...; work.release(shard)`, all of a round written before
@@ -111,7 +111,7 @@ class Work:
         self._claimed: set[int] = set()
         self._holder: Claim | None = None
 
-    def __enter__(self) -> Work:
+    def __enter__(self) -> ShardQueue:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cache.schema import ARTIFACTS, SCHEMA, TOKEN, check_shard, check_version
 from cache.errors import InputError
+from cache.schema import ARTIFACTS, SCHEMA, TOKEN, check_shard, check_version
 
 SIZES = {"n": 3, "p": 5, "h": 2, "w": 4, "D": 6, "K_s": 2, "K_u": 1, "2": 2, "n+1": 4}
 

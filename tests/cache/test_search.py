@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cache.errors import InputError
 from cache.location import Location
 from cache.search import Hit, open_index
-from cache.errors import InputError
 from cache.store import Artifact
 
 K_S = 3

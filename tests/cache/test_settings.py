@@ -11,13 +11,13 @@ from pydantic import Field, ValidationError
 
 from cache.digests import file_digest, fingerprint, folder_digest
 from cache.errors import InputError
-from cache.settings import Settings, Where
+from cache.settings import PathSetting, Settings
 
 
 class Knobs(Settings):
     """A table."""
 
-    folder: Where = ""
+    folder: PathSetting = ""
     count: int = Field(default=1, ge=1)
     share: float = 0.5
     sizes: tuple[int, ...] = (1, 2)
@@ -52,9 +52,9 @@ def test_a_wrong_default_is_refused_as_an_input_is() -> None:
 
 
 def test_where_is_no_number() -> None:
-    assert Knobs(folder="/a").numbers() == Knobs(folder="/b").numbers()
-    assert Knobs().numbers() == {"count": 1, "share": 0.5, "sizes": [1, 2], "mode": "a"}
-    assert json.loads(json.dumps(Knobs().numbers())) == Knobs().numbers()  # plain JSON types
+    assert Knobs(folder="/a").fingerprint_fields() == Knobs(folder="/b").fingerprint_fields()
+    assert Knobs().fingerprint_fields() == {"count": 1, "share": 0.5, "sizes": [1, 2], "mode": "a"}
+    assert json.loads(json.dumps(Knobs().fingerprint_fields())) == Knobs().fingerprint_fields()  # plain JSON types
 
 
 def test_attribute_docstrings_describe_fields() -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from cache.claims import Claim, take
+from cache.errors import InputError
 from cache.location import Location, StoreError
 from cache.schema import SCHEMA
-from cache.errors import InputError
 from cache.store import Artifact
 
 D = 4

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.summary import summarise
-from cache.location import Location
 from cache.errors import InputError
+from cache.location import Location
 from cache.store import Artifact
+from cache.summary import summarise
 
 SEEN = ("cat", "dog", "cow")
 

@@ -115,7 +115,9 @@ def test_the_check_sees_what_does_not_exist() -> None:
     for text in ("clip2seg train voc --set train.speed=1", "clip2seg train vocc"):
         with pytest.raises((AssertionError, InputError)):
             test_every_command_shown_is_one("here", text, True)
-    assert len(FOUND) > 60 and {"README.md", "docs/faq.md", "pipeline/use/student.py"} <= {where for where, _, _ in FOUND}
+    assert len(FOUND) > 60 and {"README.md", "docs/faq.md", "pipeline/use/student.py"} <= {
+        where for where, _, _ in FOUND
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

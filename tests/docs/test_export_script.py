@@ -18,9 +18,9 @@ from PIL import Image
 
 from pipeline import load_student
 from pipeline.use.export import export
-from stages.parts.students.exporting import PhotoStudent, onnx_bytes, pytorch_runner, traced
 from stages.parts.drawing.overlays import palette
 from stages.parts.students import StudentConfig, build_student
+from stages.parts.students.exporting import PhotoStudent, onnx_bytes, pytorch_runner, traced
 from tests.docs.pages import blocks
 
 if TYPE_CHECKING:

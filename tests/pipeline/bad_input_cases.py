@@ -371,13 +371,14 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
     "train: a warm-up longer than the run": (
         REFUSED, lambda w: w.stage("train", "--set", "train.warmup=6", fresh=False)),
     "train: parts that don't divide the batch": (
-        REFUSED, lambda w: w.stage("train", "--set", "train.accumulate=3", fresh=False)),
+        REFUSED, lambda w: w.stage("train", "--set", "train.grad_accumulation_steps=3", fresh=False)),
     "train: a bank smaller than the batch": (
-        REFUSED, lambda w: w.stage("train", "--set", "distill.bank=2", fresh=False)),
+        REFUSED, lambda w: w.stage("train", "--set", "distill.bank_size=2", fresh=False)),
     "train: a learning rate that diverges": (
         REFUSED, lambda w: w.stage("train", "--set", "train.lr=1e30", fresh=False)),
     "train: a batch larger than the data": (
-        WORKS, lambda w: w.stage("train", "--set", "train.batch=20", "--set", "train.accumulate=5", fresh=False)),
+        WORKS, lambda w: w.stage(
+            "train", "--set", "train.batch=20", "--set", "train.grad_accumulation_steps=5", fresh=False)),
     "train: encoder weights that are a pickle": (
         REFUSED, lambda w: w.write(w.root / "w.pth", pickle.dumps(Bomb(w.root / "boom"))).stage(
             "train", "--set", f"student.weights={w.root / 'w.pth'}", fresh=False)),

@@ -54,7 +54,10 @@ def test_a_preset_states_only_what_differs_from_the_defaults(tmp_path: Path) -> 
         ("[eval]\nseen_bias = nan\n", ("p.toml", "[eval] seen_bias", "finite")),
         ("[eval]\nmode = 'tiled'\n", ("p.toml", "[eval] mode", "'tiled'", "'whole' or 'slide'")),
         ("[eval]\ncrop = 64\nstride = 65\n", ("p.toml", "[eval]", "stride", "crop")),
-        ("[train]\nbatch = 4\naccumulate = 3\n", ("p.toml", "[train]", "accumulate", "batch")),
+        (
+            "[train]\nbatch = 4\ngrad_accumulation_steps = 3\n",
+            ("p.toml", "[train]", "grad_accumulation_steps", "batch"),
+        ),
         ("[train]\niterations = 100\n", ("p.toml", "[train]", "warmup = 1500 must be below iterations = 100")),
         ("[views]\nscale = [2.0, 0.5]\n", ("p.toml", "[views] scale", "least <= greatest")),
         ("[latent-embedding]\ncalibrator = 'mlp'\n", ("p.toml", "[latent-embedding]", "calibrator", "inputs")),

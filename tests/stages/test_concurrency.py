@@ -15,7 +15,7 @@ import pytest
 from cache.claims import Claim, _started
 from cache.location import Location
 from cache.store import Artifact
-from stages.running.progress import Work
+from stages.running.progress import ShardQueue
 
 if TYPE_CHECKING:
     from tests.stages.conftest import Stages
@@ -76,7 +76,7 @@ def test_what_others_hold_is_left_to_the_end_and_waited_for(tmp_path: Path, monk
             commit(Artifact(made.at, "dense"), 0)
 
     monkeypatch.setattr("stages.running.progress.time", SimpleNamespace(sleep=nap))
-    with Work([made], 3) as work:
+    with ShardQueue([made], 3) as work:
         while work.open():
             for shard in work.claims():
                 commit(made, shard)
@@ -89,7 +89,7 @@ def test_what_others_hold_is_left_to_the_end_and_waited_for(tmp_path: Path, monk
 def test_a_shard_in_hand_is_not_given_out_again_by_a_waiting_process(tmp_path: Path) -> None:
     """A loader asks for shards ahead of what is written; the claims of one round are disjoint."""
     made = artifact(tmp_path)
-    with Work([made], 4) as work:
+    with ShardQueue([made], 4) as work:
         assert work.open()
         assert list(work.claims()) == [0, 1, 2, 3]
 
@@ -97,13 +97,13 @@ def test_a_shard_in_hand_is_not_given_out_again_by_a_waiting_process(tmp_path: P
 def test_the_shards_of_a_process_that_dies_are_taken_over(tmp_path: Path) -> None:
     made = artifact(tmp_path)
     made.at.put("shards/00000/claim.json", other(pid=2**22 + 1))
-    with Work([made], 1) as work:
+    with ShardQueue([made], 1) as work:
         assert work.open() and list(work.claims()) == [0]
 
 
 def test_a_stage_that_fails_gives_its_claims_back(tmp_path: Path) -> None:
     made = artifact(tmp_path)
-    with pytest.raises(KeyError), Work([made], 2) as work:
+    with pytest.raises(KeyError), ShardQueue([made], 2) as work:
         work.open()
         next(work.claims())
         raise KeyError
@@ -120,6 +120,6 @@ def test_what_was_written_between_look_and_claim_is_not_written_again(
         return original(self, shard)
 
     monkeypatch.setattr(Artifact, "claim", late)
-    with Work([made], 1) as work:
+    with ShardQueue([made], 1) as work:
         assert not work.open()
     assert not [n for n in made.at.names() if n.endswith("claim.json")]

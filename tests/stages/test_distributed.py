@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from cache.location import Location
 from cache.errors import InputError
+from cache.location import Location
 from stages import evaluate
 from stages.parts.settings import TrainConfig
 from stages.train import check_shares
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("torchrun")]  # one worker, so each job runs once
 ROOT = Path(__file__).resolve().parents[2]
 OVERRIDES = (
-    "extract.shard=1", "extract.batch=1", "student.arch=unet", "latent-embedding.dropout=0", "distill.scope=batch",
-    "train.iterations=8", "train.batch=8", "train.accumulate=2", "eval.pictures=3",
+    "extract.shard=1", "extract.batch=1", "student.arch=unet", "latent-embedding.dropout=0", "distill.negatives=batch",
+    "train.iterations=8", "train.batch=8", "train.grad_accumulation_steps=2", "eval.pictures=3",
 )  # fmt: skip
 
 JOB = """
@@ -205,6 +205,6 @@ def test_a_rank_killed_in_training_leaves_the_curve_as_it_was(two: Plan, killed:
 
 
 def test_a_batch_that_cannot_be_divided_is_refused_in_one_line() -> None:
-    check_shares(TrainConfig(batch=12, accumulate=3), 4)
+    check_shares(TrainConfig(batch=12, grad_accumulation_steps=3), 4)
     with pytest.raises(InputError, match=r"train\.batch = 12 can't be divided among 4 processes x .* 2; set .* of 8"):
-        check_shares(TrainConfig(batch=12, accumulate=2), 4)
+        check_shares(TrainConfig(batch=12, grad_accumulation_steps=2), 4)

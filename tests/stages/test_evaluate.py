@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 import stages.evaluate as stage
-from cache.location import Location
 from cache.errors import InputError
+from cache.location import Location
 from cache.settings import IGNORE
 from stages.parts.scoring.inference import class_scores, predicted, student_scorer
 

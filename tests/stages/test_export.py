@@ -19,6 +19,7 @@ from pipeline import load_student
 from pipeline.use.export import export
 from pipeline.use.student import Student
 from stages import export as stage
+from stages.parts.students import StudentConfig, build_student
 from stages.parts.students.exporting import (
     PhotoStudent,
     compare,
@@ -29,7 +30,6 @@ from stages.parts.students.exporting import (
     torch_export_runner,
     traced,
 )
-from stages.parts.students import StudentConfig, build_student
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

@@ -15,8 +15,8 @@ import stages.extract as stage
 from cache.errors import InputError
 from cache.store import Artifact
 from stages.parts.data.regions import region_crops
-from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.data.views import whole
+from stages.parts.teacher.teacher import Teacher, load_teacher
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

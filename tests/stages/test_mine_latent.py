@@ -12,8 +12,8 @@ from PIL import Image
 
 import stages.mine_latent as stage
 from cache.settings import IGNORE
-from stages.parts.mining.clustering import mine
 from stages.parts.data.regions import annotated_share, present_regions, pseudo_mask, region_crops
+from stages.parts.mining.clustering import mine
 from stages.parts.teacher.teacher import load_teacher
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from PIL import Image
 
 from cache.errors import InputError
 from stages import predict
-from stages.parts.scoring.segmenter import SegmentOptions, Words
+from stages.parts.scoring.segmenter import ClassEmbeddings, SegmentOptions
 
-WORDS = Words(("dark", "bright"), torch.eye(2), (True, False))
+WORDS = ClassEmbeddings(("dark", "bright"), torch.eye(2), (True, False))
 
 
 def brightness(image: np.ndarray) -> np.ndarray:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cache.location import Location, StoreError
 from cache.errors import InputError
+from cache.location import Location, StoreError
 from pipeline.upkeep import cache_tools as cache_tool
 
 if TYPE_CHECKING:

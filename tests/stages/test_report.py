@@ -8,8 +8,8 @@ import torch
 
 from cache.location import Location
 from stages import report as run_report
-from stages.parts.students.checkpoint import pack
 from stages.parts.students import StudentConfig, build_student
+from stages.parts.students.checkpoint import pack
 
 if TYPE_CHECKING:
     from pathlib import Path

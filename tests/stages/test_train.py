@@ -19,12 +19,12 @@ from tensorboard.summary.writer import event_file_writer
 from torch import Tensor
 
 import stages.train as stage
-from cache.location import Location
 from cache.errors import InputError
+from cache.location import Location
 from pipeline.text import baseline
-from stages.parts.students.checkpoint import read_header
-from stages.parts.settings import TrainConfig
 from stages.parts.learning.trainer import Trainer, autocast_dtype, stream
+from stages.parts.settings import TrainConfig
+from stages.parts.students.checkpoint import read_header
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -176,8 +176,8 @@ def read_header_of_state(packed: bytes | None) -> Any:
 
 
 def test_a_bank_smaller_than_the_batch_is_refused_in_one_line(tiny: Tiny, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"distill\.bank = 3 is smaller than the 4 images of one step"):
-        tiny.run("train", "distill.bank=3", artifacts=mined(tiny, tmp_path))
+    with pytest.raises(InputError, match=r"distill\.bank_size = 3 is smaller than the 4 images of one step"):
+        tiny.run("train", "distill.bank_size=3", artifacts=mined(tiny, tmp_path))
 
 
 # -- what training knows -------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ def test_accumulation_averages_the_gradients_of_the_parts() -> None:
     for accumulate in (1, 2, 4):
         net = Square()
         optimiser = torch.optim.SGD([{"params": net.parameters(), "lr": 0.1, "base_lr": 0.1}])
-        cfg = TrainConfig(iterations=10, warmup=0, batch=4, accumulate=accumulate)
+        cfg = TrainConfig(iterations=10, warmup=0, batch=4, grad_accumulation_steps=accumulate)
         losses = Trainer(cfg, net, optimiser, torch.device("cpu")).step(0, Pair(torch.arange(4.0)))
         found[accumulate] = (net.weight.item(), losses["total"].item(), losses["term"].item())
     # mean of x^2 over 0..3 is 3.5: loss 4 * 3.5, gradient 2 * 2 * 3.5, weight 2 - 0.1 * 14
@@ -328,7 +328,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for() -> None:
             return None
 
     optimiser = torch.optim.SGD([{"params": net.parameters(), "lr": 1.0, "base_lr": 1.0}])
-    cfg = TrainConfig(iterations=10, warmup=0, clip_gradient=0.25)
+    cfg = TrainConfig(iterations=10, warmup=0, max_grad_norm=0.25)
     step: Any = Trainer(cfg, Far(), optimiser, torch.device("cpu")).step  # type: ignore[arg-type]
     step(0, One())
     assert net.weight.item() == pytest.approx(0.75)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from cache.errors import InputError
-from cache.settings import Settings, Where
+from cache.settings import PathSetting, Settings
 from stages.parts.data.images import MAX_PIXELS, BadSample, image_size, read_image, read_mask
 from stages.parts.data.layouts import LAYOUTS, LayoutName, Located, Record, Subset, locate
 from stages.parts.data.vocabulary import Vocabulary, load_vocabulary
@@ -31,7 +31,7 @@ class DataConfig(Settings):
 
     layout: LayoutName
     """How the folder is laid out: "voc", "folder", "coco_stuff" or "context" (`layouts.LAYOUTS`)."""
-    root: Where = ""
+    root: PathSetting = ""
     """The data set's folder; empty in a preset that leaves it to the command line."""
     vocabulary: str = Field(min_length=1)
     """A shipped vocabulary (voc, coco_stuff, context, demo) or the path of a TOML file; a relative path is

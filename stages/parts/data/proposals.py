@@ -124,7 +124,7 @@ weights = {_quoted(start)}{"   # fetched once from the network; a path works wit
 iterations = {iterations}      # {iterations * 8 / max(photos, 1):.0f} turns over the training photos
 batch = 8
 lr = 3e-4
-head_lr = 3.0
+head_lr_multiplier = 3.0
 warmup = {max(10, iterations // 12)}
 
 [eval]

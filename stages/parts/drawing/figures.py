@@ -16,8 +16,8 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from cache.settings import IGNORE
-from stages.parts.drawing.overlays import overlay, palette, png
 from stages.parts.data.views import Array
+from stages.parts.drawing.overlays import overlay, palette, png
 
 Floats = NDArray[np.float32]
 COLUMNS = 6

@@ -145,12 +145,12 @@ class TrainingSet(TorchDataset[Sample]):
         return len(self.images)
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
-        position, turn = item
+        position, epoch = item
         i = self.images[position]
         image, labels, image_id = self.data.image(i), self.data.labels(i, "seen"), self.data.ids[i]
         size = (labels.shape[0], labels.shape[1])
         exact = self.views.count > 1
-        v, seed = (turn % self.views.count, self.views.seed) if exact else (turn, self.seed)
+        v, seed = (epoch % self.views.count, self.views.seed) if exact else (epoch, self.seed)
         view = draw(self.views, seed, image_id, v, size, labels)
         row = self._row(image_id, v if exact else None, labels)
         if self.cache is None or row is None:
@@ -168,7 +168,7 @@ class TrainingSet(TorchDataset[Sample]):
             tokens = self.cache.tokens[row]
         crop = apply_image(image, view)
         if self.photometric:
-            crop = distorted(crop, view_seed(self.seed + 1, image_id, turn))
+            crop = distorted(crop, view_seed(self.seed + 1, image_id, epoch))
         return Sample(crop, mask, tokens, local, regions)
 
     def _row(self, image_id: str, v: int | None, labels: Array) -> int | None:
@@ -202,7 +202,7 @@ def normalised(pixels: Tensor) -> Tensor:
     return (pixels.float() / 255 - mean) / std
 
 
-class Turns:
+class EpochBatchSampler:
     """The order of training: every image once in each epoch, in an order drawn from (seed, epoch).
 
     Yields the batches of iterations `start`..`stop` as lists of (image, turn): a pure function of the seed and

@@ -98,7 +98,7 @@ class Bank(nn.Module):
         """
         if len(tokens) > len(self.tokens):
             raise InputError(
-                f"distill.bank = {len(self.tokens)} is smaller than the {len(tokens)} images of one step; "
+                f"distill.bank_size = {len(self.tokens)} is smaller than the {len(tokens)} images of one step; "
                 f"set it to {len(tokens)} or more"
             )
         slots = (self.oldest + torch.arange(len(tokens), device=self.tokens.device)) % len(self.tokens)
@@ -122,24 +122,24 @@ def local_loss(
     present: Tensor,
     batch: int,
     tau: float,
-    scope: Literal["image", "batch"] = "image",
+    negatives: Literal["image", "batch"] = "image",
     others: Tensor | None = None,
 ) -> Tensor:
     """L_l, Eq. 4: InfoNCE of f_l [R, D] against the local tokens c [R, D] of its image (or of the batch).
 
-    Mean over the regions of an image, then over the B images; an image of one region adds 0 (scope `image`).
-    Regions that are not `present` [R] are neither query nor negative. `others` [Q, D]: with scope `batch`, the
+    Mean over the regions of an image, then over the B images; an image of one region adds 0 (negatives `image`).
+    Regions that are not `present` [R] are neither query nor negative. `others` [Q, D]: with negatives `batch`, the
     present regions' tokens on other processes, negatives too.
     """
     with _full_precision(student):
         allowed = present.expand(len(present), -1)
-        if scope == "image":
+        if negatives == "image":
             allowed = allowed & (region_image[:, None] == region_image)
         # Its own positive is left to an absent region, or its unused row would be NaN.
         allowed = allowed | torch.eye(len(present), dtype=torch.bool, device=present.device)
         cosine = _unit(student) @ _unit(teacher).T
         logits = (cosine / tau).masked_fill(~allowed, -math.inf)
-        if others is not None and scope == "batch":
+        if others is not None and negatives == "batch":
             logits = torch.cat([logits, _unit(student) @ _unit(others).T / tau], dim=1)
         return image_mean(-logits.log_softmax(dim=1).diagonal(), region_image, present, batch)
 
@@ -177,7 +177,7 @@ class Distiller(nn.Module):
     def __init__(self, cfg: DistillConfig, dim: int) -> None:
         super().__init__()
         self.cfg = cfg
-        self.bank = Bank(cfg.bank, dim) if cfg.loss == "infonce" and cfg.use_global else None
+        self.bank = Bank(cfg.bank_size, dim) if cfg.loss == "infonce" and cfg.use_global else None
         self.froster = Froster(dim) if cfg.loss == "froster" else None
 
     def global_loss(
@@ -208,12 +208,14 @@ class Distiller(nn.Module):
     ) -> Tensor:
         """L_l of the regions' means f [R, D] and `present` [R] (both of `region_means`) and C_l [R, D].
 
-        `others` [Q, D]: the present regions' C_l on other processes, for scope `batch`.
+        `others` [Q, D]: the present regions' C_l on other processes, for negatives `batch`.
         """
         if self.cfg.loss == "none" or not self.cfg.use_local:
             return means.new_zeros((), dtype=torch.float32)
         if self.cfg.loss == "infonce":
-            return local_loss(means, local_tokens, region_image, present, batch, self.cfg.tau, self.cfg.scope, others)
+            return local_loss(
+                means, local_tokens, region_image, present, batch, self.cfg.tau, self.cfg.negatives, others
+            )
         return image_mean(self._distance(means, local_tokens), region_image, present, batch)
 
     def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:

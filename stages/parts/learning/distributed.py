@@ -110,7 +110,7 @@ def _several() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def summed(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """The sum over all processes, on each of them; no gradient passes."""
     if not _several():
         return tensor
@@ -119,11 +119,11 @@ def summed(tensor: Tensor) -> Tensor:
     return total
 
 
-def averaged(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+def all_reduce_mean(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each scalar's mean over the processes."""
     if not _several():
         return terms
-    means = summed(torch.stack([value.float() for value in terms.values()])) / world()
+    means = all_reduce_sum(torch.stack([value.float() for value in terms.values()])) / world()
     return dict(zip(terms, means, strict=True))
 
 
@@ -132,10 +132,10 @@ def mean_count(count: Tensor) -> Tensor:
 
     A loss divided by it, averaged over the processes, is the sum over all of them divided by the whole count.
     """
-    return summed(count.float()).clamp(min=1) / world()
+    return all_reduce_sum(count.float()).clamp(min=1) / world()
 
 
-def gathered(rows: Tensor) -> Tensor:
+def all_gather(rows: Tensor) -> Tensor:
     """[n, ...] of each process -> [world * n, ...] in the order of ranks; `n` is the same in all. No gradient."""
     if not _several():
         return rows
@@ -144,18 +144,18 @@ def gathered(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def of_others(rows: Tensor) -> Tensor:
+def gather_from_others(rows: Tensor) -> Tensor:
     """[n, D] of each process, `n` its own -> the rows of all others, [m, D]. Waits for the device. No gradient."""
     if not _several():
         return rows[:0]
-    counts = gathered(torch.tensor([len(rows)], device=rows.device)).tolist()
+    counts = all_gather(torch.tensor([len(rows)], device=rows.device)).tolist()
     padded = rows.new_zeros(max(counts), rows.shape[1])
     padded[: len(rows)] = rows.detach()
-    parts = gathered(padded).chunk(world()) if max(counts) else [padded] * world()
+    parts = all_gather(padded).chunk(world()) if max(counts) else [padded] * world()
     return torch.cat([part[:n] for r, (part, n) in enumerate(zip(parts, counts, strict=True)) if r != rank()])
 
 
-def agreed(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """Rank 0's word (a small picklable object) for all."""
     if not _several():
         return value
@@ -165,7 +165,7 @@ def agreed(value: T) -> T:
     return said
 
 
-def told(value: T) -> list[T]:
+def all_gather_object(value: T) -> list[T]:
     """What each process says (a small picklable object), in the order of ranks."""
     if not _several():
         return [value]

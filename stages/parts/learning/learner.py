@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from stages.parts.learning.batches import Batch
 from stages.parts.learning.distillation import Distiller, region_means
+from stages.parts.learning.distributed import all_gather, gather_from_others, rank
 from stages.parts.learning.generator import LatentGenerator
 from stages.parts.learning.losses import pixel_logits, pixel_loss
-from stages.parts.learning.distributed import gathered, of_others, rank
 from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig
 from stages.parts.students import Student
 
@@ -38,9 +38,9 @@ class Learner(nn.Module):
             means, present = region_means(features, batch.masks, batch.region_image, batch.region_id)
             if self.distiller is not None:
                 size = len(batch.images)
-                every, first = gathered(batch.tokens), rank() * size
+                every, first = all_gather(batch.tokens), rank() * size
                 terms["global"] = self.distiller.global_loss(features, batch.tokens, every, first)
-                others = of_others(batch.local[present]) if self.distiller.cfg.scope == "batch" else None
+                others = gather_from_others(batch.local[present]) if self.distiller.cfg.negatives == "batch" else None
                 terms["local"] = self.distiller.local_loss(
                     means, present, batch.local, batch.region_image, size, others
                 )

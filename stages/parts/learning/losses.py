@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from cache.settings import IGNORE
-from stages.parts.learning.pixel_sums import pixel_sums
 from stages.parts.learning.distributed import mean_count
+from stages.parts.learning.pixel_sums import pixel_sums
 from stages.parts.settings import PixelLossConfig as PixelLossConfig
 
 MASKED = -1e4

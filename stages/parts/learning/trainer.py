@@ -12,19 +12,19 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from stages.parts.learning.batches import Batch
-from stages.parts.learning.learner import Learner
 from stages.parts.learning.distributed import rank, world
+from stages.parts.learning.learner import Learner
 from stages.parts.learning.schedule import lr_factor
 from stages.parts.settings import TrainConfig
 from stages.parts.students import gather_norms, parameter_groups
 
 
 def make_optimiser(learner: Learner, cfg: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; the head and what only training needs learn `head_lr` times as fast; no decay on norms."""
-    groups = parameter_groups(learner.student, cfg.lr, cfg.head_lr, cfg.weight_decay)
+    """AdamW; the head and what only training needs learn `head_lr_multiplier` times as fast; no decay on norms."""
+    groups = parameter_groups(learner.student, cfg.lr, cfg.head_lr_multiplier, cfg.weight_decay)
     extras = [p for module in learner.extras().values() for p in module.parameters()]
     if extras:
-        groups.append({"params": extras, "lr": cfg.lr * cfg.head_lr, "weight_decay": cfg.weight_decay})
+        groups.append({"params": extras, "lr": cfg.lr * cfg.head_lr_multiplier, "weight_decay": cfg.weight_decay})
     for group in groups:
         group["base_lr"] = group["lr"]
     return torch.optim.AdamW(groups, fused=True)  # one pass over the weights instead of a dozen
@@ -64,27 +64,27 @@ class Trainer:
         cfg = self.cfg
         torch.manual_seed(stream(cfg.seed, f"step of {self.rank}" if self.rank else "step", iteration))
         for group in self.optimiser.param_groups:
-            group["lr"] = group["base_lr"] * lr_factor(iteration, cfg.iterations, cfg.warmup, cfg.power)
+            group["lr"] = group["base_lr"] * lr_factor(iteration, cfg.iterations, cfg.warmup, cfg.poly_power)
         self.learner.train()
         self.optimiser.zero_grad(set_to_none=True)
         sums: dict[str, torch.Tensor] = {}
-        for part in range(cfg.accumulate):
+        for part in range(cfg.grad_accumulation_steps):
             with self._silent(part):
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-                    terms = self.forward(batch.part(part, cfg.accumulate))
-                self.scaler.scale(terms["total"] / cfg.accumulate).backward()
+                    terms = self.forward(batch.part(part, cfg.grad_accumulation_steps))
+                self.scaler.scale(terms["total"] / cfg.grad_accumulation_steps).backward()
             for name, value in terms.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / cfg.accumulate
-        if cfg.clip_gradient:
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / cfg.grad_accumulation_steps
+        if cfg.max_grad_norm:
             self.scaler.unscale_(self.optimiser)
-            clip_grad_norm_(self.learner.parameters(), cfg.clip_gradient)
+            clip_grad_norm_(self.learner.parameters(), cfg.max_grad_norm)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         return sums
 
     def _silent(self, part: int) -> AbstractContextManager[None]:
         """Gradients travel once a step, with its last part."""
-        if self.shared is None or part + 1 == self.cfg.accumulate:
+        if self.shared is None or part + 1 == self.cfg.grad_accumulation_steps:
             return nullcontext()
         silent: AbstractContextManager[None] = self.shared.no_sync()
         return silent

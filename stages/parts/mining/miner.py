@@ -13,14 +13,14 @@ from time import perf_counter
 import numpy as np
 
 from cache.settings import IGNORE
-from stages.parts.teacher.crops import cached_view
 from stages.parts.data.datasets import Dataset
-from stages.parts.mining.clustering import mine, one_thread
 from stages.parts.data.regions import annotated_share, latent_mask, present_regions, region_crops
+from stages.parts.data.views import Array, View, ViewsConfig, inside, whole
+from stages.parts.mining.clustering import mine, one_thread
 from stages.parts.settings import ExtractConfig, MiningConfig
+from stages.parts.teacher.crops import cached_view
 from stages.parts.teacher.teacher import Teacher
 from stages.parts.teacher.tokens import stored, to_pixels
-from stages.parts.data.views import Array, View, ViewsConfig, inside, whole
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stages.parts.scoring.metrics import confusion
 from stages.parts.data.views import Array
+from stages.parts.scoring.metrics import confusion
 
 SHOWN = 0.05
 """An image shows a class that covers at least this share of it."""
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageScore:
     """What is kept of one image: its number, its mean IoU (None: no labelled pixel), the unseen classes it shows."""
 
     index: int
@@ -26,11 +26,11 @@ class Look:
     unseen: tuple[int, ...]
 
 
-def look(index: int, labels: Array, found: Array, num_seen: int, num_classes: int) -> Look:
+def score_image(index: int, labels: Array, found: Array, num_seen: int, num_classes: int) -> ImageScore:
     """Labels and prediction uint8 [H, W] of an image -> Look."""
     shares = np.bincount(labels.ravel(), minlength=256) / labels.size
     unseen = tuple(c for c in range(num_seen, num_classes) if shares[c] >= SHOWN)
-    return Look(index, mean_iou(labels, found, num_classes), unseen)
+    return ImageScore(index, mean_iou(labels, found, num_classes), unseen)
 
 
 def mean_iou(labels: Array, found: Array, num_classes: int) -> float | None:
@@ -44,11 +44,11 @@ def mean_iou(labels: Array, found: Array, num_classes: int) -> float | None:
     return float((hit[present] / union[present]).mean())
 
 
-def mixed(looks: Sequence[Look], size: int, num_seen: int, num_classes: int) -> list[int]:
+def mixed(scores: Sequence[ImageScore], size: int, num_seen: int, num_classes: int) -> list[int]:
     """`size` images: as many of each unseen class first, then any, in the order they come."""
     quota = {c: -(-size // max(1, num_classes - num_seen)) for c in range(num_seen, num_classes)}
     first, rest = [], []
-    for one in looks:
+    for one in scores:
         wanted = next((c for c in one.unseen if quota[c]), None)
         if wanted is None:
             rest.append(one.index)
@@ -58,9 +58,9 @@ def mixed(looks: Sequence[Look], size: int, num_seen: int, num_classes: int) -> 
     return (first + rest)[:size]
 
 
-def extremes(looks: Sequence[Look], size: int) -> tuple[list[Look], list[Look]]:
+def extremes(scores: Sequence[ImageScore], size: int) -> tuple[list[ImageScore], list[ImageScore]]:
     """The `size` images with the best mean IoU, best first, and the worst, worst first; of equals the first."""
-    scored = [(one.iou, one) for one in looks if one.iou is not None]
+    scored = [(one.iou, one) for one in scores if one.iou is not None]
     worst = [one for _, one in sorted(scored, key=lambda s: s[0])]
     best = [one for _, one in sorted(scored, key=lambda s: -s[0])]
     return best[:size], worst[:size]

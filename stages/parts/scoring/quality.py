@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.settings import IGNORE
-from stages.parts.scoring.metrics import scores
 from stages.parts.data.views import Array, cell_index
+from stages.parts.scoring.metrics import scores
 
 
 @dataclass(frozen=True)
-class Naming:
+class ZeroShotAccuracy:
     """How often the right name is the nearest (`top1`), or among the five nearest (`top5`); per class, counts [K]."""
 
     count: NDArray[np.int64]
@@ -31,7 +31,7 @@ class Naming:
     """[K, K] row = right name, column = nearest name."""
 
 
-def naming(local: NDArray[Any], region: NDArray[Any], text: NDArray[Any]) -> Naming:
+def zero_shot_accuracy(local: NDArray[Any], region: NDArray[Any], text: NDArray[Any]) -> ZeroShotAccuracy:
     """Names local tokens [p, D] of the classes `region` [p] by the nearest of the names `text` [K, D]."""
     k, right = len(text), region.astype(np.int64)
     cosine = unit(local) @ unit(text).T
@@ -39,7 +39,7 @@ def naming(local: NDArray[Any], region: NDArray[Any], text: NDArray[Any]) -> Nam
     table = np.bincount(right * k + order[:, 0], minlength=k * k).reshape(k, k)
     among = (order[:, :5] == right[:, None]).any(axis=1)
     own = float(np.take_along_axis(cosine, right[:, None], axis=1).mean()) if len(right) else 0.0
-    return Naming(table.sum(axis=1), np.diagonal(table), np.bincount(right[among], minlength=k), own, table)
+    return ZeroShotAccuracy(table.sum(axis=1), np.diagonal(table), np.bincount(right[among], minlength=k), own, table)
 
 
 def cell_classes(dense: NDArray[Any], text: NDArray[Any]) -> Array:
@@ -108,7 +108,7 @@ def unit(x: NDArray[Any]) -> NDArray[np.float32]:
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
 
 
-def naming_report(found: Naming, names: Sequence[str]) -> dict[str, Any]:
+def zero_shot_report(found: ZeroShotAccuracy, names: Sequence[str]) -> dict[str, Any]:
     """`Naming` as JSON, in per cent."""
     total = int(found.count.sum())
     return {

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cache.settings import IGNORE, Settings
-from stages.parts.scoring.inference import coarse_scores, student_scorer
-from stages.parts.drawing.overlays import overlay, palette
-from stages.parts.settings import EvaluateConfig
 from stages.parts.data.views import Array
+from stages.parts.drawing.overlays import overlay, palette
+from stages.parts.scoring.inference import coarse_scores, student_scorer
+from stages.parts.settings import EvaluateConfig
 
 BAND = 2**24
 """Scores upsampled at once (64 MiB in float32), so that a large photo needs no [K, H, W] in memory."""
@@ -39,7 +39,7 @@ class SegmentOptions(Settings):
 
 
 @dataclass(frozen=True)
-class Words:
+class ClassEmbeddings:
     """Class names with their text embeddings [K, D], unit norm; `seen[k]`: labelled in training."""
 
     names: tuple[str, ...]
@@ -80,7 +80,7 @@ class Segmenter:
     def __init__(self, student: nn.Module, size: int, alpha: float, device: torch.device) -> None:
         self.student, self.size, self.alpha, self.device = student.to(device).eval(), size, alpha, device
 
-    def labels(self, image: Array, words: Words, options: SegmentOptions) -> Array:
+    def labels(self, image: Array, words: ClassEmbeddings, options: SegmentOptions) -> Array:
         """Class of each pixel of an image uint8 [H, W, 3]: uint8 [H, W], 255 = background.
 
         The same resizing, tiles and bilinear scores as `eval`; `short_side` 0 is the training crop.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from cache.digests import file_digest
-from cache.settings import Settings, Where
+from cache.settings import PathSetting, Settings
 
 if TYPE_CHECKING:
     from stages.parts.students.build import Student as Student
@@ -39,7 +39,7 @@ class StudentConfig(Settings):
     """An smp encoder (mit_b0..5, resnet50, mobilenet_v2, ...), mscan_t/s/b/l, any timm model as `tu-NAME`;
     with "setr": vit_ti16, vit_s16 or vit_b16 (P for the paper's three, else D)."""
 
-    weights: Where = ""
+    weights: PathSetting = ""
     """Where the encoder starts from: the path of a .safetensors or .pth checkpoint; "" = random; "imagenet" =
     the library's own download (needs a network). Enters fingerprints as `weights_digest`."""
 

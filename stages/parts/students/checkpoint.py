@@ -52,7 +52,13 @@ def pack(
     """Checkpoint -> bytes of a safetensors file. `more`: names beyond the seen ones with their embeddings."""
     tensors = {f"student.{k}": v.detach().cpu().contiguous() for k, v in student.state_dict().items()}
     tensors[TEXT] = text.detach().cpu().contiguous()
-    header = {"format": FORMAT, "student": cfg.numbers(), "seen": list(seen), "dim": int(text.shape[1]), **about}
+    header = {
+        "format": FORMAT,
+        "student": cfg.fingerprint_fields(),
+        "seen": list(seen),
+        "dim": int(text.shape[1]),
+        **about,
+    }
     if more is not None and more[0]:
         header["more"], tensors[MORE] = list(more[0]), more[1].detach().cpu().contiguous()
     return _saved(tensors, header)

@@ -65,7 +65,7 @@ class TeacherBatch:
 _NOTHING = np.zeros((0, 0), np.uint8)
 
 
-def parcel(views: list[TeacherView | BadView]) -> TeacherBatch:
+def collate_views(views: list[TeacherView | BadView]) -> TeacherBatch:
     """Views -> TeacherBatch."""
     good = [v for v in views if isinstance(v, TeacherView)]
     if not good:

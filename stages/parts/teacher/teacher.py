@@ -18,7 +18,7 @@ from pydantic import Field
 
 from cache.digests import file_digest
 from cache.errors import InputError
-from cache.settings import Settings, Where
+from cache.settings import PathSetting, Settings
 from stages.parts.teacher.files import (
     CONFIG,
     check_weights,
@@ -44,11 +44,11 @@ TEXT_BATCH = 256
 class TeacherConfig(Settings):
     """Which teacher, and how its tokens are taken."""
 
-    model: Where = "ViT-B-16-quickgelu"
+    model: PathSetting = "ViT-B-16-quickgelu"
     """open_clip's name of the model, `hf-hub:owner/name`, or `local-dir:folder` with open_clip_config.json
     and weights (P: ViT-B/16). Enters fingerprints through `teacher_identity`."""
 
-    pretrained: Where = "openai"
+    pretrained: PathSetting = "openai"
     """open_clip's tag of the weights, or a file of weights (safetensors, or a checkpoint without code).
     Ignored for `hf-hub:` and `local-dir:`, which bring their own (P: OpenAI)."""
 
@@ -69,9 +69,9 @@ class TeacherConfig(Settings):
     """Arithmetic of the image tower: fp32, or autocast to bf16 or fp16; text is always fp32 (D)."""
 
     prompts: str = ""
-    """Name of a prompt set (`stages.parts.data.vocabulary.prompt_set`); empty: the class name alone (P: per data set)."""
+    """Name of a prompt set (`vocabulary.prompt_set`); empty: the class name alone (P: per data set)."""
 
-    text: Where = ""
+    text: PathSetting = ""
     """A .npy of ready text embeddings, [K, D] or per prompt [K, prompts, D], with the class names, one a line,
     in a .txt of the same name beside it; empty: the teacher's own text tower. Enters fingerprints through
     `teacher_identity`."""
@@ -80,7 +80,8 @@ class TeacherConfig(Settings):
 def teacher_identity(cfg: TeacherConfig) -> dict[str, str]:
     """What `model`, `pretrained` and `text` stand for, without saying where it lies: plain JSON.
 
-    Files enter by sha256, names by name; together with `cfg.numbers()` it determines every token. Reads files,
+    Files enter by sha256, names by name; together with `cfg.fingerprint_fields()` it determines
+    every token. Reads files,
     loads neither torch nor open_clip. Raises InputError where a file is missing.
     """
     if cfg.model.startswith(LOCAL):
@@ -172,7 +173,7 @@ class Teacher:
         self._mean = torch.tensor(preprocess["mean"], device=device).view(shape)
         self._std = torch.tensor(preprocess["std"], device=device).view(shape)
         self._text = TextTower(cfg, model, device)
-        self.dim, self.grid = self._tried()
+        self.dim, self.grid = self._probe_shapes()
 
     def encode_views(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 [B, 3, S, S], S = `input_size` -> global [B, D], dense [B, h, w, D]: float32, not normalised."""
@@ -214,7 +215,7 @@ class Teacher:
             tower = VitTower(visual, size, self.recipe, self.cfg.gaussian_std)  # type: ignore[arg-type]
         return tower.to(self.device).eval().requires_grad_(False)
 
-    def _tried(self) -> tuple[int, tuple[int, int]]:
+    def _probe_shapes(self) -> tuple[int, tuple[int, int]]:
         """D and (h, w), found with one black image; a size that the tower refuses shows here, not hours later."""
         import torch
 

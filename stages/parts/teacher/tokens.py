@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from cache.errors import InputError
-from stages.parts.teacher.crops import TeacherBatch, TeacherView
 from stages.parts.settings import ExtractConfig
+from stages.parts.teacher.crops import TeacherBatch, TeacherView
 from stages.parts.teacher.teacher import Teacher
 
 
-class Encoded:
+class PendingTokens:
     """The tokens of a batch in the stored precision, on their way from the device: ask for `arrays` when needed.
 
     A GPU has then already begun the next batch. On the CPU they are there at once.
@@ -48,15 +48,17 @@ def _moved(tensor: Tensor) -> Tensor:
     return host.copy_(tensor, non_blocking=True)
 
 
-def encode(teacher: Teacher, batch: TeacherBatch, cfg: ExtractConfig) -> Encoded:
+def encode(teacher: Teacher, batch: TeacherBatch, cfg: ExtractConfig) -> PendingTokens:
     """Tokens of a batch of views: global [n, D], dense [n, h, w, D], local [p, D]. A GPU's work is only begun."""
     dim, (h, w) = teacher.dim, teacher.grid
     if not len(batch.images):
         empty = {"global": (0, dim), "dense": (0, h, w, dim), "local": (0, dim)}
-        return Encoded({k: torch.zeros(s) for k, s in empty.items()}, cfg.dtype)
+        return PendingTokens({k: torch.zeros(s) for k, s in empty.items()}, cfg.dtype)
     tokens, dense = teacher.encode_views(batch.images)
     local = [teacher.encode_crops(part) for part in batch.crops.split(cfg.batch)] if len(batch.crops) else []
-    return Encoded({"global": tokens, "dense": dense, "local": torch.cat(local) if local else tokens[:0]}, cfg.dtype)
+    return PendingTokens(
+        {"global": tokens, "dense": dense, "local": torch.cat(local) if local else tokens[:0]}, cfg.dtype
+    )
 
 
 def token_arrays(views: list[TeacherView], encoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -86,4 +88,4 @@ def to_pixels(images: np.ndarray) -> torch.Tensor:
 
 def stored(tokens: torch.Tensor, dtype: str) -> np.ndarray:
     """Tokens in the stored precision. Raises InputError where it can't hold one (NaN, infinity)."""
-    return Encoded({"tokens": tokens}, dtype).arrays()["tokens"]
+    return PendingTokens({"tokens": tokens}, dtype).arrays()["tokens"]

@@ -65,7 +65,7 @@ class VitTower(nn.Module):
             before = block(before)
         last = visual.transformer.resblocks[-1]
         after = last(before)
-        dense = after if self.recipe == "vanilla" else self._retold(last, before)
+        dense = after if self.recipe == "vanilla" else self._recipe_tokens(last, before)
         dense = visual.ln_post(dense[:, 1:]) @ visual.proj
         return self._project_global(after), dense.unflatten(1, self.grid)
 
@@ -73,7 +73,7 @@ class VitTower(nn.Module):
         pooled: Tensor = self.visual._pool(tokens)[0]
         return pooled @ self.visual.proj
 
-    def _retold(self, block: Any, before: Tensor) -> Tensor:
+    def _recipe_tokens(self, block: Any, before: Tensor) -> Tensor:
         """The last block's attention output by recipe, without residual and FFN: [B, 1+N, width]."""
         attn = block.attn
         query, key, value = F.linear(block.ln_1(before), attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)

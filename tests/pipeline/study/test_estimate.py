@@ -8,8 +8,8 @@ import pytest
 
 from cache.errors import InputError
 from pipeline.config import load_config
-from pipeline.study.estimate import bytes_per_view, estimate, estimate_text, images_for
 from pipeline.run import Machine
+from pipeline.study.estimate import bytes_per_view, estimate, estimate_text, images_for
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from cache.claims import Claim, _started
 from cache.errors import InputError
 from pipeline import run
+from pipeline.cli import app
 from pipeline.upkeep import cache_text
 from pipeline.upkeep import cache_tools as cache_tool
-from pipeline.cli import app
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

@@ -11,8 +11,8 @@ from scipy.io import savemat
 
 from cache.errors import InputError
 from stages.data import prepare_voc as stage
-from stages.parts.data.datasets import DataConfig, open_dataset
 from stages.data.prepare_voc import prepare_voc
+from stages.parts.data.datasets import DataConfig, open_dataset
 
 IDS = ["2007_000032", "2008_000008", "2008_000015"]
 

@@ -13,8 +13,19 @@ from safetensors.torch import load_file
 
 from cache.digests import file_digest
 from cache.errors import InputError
+from stages.demo.teach import (
+    CARD,
+    CONFIG,
+    WEIGHTS,
+    TeachConfig,
+    _batches,
+    _lr_factor,
+    draw_pictures,
+    examine,
+    run,
+    train,
+)
 from stages.parts.demo.scenes import CLASSES
-from stages.demo.teach import CARD, CONFIG, WEIGHTS, TeachConfig, _batches, _lr_factor, draw_pictures, examine, run, train
 
 TINY = TeachConfig(
     scenes=4, steps=3, batch=8, warmup=1, dim=16, image_size=16, width=32, layers=1, text_width=16

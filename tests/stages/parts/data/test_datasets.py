@@ -245,9 +245,9 @@ def test_the_partial_voc_opens_with_its_published_counts() -> None:
 def test_settings_refuse_what_cannot_be() -> None:
     good = {"layout": "voc", "root": ".", "vocabulary": "voc"}
     assert DataConfig.model_validate(good).max_bad == 0
-    assert "root" not in DataConfig.model_validate(good).numbers()
+    assert "root" not in DataConfig.model_validate(good).fingerprint_fields()
     wrongs = ({"layout": "coco"}, {"max_bad": -1}, {"max_pixels": 10**9}, {"vocabulary": ""}, {"extra": 1})
     for wrong in wrongs:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             DataConfig.model_validate(good | wrong)
-    assert json.dumps(DataConfig.model_validate(good).numbers())
+    assert json.dumps(DataConfig.model_validate(good).fingerprint_fields())

@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from stages.parts.demo import scenes as demo_world
-from stages.parts.demo.things import STUFF, THINGS
-from stages.parts.demo.scenes import CLASSES, SIDE, album, caption, paint, quiz, raw_value, scene
 from stages.parts.data.vocabulary import load_vocabulary
+from stages.parts.demo import scenes as demo_world
+from stages.parts.demo.scenes import CLASSES, SIDE, album, caption, paint, quiz, raw_value, scene
+from stages.parts.demo.things import STUFF, THINGS
 
 
 def _digest(seed: int, index: int) -> str:

@@ -11,20 +11,20 @@ import torch
 
 from cache.errors import InputError
 from cache.settings import IGNORE
+from stages.parts.data.datasets import Dataset
+from stages.parts.data.regions import present_regions, pseudo_mask
+from stages.parts.data.views import ViewsConfig, apply_labels, draw, inside
 from stages.parts.learning.batches import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Batch,
     CachedTokens,
+    EpochBatchSampler,
     TrainingSet,
-    Turns,
     collate,
     normalised,
 )
 from stages.parts.teacher.crops import TeacherViews, view_id
-from stages.parts.data.datasets import Dataset
-from stages.parts.data.regions import present_regions, pseudo_mask
-from stages.parts.data.views import ViewsConfig, apply_labels, draw, inside
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -101,10 +101,10 @@ def test_latent_ids_never_overwrite_annotated_pixels(data: Dataset, count: int) 
     views = ViewsConfig(size=48, count=count)
     samples = training(data, views)
     for position in range(len(data)):
-        for turn in range(3):
-            mask = samples[position, turn].mask
+        for epoch in range(3):
+            mask = samples[position, epoch].mask
             labels = data.labels(position, "seen")
-            v, seed = (turn % count, views.seed) if count > 1 else (turn, 0)
+            v, seed = (epoch % count, views.seed) if count > 1 else (epoch, 0)
             seen = apply_labels(labels, draw(views, seed, data.ids[position], v, labels.shape, labels))
             annotated = seen != IGNORE
             assert (mask[annotated] == seen[annotated]).all()
@@ -123,9 +123,9 @@ def test_the_tokens_of_a_sample_are_those_of_its_own_visible_regions(data: Datas
     samples = training(data, ViewsConfig(size=32, count=count))
     hidden = 0
     for position in range(len(data)):
-        for turn in range(4):
-            sample = samples[position, turn]
-            row = position * count + (turn % count if count > 1 else 0)
+        for epoch in range(4):
+            sample = samples[position, epoch]
+            row = position * count + (epoch % count if count > 1 else 0)
             assert sample.tokens.tolist() == [row] * D
             assert sample.local[:, 0].tolist() == [row] * len(sample.regions)
             assert sample.local[:, 1].tolist() == sample.regions.tolist()  # each region got its own token
@@ -139,9 +139,9 @@ def test_with_v_views_the_student_trains_on_the_views_that_the_teacher_saw(data:
     views = ViewsConfig(size=48, count=3, seed=5)
     samples, seen = training(data, views, seed=9), TeacherViews(data, views, 48, 8)
     for position in (0, 7):
-        for turn in range(4):
-            shown: Any = seen[position * 3 + turn % 3]
-            np.testing.assert_array_equal(samples[position, turn].image, shown.image)
+        for epoch in range(4):
+            shown: Any = seen[position * 3 + epoch % 3]
+            np.testing.assert_array_equal(samples[position, epoch].image, shown.image)
     np.testing.assert_array_equal(samples[0, 0].image, samples[0, 3].image)  # view t mod V
 
 
@@ -182,8 +182,8 @@ def test_photometric_distortion_touches_the_image_alone(data: Dataset) -> None:
     views = ViewsConfig(size=40)
     plain, distorted = training(data, views), training(data, views, photometric=True)
     changed = 0
-    for turn in range(20):
-        a, b = plain[1, turn], distorted[1, turn]
+    for epoch in range(20):
+        a, b = plain[1, epoch], distorted[1, epoch]
         np.testing.assert_array_equal(a.mask, b.mask)
         changed += not np.array_equal(a.image, b.image)
     assert changed >= 14
@@ -263,39 +263,39 @@ def test_the_students_input_is_normalised_by_imagenets_numbers() -> None:
 
 
 def test_every_image_comes_once_an_epoch() -> None:
-    turns = [item for batch in Turns(images=10, batch=4, start=0, stop=25, seed=3) for item in batch]
-    assert len(turns) == 100
+    sampler = [item for batch in EpochBatchSampler(images=10, batch=4, start=0, stop=25, seed=3) for item in batch]
+    assert len(sampler) == 100
     for epoch in range(10):
-        part = turns[10 * epoch : 10 * (epoch + 1)]
+        part = sampler[10 * epoch : 10 * (epoch + 1)]
         assert sorted(image for image, _ in part) == list(range(10))
-        assert {turn for _, turn in part} == {epoch}  # each image's turn counts how often it was drawn before
-    assert turns[:10] != [(i, 0) for i, _ in turns[10:20]]
+        assert {epoch for _, epoch in part} == {epoch}  # each image's turn counts how often it was drawn before
+    assert sampler[:10] != [(i, 0) for i, _ in sampler[10:20]]
 
 
 def test_the_order_is_a_pure_function_of_seed_and_iteration() -> None:
-    whole = list(Turns(7, 3, 0, 20, seed=1))
+    whole = list(EpochBatchSampler(7, 3, 0, 20, seed=1))
     for start in (1, 6, 13):
-        assert list(Turns(7, 3, start, 20, seed=1)) == whole[start:]
-    assert list(Turns(7, 3, 0, 20, seed=1)) == whole
-    assert list(Turns(7, 3, 0, 20, seed=2)) != whole
-    assert len(Turns(7, 3, 5, 20, seed=1)) == 15
+        assert list(EpochBatchSampler(7, 3, start, 20, seed=1)) == whole[start:]
+    assert list(EpochBatchSampler(7, 3, 0, 20, seed=1)) == whole
+    assert list(EpochBatchSampler(7, 3, 0, 20, seed=2)) != whole
+    assert len(EpochBatchSampler(7, 3, 5, 20, seed=1)) == 15
 
 
 def test_a_batch_may_be_larger_than_the_data_set() -> None:
-    batch = next(iter(Turns(3, 8, 0, 1, seed=0)))
+    batch = next(iter(EpochBatchSampler(3, 8, 0, 1, seed=0)))
     assert sorted(batch[:3]) == [(0, 0), (1, 0), (2, 0)] and sorted(batch[3:6]) == [(0, 1), (1, 1), (2, 1)]
 
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_share_each_batch_between_them(world: int) -> None:
-    alone = list(Turns(10, 8, 3, 9, seed=5))
-    shares = [list(Turns(10, 8, 3, 9, seed=5, rank=r, world=world)) for r in range(world)]
+    alone = list(EpochBatchSampler(10, 8, 3, 9, seed=5))
+    shares = [list(EpochBatchSampler(10, 8, 3, 9, seed=5, rank=r, world=world)) for r in range(world)]
     assert [[item for part in parts for item in part] for parts in zip(*shares, strict=True)] == alone
 
 
 def test_a_part_of_all_ranks_together_is_that_part_of_one_process() -> None:
-    alone = list(Turns(20, 12, 0, 3, seed=5))
-    shares = [list(Turns(20, 12, 0, 3, seed=5, rank=r, world=2, parts=3)) for r in range(2)]
+    alone = list(EpochBatchSampler(20, 12, 0, 3, seed=5))
+    shares = [list(EpochBatchSampler(20, 12, 0, 3, seed=5, rank=r, world=2, parts=3)) for r in range(2)]
     for batch, *pair in zip(alone, *shares, strict=True):
         for part in range(3):
             assert [item for share in pair for item in share[2 * part :][:2]] == batch[4 * part :][:4]

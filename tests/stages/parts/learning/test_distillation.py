@@ -116,7 +116,7 @@ def test_empty_slots_of_the_bank_are_no_negatives():
 
 
 def test_a_batch_larger_than_the_bank_is_refused_with_the_remedy():
-    with pytest.raises(InputError, match=r"distill\.bank = 4 is smaller than the 5 images.*set it to 5 or more"):
+    with pytest.raises(InputError, match=r"distill\.bank_size = 4 is smaller than the 5 images.*set it to 5 or more"):
         Bank(4, 2).enqueue(torch.ones(5, 2))
 
 
@@ -139,7 +139,7 @@ def test_a_bank_restored_from_its_state_goes_on_exactly():
 
 
 def test_the_bank_of_two_processes_gives_the_loss_of_one():
-    cfg, features, tokens = DistillConfig(bank=6), randn(4, 8, 3, 3), randn(4, 8, seed=1)
+    cfg, features, tokens = DistillConfig(bank_size=6), randn(4, 8, 3, 3), randn(4, 8, seed=1)
     whole = Distiller(cfg, 8).global_loss(features, tokens)
     parts = [
         Distiller(cfg, 8).global_loss(features[i : i + 2], tokens[i : i + 2], gathered=tokens, offset=i) for i in (0, 2)
@@ -312,7 +312,7 @@ def test_autocast_changes_nothing():
         assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 
 
-@pytest.mark.parametrize("bad", [{"tau": 0.0}, {"bank": 0}, {"loss": "kl"}, {"scope": "world"}])
+@pytest.mark.parametrize("bad", [{"tau": 0.0}, {"bank_size": 0}, {"loss": "kl"}, {"negatives": "world"}])
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ValidationError):
         DistillConfig(**bad)

@@ -21,8 +21,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.parts.learning.batches import Batch
+from stages.parts.learning.distributed import (
+    all_gather,
+    all_gather_object,
+    all_reduce_mean,
+    all_reduce_sum,
+    broadcast_object,
+    gather_from_others,
+    mean_count,
+    process_group,
+)
 from stages.parts.learning.learner import Learner
-from stages.parts.learning.distributed import agreed, averaged, gathered, mean_count, of_others, process_group, summed, told
 from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig
 from stages.parts.students import gather_norms
 
@@ -31,7 +40,7 @@ D, SEEN, SIZE = 8, 2, 16
 CPU = torch.device("cpu")
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "infonce": ({}, {}),
-    "infonce over the batch": ({"scope": "batch"}, {}),
+    "infonce over the batch": ({"negatives": "batch"}, {}),
     "cosine": ({"loss": "cosine"}, {}),
     "l2": ({"loss": "l2"}, {}),
     "froster": ({"loss": "froster"}, {}),
@@ -119,18 +128,18 @@ def _share(rank: int, folder: str) -> None:
             gather_norms(one, CPU)
             mine = found(one, batch(case).part(rank, 2))
             # An unused parameter is so in one process too; means of buffers are these buffers where they are equal.
-            values[case] = {name: summed(value) / 2 for name, value in mine.items()}
+            values[case] = {name: all_reduce_sum(value) / 2 for name, value in mine.items()}
             values[f"{case}: spread"] = max(
-                float((summed(b.double()) / 2 - b.double()).abs().max()) for _, b in one.named_buffers()
+                float((all_reduce_sum(b.double()) / 2 - b.double()).abs().max()) for _, b in one.named_buffers()
             )
     values["calls"] = {
-        "summed": summed(torch.tensor([rank + 1.0])),
-        "averaged": averaged({"a": torch.tensor(rank + 1.0), "b": torch.tensor(4.0)}),
-        "gathered": gathered(torch.tensor([[rank], [10 + rank]])),
-        "others": of_others(torch.full((rank + 1, 3), float(rank))),
-        "no others": of_others(torch.zeros(2 * rank, 3)),
-        "agreed": agreed(f"word of {rank}"),
-        "told": told({"rank": rank}),
+        "summed": all_reduce_sum(torch.tensor([rank + 1.0])),
+        "averaged": all_reduce_mean({"a": torch.tensor(rank + 1.0), "b": torch.tensor(4.0)}),
+        "gathered": all_gather(torch.tensor([[rank], [10 + rank]])),
+        "others": gather_from_others(torch.full((rank + 1, 3), float(rank))),
+        "no others": gather_from_others(torch.zeros(2 * rank, 3)),
+        "agreed": broadcast_object(f"word of {rank}"),
+        "told": all_gather_object({"rank": rank}),
         "count": [mean_count(torch.tensor(n)) for n in (3 * rank, 0)],
     }
     torch.save(values, f"{folder}/{rank}.pt")
@@ -179,7 +188,7 @@ def _member(rank: int, port: int, folder: str, attempt: int) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
     for stage in range(2):
         with process_group(f"stage {stage}", CPU, rank, 2):
-            Path(folder, f"{attempt}-{stage}-{rank}").write_text(str(told(rank)))
+            Path(folder, f"{attempt}-{stage}-{rank}").write_text(str(all_gather_object(rank)))
             if attempt == 0:
                 os._exit(1)
 
@@ -206,6 +215,8 @@ def test_restarted_processes_find_each_other_and_not_the_dead(
 
 def test_a_process_alone_is_told_what_it_says() -> None:
     rows = torch.ones(2, 3)
-    assert summed(rows) is rows and gathered(rows) is rows and of_others(rows).shape == (0, 3)
-    assert agreed("a") == "a" and told("a") == ["a"] and averaged({"a": rows})["a"] is rows
+    assert all_reduce_sum(rows) is rows and all_gather(rows) is rows and gather_from_others(rows).shape == (0, 3)
+    assert (
+        broadcast_object("a") == "a" and all_gather_object("a") == ["a"] and all_reduce_mean({"a": rows})["a"] is rows
+    )
     assert mean_count(torch.tensor(0)).item() == 1.0

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.study.ablate import TABLES
 from pipeline.config import load_config
+from pipeline.study.ablate import TABLES
 from stages.parts.learning.batches import Batch
 from stages.parts.learning.distillation import region_means
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.losses import pixel_logits, pixel_loss
-from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig, TrainConfig
 from stages.parts.learning.trainer import Trainer, make_optimiser
+from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig, TrainConfig
 
 D, SEEN, SIZE = 8, 2, 16
 NONE = DistillConfig(loss="none")
@@ -179,7 +179,7 @@ GOLDEN = {
 
 
 def test_golden_training_step() -> None:
-    cfg = TrainConfig(iterations=4, warmup=1, batch=3, lr=0.02, clip_gradient=1.0)
+    cfg = TrainConfig(iterations=4, warmup=1, batch=3, lr=0.02, max_grad_norm=1.0)
     one = learner(generator=GeneratorConfig(dropout=0.0))  # dropout draws other numbers on other processors
     trainer = Trainer(cfg, one, make_optimiser(one, cfg), torch.device("cpu"))
     got = {step: {k: round(float(v), 5) for k, v in trainer.step(step, batch()).items()} for step in (0, 1)}

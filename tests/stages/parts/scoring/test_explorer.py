@@ -9,7 +9,16 @@ import re
 import numpy as np
 import pytest
 
-from stages.parts.scoring.explorer import as_text, pack_tokens, packed_cosines, packing_error, page, runs, shrunk, shrunk_mask
+from stages.parts.scoring.explorer import (
+    as_text,
+    pack_tokens,
+    packed_cosines,
+    packing_error,
+    page,
+    runs,
+    shrunk,
+    shrunk_mask,
+)
 
 
 def tokens(dim: int = 48, rank: int = 48) -> np.ndarray:

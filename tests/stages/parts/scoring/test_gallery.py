@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stages.parts.scoring.gallery import Look, extremes, look, mean_iou, mixed
+from stages.parts.scoring.gallery import ImageScore, extremes, look, mean_iou, mixed
 
 
 def row(*values: int) -> np.ndarray:
@@ -24,11 +24,11 @@ def test_a_picture_without_a_labelled_pixel_has_no_score() -> None:
 def test_an_unseen_class_is_shown_from_a_twentieth_of_the_picture_on() -> None:
     labels = np.zeros((10, 10), np.uint8)
     labels[0, :5], labels[1, :4] = 2, 3
-    assert look(7, labels, labels, 2, 4) == Look(7, 1.0, (2,))
+    assert look(7, labels, labels, 2, 4) == ImageScore(7, 1.0, (2,))
 
 
 def test_best_and_worst_are_in_order_and_of_equals_the_first() -> None:
-    looks = [Look(i, iou, ()) for i, iou in enumerate((0.5, 1.0, 0.0, None, 0.5, 1.0))]
+    looks = [ImageScore(i, iou, ()) for i, iou in enumerate((0.5, 1.0, 0.0, None, 0.5, 1.0))]
     best, worst = extremes(looks, 3)
     assert [one.index for one in best] == [1, 5, 0]
     assert [one.index for one in worst] == [2, 0, 4]
@@ -39,5 +39,5 @@ def test_best_and_worst_are_in_order_and_of_equals_the_first() -> None:
 )
 def test_unseen_classes_come_first_each_as_often(shown: list[int], wanted: list[int]) -> None:
     """Classes 2 and 3 are unseen; three pictures."""
-    looks = [Look(i, None, (c,) if c >= 2 else ()) for i, c in enumerate(shown)]
+    looks = [ImageScore(i, None, (c,) if c >= 2 else ()) for i, c in enumerate(shown)]
     assert mixed(looks, 3, 2, 4) == wanted

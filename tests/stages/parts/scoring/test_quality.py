@@ -11,10 +11,10 @@ from stages.parts.scoring.quality import (
     matches,
     matches_report,
     names_report,
-    naming,
-    naming_report,
     on_pixels,
     scores_report,
+    zero_shot_accuracy,
+    zero_shot_report,
 )
 
 
@@ -27,19 +27,19 @@ def test_naming_counts_the_nearest_and_the_five_nearest_names() -> None:
             [7, 6, 5, 4, 3, 2, 1],  # class 6 is seventh
         ]
     )
-    found = naming(local, np.array([0, 1, 6], np.uint8), text)
+    found = zero_shot_accuracy(local, np.array([0, 1, 6], np.uint8), text)
     assert found.count.tolist() == [1, 1, 0, 0, 0, 0, 1]
     assert found.top1.tolist() == [1, 0, 0, 0, 0, 0, 0]
     assert found.top5.tolist() == [1, 1, 0, 0, 0, 0, 0]
     assert found.taken_for[1, 2] == found.taken_for[6, 0] == 1
-    report = naming_report(found, list("abcdefg"))
+    report = zero_shot_report(found, list("abcdefg"))
     assert (report["top1"], report["top5"], report["chance"]) == (33.33, 66.67, 14.29)
     assert report["cosine"] == pytest.approx((1 + 1 / 5**0.5 + 1 / 140**0.5) / 3, abs=1e-4)
     assert report["classes"][1]["mostly"] == "c" and report["classes"][2]["top1"] is None
 
 
 def test_naming_without_a_region_has_no_score() -> None:
-    report = naming_report(naming(np.zeros((0, 2)), np.zeros(0, np.uint8), np.eye(2)), "ab")
+    report = zero_shot_report(zero_shot_accuracy(np.zeros((0, 2)), np.zeros(0, np.uint8), np.eye(2)), "ab")
     assert report["regions"] == 0 and report["top1"] is None
 
 

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.parts.scoring import segmenter
-from stages.parts.scoring.segmenter import Segmentation, Segmenter, SegmentOptions, Words, argmax_at, split_names
+from stages.parts.scoring.segmenter import (
+    ClassEmbeddings,
+    Segmentation,
+    Segmenter,
+    SegmentOptions,
+    argmax_at,
+    split_names,
+)
 
 
 class Colours(nn.Module):
@@ -22,7 +29,7 @@ class Colours(nn.Module):
         return F.avg_pool2d(images, 4)
 
 
-WORDS = Words(("red", "green", "blue"), torch.eye(3), (True, True, False))
+WORDS = ClassEmbeddings(("red", "green", "blue"), torch.eye(3), (True, True, False))
 
 
 def halves() -> np.ndarray:
@@ -59,7 +66,7 @@ def test_pixels_below_the_threshold_become_background() -> None:
 def test_the_threshold_is_a_sigmoid_of_the_score_as_it_was_trained() -> None:
     image = np.full((64, 64, 3), 120, np.uint8)  # red's score is close to 0: the sigmoid is about a half
     score = (120 / 255 - 0.485) / 0.229
-    words = Words(("red",), torch.tensor([[1.0, 0, 0]]), (True,))
+    words = ClassEmbeddings(("red",), torch.tensor([[1.0, 0, 0]]), (True,))
     for alpha in (1.0, 4.0):
         sigmoid = 1 / (1 + math.exp(-alpha * score))
         just_below, just_above = SegmentOptions(threshold=sigmoid - 0.01), SegmentOptions(threshold=sigmoid + 0.01)
@@ -69,7 +76,7 @@ def test_the_threshold_is_a_sigmoid_of_the_score_as_it_was_trained() -> None:
 
 def test_seen_bias_moves_pixels_to_classes_never_labelled() -> None:
     image = np.full((64, 64, 3), 128, np.uint8)
-    words = Words(("red", "blue"), torch.tensor([[1.0, 0, 0], [0, 0, 1.0]]), (False, True))
+    words = ClassEmbeddings(("red", "blue"), torch.tensor([[1.0, 0, 0], [0, 0, 1.0]]), (False, True))
     assert (made().labels(image, words, SegmentOptions()) == 1).all()  # blue's normalised score is the higher one
     assert (made().labels(image, words, SegmentOptions(seen_bias=10.0)) == 0).all()
 

@@ -11,8 +11,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from cache.errors import InputError
-from stages.parts.students.checkpoint import TEXT, pack, pack_state, read_header, unpack, unpack_state
 from stages.parts.students import StudentConfig, build_student
+from stages.parts.students.checkpoint import TEXT, pack, pack_state, read_header, unpack, unpack_state
 
 CONFIG = StudentConfig(arch="unet", encoder="mobilenet_v2", weights="/somewhere/w.pth")
 SEEN = ("disc", "stripes")

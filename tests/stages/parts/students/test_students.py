@@ -200,7 +200,7 @@ def test_the_weights_digest_follows_the_files_bytes_not_its_name(tmp_path):
 
 
 def test_where_the_weights_lie_is_no_part_of_a_fingerprint():
-    assert "weights" not in StudentConfig(weights="somewhere.pth").numbers()
+    assert "weights" not in StudentConfig(weights="somewhere.pth").fingerprint_fields()
 
 
 def test_student_settings_load_without_torch():

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from cache.settings import IGNORE
-from stages.parts.teacher.crops import BadView, TeacherViews
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.regions import present_regions, region_crops
 from stages.parts.data.views import ViewsConfig, apply_image, apply_labels, draw, whole
+from stages.parts.teacher.crops import BadView, TeacherViews
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

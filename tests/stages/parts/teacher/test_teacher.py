@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cache.errors import InputError
-from stages.parts.teacher.towers import neighbourhood, resized_positions
-from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher, teacher_identity
 from stages.parts.data.views import whole
+from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher, teacher_identity
+from stages.parts.teacher.towers import neighbourhood, resized_positions
 
 ROOT = Path(__file__).resolve().parents[4]
 SHARED = ROOT / "../shared"
@@ -331,8 +331,8 @@ def test_names_enter_the_identity_and_places_do_not(folders: dict[str, str], tmp
     identity = teacher_identity(TeacherConfig(model="ViT-B-32", pretrained=str(file)))
     assert identity == {"model": "ViT-B-32", "pretrained": known}
     local = TeacherConfig(model=folders["vit"])
-    assert str(tmp_path.parent) not in json.dumps([teacher_identity(local), local.numbers()])
-    assert {"model", "pretrained", "text"}.isdisjoint(local.numbers())
+    assert str(tmp_path.parent) not in json.dumps([teacher_identity(local), local.fingerprint_fields()])
+    assert {"model", "pretrained", "text"}.isdisjoint(local.fingerprint_fields())
 
 
 def test_settings_and_identity_need_neither_torch_nor_open_clip(folders: dict[str, str]) -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from cache.errors import InputError
-from stages.parts.teacher.crops import TeacherViews, parcel
+from stages.parts.data.views import ViewsConfig
 from stages.parts.settings import ExtractConfig
+from stages.parts.teacher.crops import TeacherViews, collate_views
 from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
 from stages.parts.teacher.tokens import encode, encode_crops, stored, to_pixels
-from stages.parts.data.views import ViewsConfig
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -32,7 +32,7 @@ def views(tiny: Tiny, teacher: Teacher) -> list[Any]:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_tokens_are_the_teachers_in_the_stored_precision(teacher: Teacher, views: list[Any], dtype: Any) -> None:
-    found = encode(teacher, parcel([*views]), ExtractConfig(dtype=dtype)).arrays()
+    found = encode(teacher, collate_views([*views]), ExtractConfig(dtype=dtype)).arrays()
     tokens, dense = teacher.encode_views(torch.stack([torch.tensor(v.image).permute(2, 0, 1) for v in views]))
     np.testing.assert_array_equal(found["global"], tokens.numpy().astype(dtype))
     np.testing.assert_array_equal(found["dense"], dense.numpy().astype(dtype))
@@ -42,7 +42,7 @@ def test_tokens_are_the_teachers_in_the_stored_precision(teacher: Teacher, views
 
 
 def test_local_tokens_follow_views_and_regions(teacher: Teacher, views: list[Any]) -> None:
-    local = encode(teacher, parcel([*views]), ExtractConfig(dtype="float32")).arrays()["local"]
+    local = encode(teacher, collate_views([*views]), ExtractConfig(dtype="float32")).arrays()["local"]
     alone = [teacher.encode_crops(torch.tensor(c).permute(2, 0, 1)[None])[0].numpy() for v in views for c in v.crops]
     np.testing.assert_allclose(local, np.stack(alone), atol=1e-5)
 
@@ -55,7 +55,7 @@ def test_crops_go_in_passes_that_change_nothing_but_the_last_bits(teacher: Teach
 
 
 def test_no_view_and_no_region_give_empty_arrays_of_the_right_shape(teacher: Teacher, views: list[Any]) -> None:
-    empty = encode(teacher, parcel([]), ExtractConfig()).arrays()
+    empty = encode(teacher, collate_views([]), ExtractConfig()).arrays()
     assert {k: v.shape for k, v in empty.items()} == {"global": (0, 32), "dense": (0, 8, 8, 32), "local": (0, 32)}
     assert {v.dtype for v in empty.values()} == {np.dtype("float16")}
     assert encode_crops(teacher, views[0].crops[:0], ExtractConfig()).shape == (0, 32)
