@@ -15,7 +15,7 @@ import numpy as np
 
 from cache.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of everything below. A cache of another version is refused, never converted."""
 
 TOKEN = "token"
@@ -41,6 +41,7 @@ ARTIFACTS: Mapping[str, Mapping[str, Array]] = {
         "image_size": Array("int32", ("n", "2"), "height and width of the image in pixels, after EXIF rotation"),
         "view_seed": Array("uint64", ("n",), "seed that the view's geometry was drawn from (0: whole image)"),
         "labels_crc": Array("uint32", ("n",), "crc32 of the image's seen labels, so that edited masks are noticed"),
+        "photo_crc": Array("uint32", ("n",), "crc32 of the photo's file, so that a replaced photo is noticed"),
     },
     "dense": {
         "dense": Array(TOKEN, ("n", "h", "w", "D"), "dense tokens of each view, unnormalised", by_row=True),
