@@ -71,7 +71,7 @@ def test_the_wheel_brings_its_data_and_its_types(installed: Path, tmp_path: Path
 @pytest.mark.slow
 def test_a_short_demo_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
     printed = run(installed / "clip2seg", "demo", "--workers=0", "--device=cpu", *SHORT, "--json", cwd=tmp_path)
-    assert 0 <= json.loads(printed.splitlines()[-1])["hIoU"] <= 100
+    assert json.loads(printed.splitlines()[-1])["report"]["images"] == 4
     assert [f.name for f in tmp_path.iterdir()] == ["artifacts"]
     code = (
         "import clip2seg, pathlib; at = pathlib.Path('artifacts/demo'); cache = clip2seg.open_cache(at);"
