@@ -55,7 +55,7 @@ def about_at(at: Location, name: str) -> dict[str, Any] | None:
     if size is None:
         return None
     try:
-        length = header_size(at.get_start(name, min(size, 8)))
+        length = header_size(at.get_start(name, 8) if size >= 8 else b"")
         return about_of(at.get_start(name, min(size, 8 + length)))
     except ValueError as error:
         raise StoreError(f"{at}/{name}: damaged ({error}); run `clip2seg cache verify --repair`, then train") from error

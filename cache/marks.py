@@ -49,12 +49,12 @@ def check_root(root: Mapping[str, Any], kind: str) -> dict[str, Any]:
     if not isinstance(attributes.get("schema"), int):
         return attributes  # of another version: `check_version` says so
     _want(attributes.get("kind", kind) == kind, "kind", f"{attributes.get('kind')!r}, not {kind!r}")
-    _want(attributes.get("dtype", "float16") in _TYPES, "dtype", "not float16 or float32")
+    _want(attributes.get("dtype") in _TYPES, "dtype", "not float16 or float32")
     for name in ("ingredients", "teacher", "versions"):
         _want(isinstance(attributes.get(name, {}), dict), name, "no table")
     for name in ("stage", "fingerprint", "split", "split_hash"):
         _want(isinstance(attributes.get(name, ""), str), name, "no text")
-    _want(_texts(attributes.get("seen", [])) and len(attributes.get("seen", [])) < 255, "seen", "no list of names")
+    _want(_texts(attributes.get("seen")) and len(attributes["seen"]) < 255, "seen", "no list of names")
     return attributes
 
 
@@ -93,7 +93,7 @@ def _stats(kind: str, stats: Mapping[str, Any], views: int) -> None:
 
 def check_complete(mark: Mapping[str, Any]) -> None:
     """A complete mark: how many shards there are, and a summary. Raises MarkError."""
-    _want(_count(mark.get("shards", 0)) and mark.get("shards", 0) <= SHARDS, "shards", f"not a count up to {SHARDS}")
+    _want(_count(mark.get("shards")) and mark["shards"] <= SHARDS, "shards", f"not a count up to {SHARDS}")
     _want(isinstance(mark.get("summary"), dict), "summary", "no table")
 
 

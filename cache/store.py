@@ -83,7 +83,7 @@ class Artifact:
         with self._sense("zarr.json"):
             attributes = check_root(root, self.kind)
         check_version(str(self), attributes.get("schema"), f"clip2seg {attributes.get('stage', 'extract')} ...")
-        self._dtype, self._seen = attributes.get("dtype", "float16"), len(attributes.get("seen", []))
+        self._dtype, self._seen = attributes["dtype"], len(attributes["seen"])
         return attributes
 
     @contextmanager
@@ -220,9 +220,12 @@ class Artifact:
         mark = self._complete()
         return self.committed() if mark is None else range(mark["shards"])
 
-    def rows_of(self, shards: Sequence[int] | None = None) -> int:
-        """Views that some shards, or all to read, stand for: those stored and those left out as bad, by their marks."""
-        return sum(len(mark["ids"]) + len(mark["stats"].get("bad", [])) for _, mark in self.marks(shards))
+    def check_rows(self, rows: int) -> None:
+        """Raises InputError unless the shards stand for `rows` views: stored ones and those left out as bad."""
+        found = sum(len(mark["ids"]) + len(mark["stats"].get("bad", [])) for _, mark in self.marks())
+        if found != rows:
+            stage = self.provenance().get("stage", "extract")
+            raise InputError(f"{self}: holds {found} of the data set's {rows} views; run `clip2seg {stage}` again")
 
     def read(self, shard: int, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Whole arrays of a shard: bytes as committed, metadata as the schema has it, offsets and ids within range."""
@@ -344,6 +347,8 @@ class Artifact:
                 self._metadata(shard, list(self.table))
         except StoreError:
             faults.append(f"{_folder(shard)}: its arrays are not what the schema says")
+        except InputError:  # no root, or one of another version, which is said elsewhere
+            pass
         return faults
 
     def mark_faults(self) -> list[str]:

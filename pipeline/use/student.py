@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
+from cache.students import FILE, student_bytes
 from pipeline.run import Machine
 from stages.parts.data.images import read_image
 from stages.parts.data.views import Array
@@ -38,7 +39,6 @@ from stages.parts.scoring.segmenter import (
 )
 from stages.parts.students.checkpoint import Checkpoint, unpack
 
-FILE = "student.safetensors"
 MAX_PIXELS = 100_000_000
 """Photos with more pixels are refused before they are decoded."""
 MAX_CLASSES = 254
@@ -53,10 +53,7 @@ def load_student(run: str | Path, *, device: str = "auto", teacher: str = "") ->
     """
     text, torch_device = str(run), Machine(device).torch_device()
     at, name = _located(text)
-    packed = at.get(name)
-    if packed is None:
-        raise InputError(f"{at}: no trained student there; run `clip2seg train` first, or name another run")
-    return Student(unpack(packed, f"{at}/{name}"), at, torch_device, teacher)
+    return Student(unpack(student_bytes(at, name), f"{at}/{name}"), at, torch_device, teacher)
 
 
 def _located(run: str) -> tuple[Location, str]:
