@@ -19,7 +19,7 @@ class Invocation:
     overrides: tuple[str, ...] = ()
 
     def command(self, name: str, *words: str) -> str:
-        """A command line for the same configuration: `clip2seg NAME PRESET WORDS... --data ... --set ...`."""
+        """The command NAME with these words for the same configuration, quoted for a shell."""
         options = ["--data", self.data] if self.data else []
         options += ["--artifacts", self.artifacts] if self.artifacts != ARTIFACTS else []
         options += [word for override in self.overrides for word in ("--set", override)]
