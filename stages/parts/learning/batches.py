@@ -21,8 +21,7 @@ from stages.parts.data.datasets import Dataset
 from stages.parts.data.photometric import distorted
 from stages.parts.data.regions import present_regions, pseudo_mask
 from stages.parts.data.views import Array, ViewsConfig, apply_image, apply_labels, draw, inside, view_seed
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from stages.parts.students.inputs import normalised
 
 
 @dataclass(frozen=True)
@@ -193,13 +192,6 @@ def collate(samples: list[Sample]) -> Batch:
         torch.from_numpy(np.repeat(np.arange(len(samples)), [len(s.regions) for s in samples])),
         torch.from_numpy(np.concatenate([s.regions for s in samples]).astype(np.int64)),
     )
-
-
-def normalised(pixels: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] -> float32, by ImageNet's mean and standard deviation: the student's input."""
-    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(3, 1, 1)
-    return (pixels.float() / 255 - mean) / std
 
 
 class EpochBatchSampler:
