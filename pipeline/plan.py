@@ -191,7 +191,7 @@ class Plan:
         ]
 
     def _step(self, stage: str, reads: tuple[str, ...], parts: list[tuple[str, bool, str]]) -> Step:
-        detail = ", ".join(f"{self.address(kind).prefix.rsplit('/', 1)[-1]} {state}" for kind, _, state in parts)
+        detail = ", ".join(f"{self.address(kind).name} {state}" for kind, _, state in parts)
         return Step(stage, reads, tuple(k for k, _, _ in parts), all(done for _, done, _ in parts), detail)
 
     def _progress(self, kind: str, shards: int) -> tuple[str, bool, str]:
