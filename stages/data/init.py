@@ -200,9 +200,7 @@ def _classes(
     """Every value that masks hold or somebody names, but for the ignored ones. Raises InputError."""
     held = {v for mask in masks.values() for v in mask}
     if not held:
-        raise InputError(
-            f"{root}: no mask holds anything but {', '.join(map(str, sorted(ignored)))}, which say nothing"
-        )
+        raise InputError(f"{root}: no mask holds anything but {', '.join(map(str, sorted(ignored)))} (no label)")
     values = sorted(held | (named.keys() - set(ignored)))
     if len(values) > _MAX_CLASSES:
         reason = suspected[0] if suspected else "are they numbers of objects, depths or colours instead of classes?"
