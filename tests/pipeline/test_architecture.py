@@ -186,7 +186,10 @@ def test_the_check_lets_reading_and_memory_pass() -> None:
         assert list(writes(line)) == [], line
 
 
-WRITERS = r"save(?!_for_backward)\w*|write_\w+|to_?file|mkdir|makedirs|touch|unlink|rmtree|rmdir|rename|move|copy2?|put(_\w+)?|delete(_all)?"
+WRITERS = (
+    r"save(?!_for_backward)\w*|write_\w+|to_?file|mkdir|makedirs|touch|unlink|rmtree|rmdir|rename|move"
+    r"|copy2?|put(_\w+)?|delete(_all)?"
+)
 """Names of calls that write, on whatever object; `replace` and `open` depend on their arguments."""
 
 
