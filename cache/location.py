@@ -68,6 +68,24 @@ class Location:
         """The folder on this machine; None for an object store."""
         return None if "://" in self.url else Path(self.url) / self.prefix
 
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return str(self).rpartition("/")[2]
+
+    @property
+    def parent(self) -> Location:
+        """The location above this one. Raises InputError at the top of a store."""
+        above = self.prefix.rpartition("/")[0]
+        if self.prefix:
+            return Location(self.url, above, self.store)
+        if self.path is not None and self.path.parent != self.path:
+            return Location(str(self.path.parent))
+        scheme, _, rest = self.url.partition("://")
+        if "/" not in rest.strip("/"):
+            raise InputError(f"{self}: nothing lies above it; name a folder in it")
+        return Location(f"{scheme}://{rest.rpartition('/')[0]}")
+
     def child(self, name: str) -> Location:
         """The location below this one."""
         return Location(self.url, self.key(name), self.store)

@@ -16,6 +16,7 @@ from cache.digests import fingerprint
 from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
+from cache.vectors import unit
 
 FORMAT = 1
 BLOCK = 4096
@@ -49,7 +50,7 @@ class TokenIndex:
         `among`: "local" (regions) or "global" (views).
         """
         index = self.local if among == "local" else self.views
-        cosines, found = index.search(_unit(vector[None]), min(k + (skip is not None), index.ntotal))
+        cosines, found = index.search(unit(vector[None]), min(k + (skip is not None), index.ntotal))
         hits = [self._hit(among, int(i), float(c)) for c, i in zip(cosines[0], found[0], strict=True) if i >= 0]
         return [h for h in hits if (h.view, h.region) != skip][:k]
 
@@ -114,7 +115,7 @@ def open_index(at: Location, tokens: Artifact, latent: Artifact | None, num_seen
     indices = []
     for name, vectors in (("views", whole), ("local", local_tokens)):
         index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(_unit(vectors))
+        index.add(unit(vectors))
         at.put(f"{name}.faiss", faiss.serialize_index(index).tobytes())
         indices.append(index)
     buffer = io.BytesIO()
@@ -148,8 +149,3 @@ def _entries(arrays: dict[str, np.ndarray], first: int, shift: int) -> np.ndarra
     offsets = arrays["local_offsets"]
     rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) + first
     return np.stack([rows, arrays["local_region"].astype(np.int64) + shift], axis=1)
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    x = np.ascontiguousarray(x, dtype=np.float32)
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), np.finfo(np.float32).tiny)

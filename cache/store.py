@@ -73,8 +73,8 @@ class Artifact:
         wrong = [name for name, spec in self.table.items() if spec.dims[0] == "n" and len(arrays[name]) != len(ids)]
         if wrong:
             raise ValueError(f"{self.kind}/{wrong[0]}: {len(arrays[wrong[0]])} views, {len(ids)} ids")
-        memory = MemoryStore()
-        group = zarr.create_group(memory)
+        made: dict[str, Any] = {}
+        group = zarr.create_group(MemoryStore(made))
         for name, value in arrays.items():
             whole = tuple(max(1, s) for s in value.shape)
             by_row = self.table[name].by_row
@@ -89,7 +89,7 @@ class Artifact:
             )
             array[...] = value
         objects: dict[str, list[Any]] = {}
-        for name, buffer in memory._store_dict.items():
+        for name, buffer in made.items():
             data = buffer.to_bytes()
             self.at.put(f"{_folder(shard)}/{name}", data)
             objects[name] = [len(data), hashlib.sha256(data).hexdigest()]

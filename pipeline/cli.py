@@ -602,7 +602,7 @@ def cache_gc(
     if unused and not preset:
         raise InputError("cache gc --unused: name the PRESET whose addresses stay")
     made = _plan(preset, data, artifacts, set_) if unused else None
-    keep = {made.address(kind).prefix.rsplit("/", 1)[-1] for kind in made.ingredients} if made else None
+    keep = {made.address(kind).name for kind in made.ingredients} if made else None
     found = cache_tool.collect(artifacts, _stored(preset), keep, dry=dry)
     _say(cache_text.collected_text(found), found, as_json)
 

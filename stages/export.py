@@ -7,8 +7,6 @@ OUT/README.md (the model card). Written only where the file was run and agrees w
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from cache.errors import InputError
+from cache.files import write_whole
 from stages.parts.data.views import Array
 from stages.parts.drawing.model_card import model_card
 from stages.parts.drawing.overlays import palette
@@ -93,9 +92,9 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     colours = palette(len(words.names)).tolist()
     listed = {**about, "colours": colours[: len(words.names)], "file": FILES[format]}
-    _write(out / "classes.json", (json.dumps(listed, indent=1, ensure_ascii=False) + "\n").encode())
-    _write(out / "README.md", model_card(report, facts).encode())
-    _write(out / FILES[format], packed)
+    write_whole(out / "classes.json", (json.dumps(listed, indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(out / "README.md", model_card(report, facts).encode())
+    write_whole(out / FILES[format], packed)
     return report
 
 
@@ -139,20 +138,6 @@ def _text_of(checkpoint: Checkpoint, words: ClassEmbeddings) -> torch.Tensor:
     if checkpoint.more_text is not None:
         known |= dict(zip(checkpoint.more, checkpoint.more_text, strict=True))
     return torch.stack([known[name] for name in words.names])
-
-
-def _write(path: Path, data: bytes) -> None:
-    """The whole file or none."""
-    descriptor, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(part).chmod(0o644)
-        Path(part).replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: can't be written ({error.strerror})") from error
-    finally:
-        Path(part).unlink(missing_ok=True)
 
 
 def push(folder: Path, repository: str) -> str:

@@ -217,7 +217,7 @@ class Inspection:
         if not lines:
             raise InputError(f"{at}: no loss curves there; run `clip2seg train {self.plan.name}` first")
         curves = [json.loads(line) for line in lines]
-        name = at.prefix.rsplit("/", 1)[-1]
+        name = at.name
         picture = self.put(f"losses-{name}.png", loss_curves(f"{self.plan.name}   {name}", curves))
         return {"picture": picture, "points": len(curves), "first": curves[0], "last": curves[-1]}
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError
-from cache.location import Location
+from cache.headers import about_at
+from cache.location import Location, StoreError
 from pipeline.text import columns
 
 SCORES = ("hIoU", "sIoU", "uIoU", "pixel_accuracy")
@@ -27,13 +28,15 @@ class Run:
     @property
     def name(self) -> str:
         """`<preset>/train-<fingerprint>`: what `--compare` takes."""
-        return f"{self.preset}/{self.at.prefix.rsplit('/', 1)[-1] or Path(self.at.url).name}"
+        return f"{self.preset}/{self.at.name}"
 
     @cached_property
     def about(self) -> dict[str, Any]:
         """What the checkpoint's header says; empty where there is none yet."""
-        header = _header(self.at, "student.safetensors")
-        return header or {}
+        try:
+            return about_at(self.at, "student.safetensors") or {}
+        except StoreError:  # a list shows what it can
+            return {}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -52,12 +55,12 @@ class Run:
     def evaluations(self) -> list[tuple[Location, dict[str, Any]]]:
         """The evaluations of this run, those of most images first: folder and report."""
         found = []
-        parent = _parent(self.at)
+        parent = self.at.parent
         for name in parent.children():
             if not name.startswith("eval-"):
                 continue
             report = parent.child(name).get_json("report.json")
-            if report and str(report.get("run", "")).rstrip("/").rsplit("/", 1)[-1] == self.name.rsplit("/", 1)[-1]:
+            if report and str(report.get("run", "")).rstrip("/").rpartition("/")[2] == self.at.name:
                 found.append((parent.child(name), report))
         return sorted(found, key=lambda pair: -int(pair[1].get("images", 0)))
 
@@ -91,8 +94,7 @@ def find_runs(artifacts: str, preset: str = "") -> list[Run]:
 
 def run_at(at: Location) -> Run:
     """The run in a folder."""
-    folder = _parent(at)
-    return Run(str(folder).rstrip("/").rsplit("/", 1)[-1], at)
+    return Run(at.parent.name, at)
 
 
 def runs_json(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -156,7 +158,7 @@ def compare_text(found: Mapping[str, Any]) -> str:
 
 
 def _one(runs: Sequence[Run], name: str) -> Run:
-    fitting = [run for run in runs if run.name == name or run.name.rsplit("/", 1)[-1].startswith(name)]
+    fitting = [run for run in runs if run.name == name or run.at.name.startswith(name)]
     if len(fitting) != 1:
         known = ", ".join(run.name for run in (fitting or runs)[:6]) or "none"
         raise InputError(f"--compare {name}: fits {len(fitting)} runs; name one of: {known}")
@@ -176,38 +178,6 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         else:
             pairs.append((f"{prefix}{key}", item))
     return pairs
-
-
-def _parent(at: Location) -> Location:
-    folder, _, last = at.prefix.rpartition("/")
-    if last:
-        return Location(at.url, folder)
-    return Location(at.url.rpartition("/")[0])
-
-
-def _header(at: Location, name: str) -> dict[str, Any] | None:
-    """The header of a student's file; of a local file only the header is read."""
-    if at.path is not None:
-        file = at.path / name
-        if not file.is_file():
-            return None
-        with file.open("rb") as opened:
-            start = opened.read(8)
-            # safetensors' own limit; a longer "header" is another kind of file.
-            data: bytes | None = start + opened.read(min(int.from_bytes(start, "little"), 100_000_000))
-    else:
-        data = at.get(name)
-    return None if data is None else parsed_header(data)
-
-
-def parsed_header(data: bytes) -> dict[str, Any]:
-    """The `clip2seg` metadata of a safetensors file's bytes; empty where they aren't one. Needs no torch."""
-    try:
-        size = int.from_bytes(data[:8], "little")
-        found = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["clip2seg"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def resolve_run(run: str, artifacts: str, data: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +12,8 @@ from typing import Any
 from cache.claims import Claim, holder
 from cache.digests import fingerprint
 from cache.errors import InputError
-from cache.location import Location, StoreError, unsealed
+from cache.headers import about_at
+from cache.location import Location, unsealed
 from cache.schema import ARTIFACTS
 from cache.store import Artifact
 from pipeline.plan import Plan
@@ -211,23 +211,12 @@ def _provenance(at: Location, kind: str) -> dict[str, Any]:
     if kind in ARTIFACTS:
         return Artifact(at, kind).provenance()
     if kind in ("train", "online"):
-        return _trained_from(at)
+        said = about_at(at, "student.safetensors") or {}
+        found: dict[str, Any] = said.get("provenance", {})
+        return found
     report = at.get_json("report.json") or {}
-    run = str(report.get("run", "")).rstrip("/").rsplit("/", 1)[-1]
+    run = str(report.get("run", "")).rstrip("/").rpartition("/")[2]
     return {"run": run, "split": report.get("split", "")} if run else {"split": report.get("split", "")}
-
-
-def _trained_from(at: Location) -> dict[str, Any]:
-    """The provenance in a student's header, without reading its weights."""
-    if not at.size("student.safetensors"):
-        return {}
-    length = int.from_bytes(at.get_start("student.safetensors", 8), "little")
-    try:
-        header = json.loads(at.get_start("student.safetensors", 8 + min(length, 2**24))[8:])
-        provenance: dict[str, Any] = json.loads(header["__metadata__"]["clip2seg"])["provenance"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(f"{at}/student.safetensors: damaged") from error
-    return provenance
 
 
 def _state(at: Location, kind: str) -> tuple[str, int]:

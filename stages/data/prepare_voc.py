@@ -5,17 +5,16 @@ reads: VOCdevkit/VOC2012, the SBD release | writes: SegmentationClassAug/*.png, 
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from cache.errors import InputError
+from cache.files import write_whole
 from stages.parts.data.images import MAX_PIXELS, BadSample, image_size, read_sbd_mask
 from stages.parts.data.layouts import read_ids, shipped_list
 from stages.running.progress import Bar
@@ -61,14 +60,14 @@ def prepare_voc(voc: Path, sbd: Path, *, ids: Sequence[str] | None = None) -> Pr
             if target.exists():
                 kept += 1
             elif source.suffix == ".png":
-                _replace(target, partial(shutil.copyfile, source))
+                write_whole(target, source.read_bytes())
                 from_voc += 1
             else:
                 mask = _fitting_sbd_mask(source, voc / "JPEGImages" / f"{one}.jpg")
-                _replace(target, partial(mask.save, format="PNG"))
+                write_whole(target, _png(mask))
             bar.advance()
     listed.parent.mkdir(parents=True, exist_ok=True)
-    _replace(listed, lambda part: part.write_text("\n".join(ids) + "\n"))
+    write_whole(listed, ("\n".join(ids) + "\n").encode())
     return PrepareReport(out, listed, from_voc, len(ids) - kept - from_voc, kept)
 
 
@@ -100,11 +99,7 @@ def _fitting_sbd_mask(source: Path, photo: Path) -> Image.Image:
     return Image.fromarray(mask)
 
 
-def _replace(target: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file so that it is either whole or not there."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+def _png(mask: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    mask.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from cache.digests import file_digest
 from cache.errors import InputError
+from cache.files import write_whole
 from cache.settings import Settings
 from stages.parts.demo.scenes import CLASSES, album, quiz
 
@@ -105,7 +106,7 @@ def run(
     _write(out, model_config, model, captions)
     accuracy, per_class = examine(out, device)
     report = Report(accuracy, per_class, loss, time.monotonic() - started, file_digest(out / WEIGHTS))
-    _replace(out / CARD, _card(cfg, report, command).encode())
+    write_whole(out / CARD, _card(cfg, report, command).encode())
     say(f"teach: zero-shot accuracy {100 * accuracy:.1f} % after {report.seconds:.0f} s; written to {out}")
     return report
 
@@ -238,14 +239,8 @@ def _write(out: Path, model_config: dict[str, Any], model: nn.Module, captions: 
     known = torch.zeros(len(weights["token_embedding.weight"]), 1, dtype=torch.float16)
     known[_tokenizer()(captions).unique()] = 1
     weights["token_embedding.weight"] = weights["token_embedding.weight"] * known
-    _replace(out / WEIGHTS, save(weights))
-    _replace(out / CONFIG, (json.dumps(model_config, indent=2) + "\n").encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
+    write_whole(out / WEIGHTS, save(weights))
+    write_whole(out / CONFIG, (json.dumps(model_config, indent=2) + "\n").encode())
 
 
 def _card(cfg: TeachConfig, report: Report, command: str) -> str:

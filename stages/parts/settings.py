@@ -140,10 +140,10 @@ class TrainConfig(Settings):
     """Factor on `lr` for everything but the encoder (C)."""
 
     weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW weight decay; none on norms, biases and positional terms (C)."""
+    """AdamW weight decay; none on norms and positional terms. Biases are decayed, as in the public code (C)."""
 
     warmup: int = Field(default=1500, ge=0)
-    """Iterations of linear warm-up (C)."""
+    """Iterations of linear warm-up; the poly decay begins after it, as in mmsegmentation 1.x (C)."""
 
     poly_power: float = Field(default=1.0, gt=0)
     """Power of the polynomial decay (C)."""

@@ -29,7 +29,14 @@ DOORS = {
 BELOW = {
     "pipeline": ("pipeline", "stages", "cache"),
     "stages": ("stages.parts", "stages.running", "cache"),
-    "stages.parts": ("stages.parts", "cache.settings", "cache.errors", "cache.digests"),
+    "stages.parts": (
+        "stages.parts",
+        "cache.settings",
+        "cache.errors",
+        "cache.digests",
+        "cache.headers",
+        "cache.vectors",
+    ),
     "cache": ("cache",),
 }
 """Floor of the house -> what it may import of this project."""

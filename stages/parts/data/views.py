@@ -199,7 +199,7 @@ def _sources(view: View, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDAr
 
 
 def _gather(values: Array, rows: NDArray[np.int64], cols: NDArray[np.int64], view: View) -> Array:
-    seen = values[rows][:, cols[::-1] if view.flip else cols]
+    seen = values[rows].take(cols[::-1] if view.flip else cols, axis=1)
     return seen if seen.shape == (_side(view),) * 2 else _padded(seen, view, np.uint8(IGNORE))
 
 
@@ -220,7 +220,7 @@ def _largest_share(labels: Array, view: View, classes: NDArray[np.int64]) -> flo
     rows, cols = _sources(view, (labels.shape[0], labels.shape[1]))
     rows, often = np.unique(rows, return_counts=True)
     cols, wide = np.unique(cols, return_counts=True)
-    shown, wide = labels[rows][:, cols], wide.astype(np.float32)
+    shown, wide = labels[rows].take(cols, axis=1), wide.astype(np.float32)
     # A row's sum is below 2^24, which float32 holds exactly; all rows' together need not be.
     counts = [often @ ((shown == k).astype(np.float32) @ wide) for k in classes]
     total = sum(counts)

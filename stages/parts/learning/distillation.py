@@ -132,17 +132,22 @@ def image_mean(values: Tensor, regions: Regions) -> Tensor:
 
 
 class Froster(nn.Module):
-    """FROSTER's residual head: z' = z + 0.1 * MLP(z), the identity at the start (method.md section 4)."""
+    """FROSTER's residual head: z' = z^ + 0.1 * MLP(z^), of unit tokens z^; the identity at the start (method.md 4).
+
+    As in the public code: the input is normalised, the first layer starts by kaiming_normal, the last at zero.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(dim, dim, bias=False), nn.GELU(), nn.Linear(dim, dim, bias=False))
-        last = self.mlp[2]
-        assert isinstance(last, nn.Linear)
+        first, last = self.mlp[0], self.mlp[2]
+        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+        nn.init.kaiming_normal_(first.weight)
         nn.init.zeros_(last.weight)
 
     def forward(self, z: Tensor) -> Tensor:
         """z [..., D] -> z' [..., D]."""
+        z = functional.normalize(z, dim=-1)
         return z + 0.1 * self.mlp(z)
 
 

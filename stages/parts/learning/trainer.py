@@ -16,15 +16,17 @@ from stages.parts.learning.distributed import rank, world
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.schedule import lr_factor
 from stages.parts.settings import TrainConfig
-from stages.parts.students import gather_norms, parameter_groups
+from stages.parts.students import extra_groups, gather_norms, parameter_groups
 
 
 def make_optimiser(learner: Learner, cfg: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; the head and what only training needs learn `head_lr_multiplier` times as fast; no decay on norms."""
+    """AdamW; the head and what only training needs learn `head_lr_multiplier` times as fast; no decay on norms.
+
+    Biases are decayed, as in the public code.
+    """
     groups = parameter_groups(learner.student, cfg.lr, cfg.head_lr_multiplier, cfg.weight_decay)
-    extras = [p for module in learner.extras().values() for p in module.parameters()]
-    if extras:
-        groups.append({"params": extras, "lr": cfg.lr * cfg.head_lr_multiplier, "weight_decay": cfg.weight_decay})
+    for name, module in learner.extras().items():
+        groups += extra_groups(name, module, cfg.lr * cfg.head_lr_multiplier, cfg.weight_decay)
     for group in groups:
         group["base_lr"] = group["lr"]
     return torch.optim.AdamW(groups, fused=True)  # one pass over the weights instead of a dozen

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from cache.settings import IGNORE
+from cache.vectors import unit
 from stages.parts.settings import MiningConfig as MiningConfig
 
 Floats = NDArray[np.float32]
@@ -111,9 +112,9 @@ def spherical_kmeans(tokens: Floats, seeds: Floats, iterations: int, gpu: bool =
 
 def kmeans_inputs(tokens: Floats, seeds: Floats) -> tuple[Floats, Floats]:
     """Unit tokens [n, D] and the unit seeds to start from, at most n and no two equal."""
-    start = _unit(seeds)[: len(tokens)]
+    start = unit(seeds)[: len(tokens)]
     # Equal seeds would leave one of them empty, and which tokens it is then given would be chance.
-    return _unit(tokens), start[list({row.tobytes(): i for i, row in enumerate(start)}.values())]
+    return unit(tokens), start[list({row.tobytes(): i for i, row in enumerate(start)}.values())]
 
 
 def bare_kmeans(points: Floats, start: Floats, iterations: int, gpu: bool = False) -> tuple[Floats, Ints]:
@@ -185,7 +186,7 @@ def _round(cosine: NDArray[np.float64], threshold: float) -> list[tuple[int, int
 def _group_means(centroids: Floats, counts: Ints, group: Ints) -> tuple[Floats, Ints]:
     """Count-weighted unit mean [G, D] and count [G] of each group."""
     member = (group == np.arange(group.max() + 1)[:, None]) * counts
-    return _unit(member.astype(np.float32) @ centroids), member.sum(axis=1)
+    return unit(member.astype(np.float32) @ centroids), member.sum(axis=1)
 
 
 def _absorb(centroids: Floats, counts: Ints, min_cells: int, most: int) -> Ints:
@@ -201,7 +202,7 @@ def _absorb(centroids: Floats, counts: Ints, min_cells: int, most: int) -> Ints:
             break
         alive = alive[alive != smallest]
         nearest = alive[np.argmax(means[alive] @ means[smallest])]
-        means[nearest] = _unit(sizes[nearest] * means[nearest] + sizes[smallest] * means[smallest])
+        means[nearest] = unit(sizes[nearest] * means[nearest] + sizes[smallest] * means[smallest])
         sizes[nearest] += sizes[smallest]
         target[target == smallest] = nearest
     return target
@@ -215,9 +216,3 @@ def _largest_first(labels: Ints) -> NDArray[np.uint8]:
     rank[order] = np.arange(len(names))
     rank[names < 0] = IGNORE
     return rank[inverse].astype(np.uint8)
-
-
-def _unit(x: NDArray[Any]) -> Floats:
-    """float32, contiguous, L2-normalised along the last axis; a zero vector stays zero."""
-    x = np.ascontiguousarray(x, dtype=np.float32)
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), np.finfo(np.float32).tiny)

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cache.vectors import unit
 from stages.parts.data.views import Array
-from stages.parts.scoring.quality import unit
 
 TEMPLATE = Path(__file__).parent / "explorer.html"
 DIMS = 96

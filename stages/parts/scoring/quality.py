@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.settings import IGNORE
+from cache.vectors import unit
 from stages.parts.data.views import Array, cell_index
 from stages.parts.scoring.metrics import scores
 
@@ -100,12 +101,6 @@ def cosines(dense: NDArray[Any], token: NDArray[Any]) -> NDArray[np.float32]:
     """Cosine of each cell to one token: [h, w, D], [D] -> [h, w]."""
     found: NDArray[np.float32] = unit(dense) @ unit(token)
     return found
-
-
-def unit(x: NDArray[Any]) -> NDArray[np.float32]:
-    """float32, L2-normalised along the last axis; a zero vector stays zero."""
-    x = np.asarray(x, np.float32)
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
 
 
 def zero_shot_report(found: ZeroShotAccuracy, names: Sequence[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from cache.settings import PathSetting, Settings
 if TYPE_CHECKING:
     from stages.parts.students.build import Student as Student
     from stages.parts.students.build import build_student as build_student
+    from stages.parts.students.groups import extra_groups as extra_groups
     from stages.parts.students.groups import parameter_groups as parameter_groups
     from stages.parts.students.macs import count_macs as count_macs
     from stages.parts.students.norms import gather_norms as gather_norms
@@ -45,7 +46,8 @@ class StudentConfig(Settings):
 
     head_channels: int = Field(default=0, ge=0, multiple_of=32)
     """Width of the head in channels, for segformer, segnext and setr only. 0 = the architecture's own: segformer
-    256 (R), setr 256 (R), segnext 512 for mscan_b (R), 256 / 1024 for the smaller / larger MSCAN (C)."""
+    256 (R), setr 256 (R), segnext 512 for mscan_b (R), 256 / 1024 for the smaller / larger MSCAN (C). SegFormer's
+    head is mmsegmentation's (convolution, batch norm and ReLU per level); 768 is the authors' linear one (C)."""
 
 
 def weights_digest(cfg: StudentConfig) -> str:
@@ -61,6 +63,7 @@ def weights_digest(cfg: StudentConfig) -> str:
 _HOMES = {
     "Student": "build",
     "build_student": "build",
+    "extra_groups": "groups",
     "parameter_groups": "groups",
     "count_macs": "macs",
     "gather_norms": "norms",

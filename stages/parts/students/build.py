@@ -18,6 +18,13 @@ from stages.parts.students.mscan import MSCAN_ENCODERS
 from stages.parts.students.setr import SETR, VIT
 from stages.parts.students.weights import LoadReport, load_encoder_weights
 
+LINEAR_HEAD = 768
+"""Width of SegFormer's head in the authors' code, which has a plain linear layer per level there (C)."""
+
+HEAD_STD = 0.01
+"""Spread of the last layer's weights at the start, the same for every student (C: mmsegmentation, SegFormer,
+SegNeXt): |F| then starts at 2 to 4 whatever the network; smp's own start gives SegFormer 13."""
+
 _LIGHTHAM_CHANNELS = {"mscan_t": 256, "mscan_s": 256, "mscan_l": 1024}
 """The public configurations' LightHam width; 512 for mscan_b and every other encoder."""
 
@@ -91,7 +98,11 @@ def build_student(cfg: StudentConfig, dim: int) -> Student:
 
 
 def _smp_student(cfg: StudentConfig, dim: int) -> Student:
-    """An smp model without its final upsampling: F at the decoder's own stride."""
+    """An smp model without its final upsampling: F at the decoder's own stride.
+
+    `segformer` gets the public code's head: dropout before the last layer, and per level a convolution with batch
+    norm and ReLU as in mmsegmentation (256 wide, the paper's size), or at a width of 768 the authors' linear layer.
+    """
     options: dict[str, int | bool] = {}
     if cfg.head_channels:
         options["decoder_segmentation_channels"] = cfg.head_channels
@@ -104,7 +115,31 @@ def _smp_student(cfg: StudentConfig, dim: int) -> Student:
         net.segmentation_head.upsampling_factor = 1
     else:
         net.segmentation_head[1] = nn.Identity()
+    if cfg.arch == "segformer":
+        net.segmentation_head = nn.Sequential(nn.Dropout2d(0.1), net.segmentation_head[0])
+        if cfg.head_channels != LINEAR_HEAD:
+            _normalise_levels(net.decoder)
+    _start_small(net.segmentation_head)
     return Student(net, divisor=net.encoder.output_stride)
+
+
+def _normalise_levels(decoder: nn.Module) -> None:
+    """Exchanges the linear layer of each level of smp's SegFormer decoder for convolution, batch norm and ReLU."""
+    levels: nn.ModuleList = decoder.get_submodule("mlp_stage")  # type: ignore[assignment]
+    for i, level in enumerate(levels):
+        linear = level.get_submodule("linear")
+        assert isinstance(linear, nn.Linear)
+        conv = nn.Conv2d(linear.in_features, linear.out_features, 1, bias=False)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        levels[i] = nn.Sequential(conv, nn.BatchNorm2d(linear.out_features), nn.ReLU())
+
+
+def _start_small(head: nn.Module) -> None:
+    """Draws the last layer of a head anew, by `HEAD_STD`."""
+    last = [m for m in head.modules() if isinstance(m, nn.Conv2d)][-1]
+    nn.init.normal_(last.weight, std=HEAD_STD)
+    if last.bias is not None:
+        nn.init.zeros_(last.bias)
 
 
 def _smp_weights(cfg: StudentConfig) -> str | bool | None:

@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from cache.errors import InputError
+from cache.headers import KEY, about_of
 from stages.parts.students import StudentConfig, build_student
 
 FORMAT = 1
@@ -96,11 +97,8 @@ def _check_shapes(tensors: dict[str, Tensor], seen: tuple[str, ...], more: tuple
 def read_header(data: bytes, where: str) -> dict[str, Any]:
     """What a checkpoint says of itself, without its weights."""
     try:
-        size = int.from_bytes(data[:8], "little")
-        header: dict[str, Any] = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["clip2seg"])
-        if not isinstance(header, dict):
-            raise TypeError("the header is no table")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        header = about_of(data)
+    except ValueError as error:
         raise InputError(f"{where}: not a clip2seg student (.safetensors written by `clip2seg train`)") from error
     if header.get("format") != FORMAT:
         raise InputError(f"{where}: student format {header.get('format')}, this program reads {FORMAT}; train it again")
@@ -120,8 +118,7 @@ def unpack_state(
 ) -> dict[str, Any]:
     """Puts a packed state back; returns what was said with it."""
     try:
-        tensors, size = _loaded(data), int.from_bytes(data[:8], "little")
-        about: dict[str, Any] = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["clip2seg"])
+        tensors, about = _loaded(data), about_of(data)
         for name, module in modules.items():
             module.load_state_dict(
                 {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
@@ -152,13 +149,13 @@ def intact(data: bytes) -> bool:
 def _saved(tensors: dict[str, Tensor], about: dict[str, Any]) -> bytes:
     """safetensors with its own checksum, which the format lacks: a flipped bit would be trained on in silence."""
     seal = {"sha256": _digest(tensors, json.dumps(about, sort_keys=True))}
-    return save(tensors, {"clip2seg": json.dumps({**about, **seal}, sort_keys=True)})
+    return save(tensors, {KEY: json.dumps({**about, **seal}, sort_keys=True)})
 
 
 def _loaded(data: bytes) -> dict[str, Tensor]:
     """The tensors of a file. Raises ValueError where they, or what is said of them, are not what was saved."""
     tensors = load(data)
-    about = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["clip2seg"])
+    about = about_of(data)
     seal = about.pop("sha256", None)
     if seal is not None and seal != _digest(tensors, json.dumps(about, sort_keys=True)):
         raise ValueError("its sha256 is not the one it was written with")

@@ -35,10 +35,23 @@ def parameter_groups(
     return list(groups.values())
 
 
-def _undecayed(student: nn.Module) -> set[str]:
+def extra_groups(name: str, module: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+    """One or two groups for a module that only training needs: its norms without weight decay, the rest with it."""
+    undecayed = _undecayed(module)
+    kinds: dict[float, list[nn.Parameter]] = {weight_decay: [], 0.0: []}
+    for path, parameter in module.named_parameters():
+        kinds[0.0 if path in undecayed else weight_decay].append(parameter)
+    return [
+        {"name": f"{name}, {'decay' if decay else 'no decay'}", "params": p, "lr": learning_rate, "weight_decay": decay}
+        for decay, p in kinds.items()
+        if p
+    ]
+
+
+def _undecayed(net: nn.Module) -> set[str]:
     """Names of the parameters of norm layers (of torch, timm or smp) and of positional terms."""
-    names = {name for name, _ in student.named_parameters() if any(term in name for term in _POSITIONAL)}
-    for path, module in student.named_modules():
+    names = {name for name, _ in net.named_parameters() if any(term in name for term in _POSITIONAL)}
+    for path, module in net.named_modules():
         if "norm" in type(module).__name__.lower():
             names.update(f"{path}.{name}" for name, _ in module.named_parameters(recurse=False))
     return names

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cache.digests import folder_digest
 from cache.errors import InputError
+from cache.vectors import unit
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = (".safetensors", ".bin", ".pth")
@@ -111,8 +112,7 @@ def _unit(values: NDArray[np.float32], source: Path) -> NDArray[np.float32]:
     length = np.linalg.norm(values, axis=-1, keepdims=True)
     if not np.isfinite(length).all() or not length.all():
         raise InputError(f"{source}: holds an embedding that is zero or not finite; rebuild it")
-    result: NDArray[np.float32] = values / length
-    return result
+    return unit(values)
 
 
 def _is_torchscript(path: Path) -> bool:

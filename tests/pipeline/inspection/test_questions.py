@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from cache.errors import InputError
+from cache.vectors import unit
 from pipeline.inspection.questions import Inspection, ask
 from pipeline.run import Machine
-from stages.parts.scoring.quality import unit
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

@@ -48,16 +48,16 @@ def test_vocs_own_mask_wins_and_sbd_fills_the_rest(folders: tuple[Path, Path]) -
 
 def test_a_stopped_run_goes_on_where_it_was(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     voc, sbd = folders
-    whole = stage._replace
+    whole = stage.write_whole
     done: list[Path] = []
 
-    def stopping(target: Path, write: object) -> None:
+    def stopping(target: Path, data: bytes) -> None:
         if len(done) == 2:
             raise KeyboardInterrupt
-        whole(target, write)  # type: ignore[arg-type]
+        whole(target, data)
         done.append(target)
 
-    monkeypatch.setattr(stage, "_replace", stopping)
+    monkeypatch.setattr(stage, "write_whole", stopping)
     with pytest.raises(KeyboardInterrupt):
         prepare_voc(voc, sbd, ids=IDS)
     assert not (voc / "ImageSets/Segmentation/train_aug.txt").exists()
@@ -67,19 +67,6 @@ def test_a_stopped_run_goes_on_where_it_was(folders: tuple[Path, Path], monkeypa
     assert (report.kept, report.from_sbd) == (2, 1)
     assert {path: path.stat().st_mtime_ns for path in done} == before
     assert prepare_voc(voc, sbd, ids=IDS).kept == 3
-
-
-def test_a_write_that_fails_leaves_neither_a_mask_nor_a_part(tmp_path: Path) -> None:
-    def failing(part: Path) -> None:
-        part.write_bytes(b"half")
-        raise OSError("disk full")
-
-    (tmp_path / "old.png").write_bytes(b"whole")
-    for name in ("new.png", "old.png"):
-        with pytest.raises(OSError, match="disk full"):
-            stage._replace(tmp_path / name, failing)
-    assert [path.name for path in tmp_path.iterdir()] == ["old.png"]
-    assert (tmp_path / "old.png").read_bytes() == b"whole"
 
 
 def test_missing_files_are_named_before_anything_is_written(folders: tuple[Path, Path]) -> None:

@@ -224,11 +224,18 @@ def test_the_losses_of_table_4_by_hand(loss, wanted):
 def test_frosters_head_is_the_identity_at_first_and_learns():
     torch.manual_seed(0)
     head, z = Froster(6), randn(2, 6)
-    assert torch.equal(head(z), z)
+    unit = functional.normalize(z, dim=1)
+    assert torch.equal(head(z), unit) and torch.allclose(head(7 * z), unit)  # the public code normalises its input
     assert [name for name, _ in head.named_parameters()] == ["mlp.0.weight", "mlp.2.weight"]
     with torch.no_grad():
         head.mlp[2].weight.copy_(torch.eye(6))
-    torch.testing.assert_close(head(z), z + 0.1 * functional.gelu(z @ head.mlp[0].weight.T))
+    torch.testing.assert_close(head(z), unit + 0.1 * functional.gelu(unit @ head.mlp[0].weight.T))
+
+
+def test_frosters_first_layer_starts_by_kaiming_normal():
+    torch.manual_seed(0)
+    spread = Froster(256).mlp[0].weight.std().item()
+    assert spread == pytest.approx((2 / 256) ** 0.5, rel=0.02)  # torch's own start for a linear layer: 0.036
 
 
 def test_frosters_head_gets_a_gradient_though_it_starts_at_zero():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stages.parts.scoring.gallery import ImageScore, extremes, look, mean_iou, mixed
+from stages.parts.scoring.gallery import ImageScore, extremes, mean_iou, mixed, score_image
 
 
 def row(*values: int) -> np.ndarray:
@@ -24,7 +24,7 @@ def test_a_picture_without_a_labelled_pixel_has_no_score() -> None:
 def test_an_unseen_class_is_shown_from_a_twentieth_of_the_picture_on() -> None:
     labels = np.zeros((10, 10), np.uint8)
     labels[0, :5], labels[1, :4] = 2, 3
-    assert look(7, labels, labels, 2, 4) == ImageScore(7, 1.0, (2,))
+    assert score_image(7, labels, labels, 2, 4) == ImageScore(7, 1.0, (2,))
 
 
 def test_best_and_worst_are_in_order_and_of_equals_the_first() -> None:

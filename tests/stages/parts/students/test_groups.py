@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stages.parts.students import StudentConfig, build_student, parameter_groups
+from stages.parts.students import StudentConfig, build_student, extra_groups, parameter_groups
 
 
 def grouped(arch: str, encoder: str) -> tuple[dict[str, tuple[float, float]], int]:
@@ -51,7 +51,8 @@ def grouped(arch: str, encoder: str) -> tuple[dict[str, tuple[float, float]], in
                 "net.encoder.block1.0.attn.norm.weight": (1e-3, 0.0),
                 "net.decoder.fuse_stage.0.weight": (1e-2, 0.01),
                 "net.decoder.fuse_stage.1.weight": (1e-2, 0.0),
-                "net.segmentation_head.0.bias": (1e-2, 0.01),
+                "net.segmentation_head.1.bias": (1e-2, 0.01),
+                "net.decoder.mlp_stage.0.1.bias": (1e-2, 0.0),
             },
         ),
         ("fpn", "tu-convnext_atto", {"net.encoder.model.stem_1.weight": (1e-3, 0.0)}),
@@ -69,3 +70,13 @@ def test_frozen_parameters_are_in_no_group():
     groups = parameter_groups(student, 1e-3, 10, 0.01)
     assert {g["lr"] for g in groups} == {1e-2}
     assert sum(len(g["params"]) for g in groups) == len(list(student.head_parameters()))
+
+
+def test_norms_of_the_generator_do_not_decay():
+    layer = torch.nn.TransformerDecoderLayer(8, 2, 16)
+    names = {id(p): n for n, p in layer.named_parameters()}
+    groups = extra_groups("generator", layer, 1e-2, 0.01)
+    undecayed = {names[id(p)] for g in groups if g["weight_decay"] == 0 for p in g["params"]}
+    assert undecayed == {f"norm{i}.{part}" for i in (1, 2, 3) for part in ("weight", "bias")}
+    assert sum(len(g["params"]) for g in groups) == len(names) and {g["lr"] for g in groups} == {1e-2}
+    assert [g["name"] for g in extra_groups("head", torch.nn.Linear(2, 2), 1e-2, 0.01)] == ["head, decay"]

@@ -53,6 +53,27 @@ def test_macs_of_one_convolution_are_its_multiplications():
     assert count_macs(wider, 64) - count_macs(student, 64) == 256 * 16 * 16
 
 
+def test_the_students_features_start_at_like_length():
+    found = {}
+    for arch, encoder in SMALL[:3]:
+        student = small(arch, encoder, dim=512).train()
+        with torch.no_grad():
+            found[arch] = student(torch.randn(2, 3, 64, 64)).norm(dim=1).mean().item()
+    # smp's own start gives SegFormer 13 and the others 2 to 4 (at the paper's sizes).
+    assert all(1.0 < length < 5.0 for length in found.values()), found
+    assert max(found.values()) < 2 * min(found.values()), found
+
+
+@pytest.mark.parametrize(("width", "kind"), [(0, "BatchNorm2d"), (64, "BatchNorm2d"), (768, "Linear")])
+def test_segformers_head_is_the_public_one_of_its_width(width, kind):
+    net = build_student(StudentConfig(arch="segformer", encoder="mit_b0", head_channels=width), 8).net
+    levels = list(net.decoder.mlp_stage)
+    assert len(levels) == 4 and all(kind in [type(m).__name__ for m in level.modules()] for level in levels)
+    dropout, last = net.segmentation_head
+    assert isinstance(dropout, torch.nn.Dropout2d) and dropout.p == 0.1
+    assert last.weight.std().item() == pytest.approx(0.01, rel=0.1) and not last.bias.any()
+
+
 @pytest.mark.parametrize(("arch", "encoder"), SMALL)
 @pytest.mark.parametrize("size", [(64, 96), (70, 45)])
 def test_features_come_at_the_networks_stride_for_any_image_size(arch, encoder, size):
