@@ -31,7 +31,7 @@ class Learner(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Every loss term, weighted, and their sum `total` (Eq. 6); all float32 scalars."""
-        features = self.student(batch.images)
+        features = self.student(batch.student_input())
         terms: dict[str, Tensor] = {}
         latent = filled = None
         if self.distiller is not None or self.generator is not None:
