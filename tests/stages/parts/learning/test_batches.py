@@ -20,6 +20,7 @@ from stages.parts.learning.batches import (
     Batch,
     CachedTokens,
     EpochBatchSampler,
+    Regions,
     TrainingSet,
     collate,
     normalised,
@@ -231,24 +232,41 @@ def test_a_batch_is_flat_over_regions_and_knows_their_images(data: Dataset) -> N
     batch = collate(items).to(torch.device("cpu"))
     assert batch.images.shape == (3, 3, 40, 40) and batch.masks.shape == (3, 40, 40)
     assert batch.tokens.dtype == batch.local.dtype == torch.float32
-    assert batch.region_image.tolist() == [i for i, item in enumerate(items) for _ in item.regions]
-    assert batch.region_id.tolist() == [int(r) for item in items for r in item.regions]
-    assert batch.local[:, 0].tolist() == [[0, 5, 2][i] for i in batch.region_image.tolist()]
+    regions = batch.regions
+    assert regions.image.tolist() == [i for i, item in enumerate(items) for _ in item.regions]
+    assert regions.id.tolist() == [int(r) for item in items for r in item.regions]
+    assert regions.slot.tolist() == [s for item in items for s in range(len(item.regions))]
+    assert regions.ids == tuple(tuple(item.regions.tolist()) for item in items)
+    assert batch.local[:, 0].tolist() == [[0, 5, 2][i] for i in regions.image.tolist()]
+
+
+def test_what_decides_a_shape_is_known_on_the_host() -> None:
+    regions = Regions.of([[0, 1, 4], [], [3]])
+    assert (len(regions), regions.most, regions.latent(3), regions.latent(9)) == (4, 3, 2, 0)
+    assert Regions.of([[], []]).most == Regions.of([[]]).latent(2) == 0
+    part = regions.part(1, 3)
+    assert (part.image.tolist(), part.id.tolist(), part.slot.tolist(), part.ids) == ([1], [3], [0], ((), (3,)))
 
 
 def test_the_parts_of_a_batch_are_the_batch(data: Dataset) -> None:
     samples = training(data, ViewsConfig(size=40))
     batch = collate([samples[i, 0] for i in range(4)])
     parts = [batch.part(i, 2) for i in range(2)]
-    for name in ("images", "masks", "tokens", "local", "region_id"):
+    for name in ("images", "masks", "tokens", "local"):
         assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(batch, name)), name
-    assert torch.equal(torch.cat([parts[0].region_image, parts[1].region_image + 2]), batch.region_image)
+    joined = Regions.of(parts[0].regions.ids + parts[1].regions.ids)
+    assert joined.ids == batch.regions.ids
+    for name in ("image", "id", "slot"):
+        assert torch.equal(getattr(joined, name), getattr(batch.regions, name)), name
+        shift = 2 if name == "image" else 0
+        both = [getattr(parts[0].regions, name), getattr(parts[1].regions, name) + shift]
+        assert torch.equal(torch.cat(both), getattr(batch.regions, name)), name
 
 
 def test_without_a_cache_a_batch_has_labels_alone(data: Dataset) -> None:
     samples = TrainingSet(data, ViewsConfig(size=40), SEEN, None, seed=0, photometric=False)
     batch = collate([samples[i, 0] for i in range(3)]).to(torch.device("cpu"))
-    assert batch.tokens.shape == (3, 0) and batch.local.shape[0] == 0 and batch.region_id.shape == (0,)
+    assert batch.tokens.shape == (3, 0) and batch.local.shape[0] == 0 and batch.regions.id.shape == (0,)
     assert isinstance(batch.part(0, 3), Batch)
 
 

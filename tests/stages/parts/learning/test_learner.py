@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from pipeline.config import load_config
 from pipeline.study.ablate import TABLES
-from stages.parts.learning.batches import Batch
+from stages.parts.learning.batches import Batch, Regions
 from stages.parts.learning.distillation import region_means
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.losses import pixel_logits, pixel_loss
@@ -51,14 +51,12 @@ def batch() -> Batch:
     masks[0, :8, :8], masks[0, :8, 8:], masks[0, 8:, :8], masks[0, 8:, 8:] = 0, 1, 2, 3
     masks[1] = 1
     masks[2, 4:] = 2
-    regions = torch.tensor([[0, 0], [0, 1], [0, 2], [0, 3], [1, 1], [2, 2]])
     return Batch(
         torch.randn(3, 3, SIZE, SIZE, generator=random),
         masks,
         torch.randn(3, D, generator=random),
         torch.randn(6, D, generator=random),
-        regions[:, 0],
-        regions[:, 1],
+        Regions.of([[0, 1, 2, 3], [1], [2]]),
     )
 
 
@@ -74,11 +72,9 @@ def test_the_pixel_loss_sees_seen_and_latent_columns() -> None:
     one, sample = learner().eval(), batch()
     terms = one(sample)
     features = one.student(sample.images)
-    means, present = region_means(features, sample.masks, sample.region_image, sample.region_id)
+    means = region_means(features, sample.masks, sample.regions)
     assert one.generator is not None
-    latent, filled = one.generator(
-        means, present, sample.tokens, sample.local, sample.region_image, sample.region_id, SEEN
-    )
+    latent, filled = one.generator(means, sample.tokens, sample.local, sample.regions, SEEN)
     assert latent.shape == (3, 2, D) and filled.tolist() == [[True, True], [False, False], [True, False]]
     wanted = pixel_loss(pixel_logits(features, one.text, latent, filled, one.pixel), sample.masks, one.pixel)
     for name, value in wanted.items():
@@ -94,8 +90,7 @@ def test_without_latent_embedding_latent_pixels_are_ignored_pixels() -> None:
 
 def test_the_baseline_needs_no_tokens() -> None:
     sample = batch()
-    empty = Batch(sample.images, sample.masks, torch.zeros(3, 0), torch.zeros(0, 0), torch.zeros(0, dtype=torch.long),
-                  torch.zeros(0, dtype=torch.long))  # fmt: skip
+    empty = Batch(sample.images, sample.masks, torch.zeros(3, 0), torch.zeros(0, 0), Regions.of([[], [], []]))
     terms = learner(NONE, OFF)(empty)
     assert set(terms) == {"total", "focal", "dice", "cross_entropy"}
     assert not learner(NONE, OFF).extras()
@@ -133,8 +128,8 @@ def test_bf16_comes_close_to_fp32() -> None:
 
 def test_an_image_without_any_label_adds_nothing_infinite() -> None:
     sample = batch()
-    empty = Batch(sample.images, torch.full_like(sample.masks, 255), sample.tokens, sample.local[:0],
-                  sample.region_image[:0], sample.region_id[:0])  # fmt: skip
+    nothing = torch.full_like(sample.masks, 255)
+    empty = Batch(sample.images, nothing, sample.tokens, sample.local[:0], Regions.of([[], [], []]))
     terms = learner()(empty)
     terms["total"].backward()
     assert all(torch.isfinite(t) for t in terms.values())
