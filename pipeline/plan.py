@@ -95,7 +95,8 @@ class Plan:
         text_source = identity.pop("text", "")
         numbers = c.teacher.fingerprint_fields()
         numbers.pop("prompts")
-        recipe, spread = numbers.pop("recipe"), numbers.pop("gaussian_std")
+        for name in ("recipe", "gaussian_std"):
+            del numbers[name]
         views = c.views.fingerprint_fields() if c.views.count > 1 else {"count": 1}
         data = {"digest": self.train_data.digest, "seen": self.vocabulary.seen_table()}
         tokens = {
@@ -104,7 +105,7 @@ class Plan:
             "views": views,
             "extract": {k: v for k, v in c.extract.fingerprint_fields().items() if k != "store_dense"},
         }
-        dense = {"tokens": fingerprint(tokens), "recipe": [recipe, *([spread] if recipe == "naclip" else [])]}
+        dense = {"tokens": fingerprint(tokens), "recipe": c.teacher.recipe_ingredients()}
         latent = {"dense": fingerprint(dense), "mine-latent": c.mine_latent.fingerprint_fields()}
         words = {"file": text_source} if text_source else {"identity": identity, "prompts": list(self.prompts)}
         text = {"words": words, "classes": list(self.vocabulary.ordered), "seen": len(seen)}

@@ -98,7 +98,7 @@ def test_any_bytes_for_a_preset_a_vocabulary_or_a_list_are_refused_in_one_line(c
 @given(st.text(max_size=60))
 def test_any_override_is_taken_or_refused(text: str) -> None:
     try:
-        load_config("voc_partial", [text])
+        load_config("voc", [text])
     except InputError as error:
         assert "\n" not in str(error)
 

@@ -1,8 +1,8 @@
 """A trained student for your own program.
 
-    from pipeline import load_student
+    import clip2seg
 
-    student = load_student("artifacts/demo/train-1a2b3c4d")  # a run, or a student file
+    student = clip2seg.load_student("artifacts/demo/train-1a2b3c4d")  # a run, or a student file
     result = student.segment("photo.jpg", classes=["sheep", "sofa", "grass"])
     print(result.areas)  # result.labels, result.mask("sheep"), result.overlay()
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import load_student
+from clip2seg import load_student
 from pipeline.use.export import export
 from stages.parts.drawing.overlays import palette
 from stages.parts.students import StudentConfig, build_student

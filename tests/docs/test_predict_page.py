@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from pipeline import load_student
+from clip2seg import load_student
 from tests.docs.pages import blocks, shell
 
 if TYPE_CHECKING:

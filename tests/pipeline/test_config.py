@@ -78,7 +78,7 @@ def test_top_level_mistakes_are_refused_in_one_line(tmp_path: Path) -> None:
     assert "[train]" in refused(written(tmp_path / "scalar.toml", "train = 3\n" + LEAST))
     assert "not readable as TOML" in refused(written(tmp_path / "broken.toml", "[data\n"))
     assert "no such file" in refused(str(tmp_path / "absent.toml"))
-    assert "voc_partial" in refused("vocc")  # the shipped ones are named
+    assert "context_setr_b" in refused("vocc")  # the shipped ones are named
     (tmp_path / "latin.toml").write_bytes(b"# caf\xe9\n")
     assert "not readable as TOML" in refused(str(tmp_path / "latin.toml"))
 
@@ -90,8 +90,8 @@ def test_extends_starts_from_another_preset_table_by_table(tmp_path: Path) -> No
 
 
 def test_extends_finds_shipped_presets_by_name(tmp_path: Path) -> None:
-    config = load_config(written(tmp_path / "child.toml", 'extends = "voc_partial"\n[train]\nbatch = 2\n'))
-    assert config == load_config("voc_partial", ["train.batch=2"])
+    config = load_config(written(tmp_path / "child.toml", 'extends = "voc_setr_b"\n[train]\nbatch = 2\n'))
+    assert config == load_config("voc_setr_b", ["train.batch=2"])
 
 
 def test_extends_in_a_circle_is_refused(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_several_faults_are_counted(tmp_path: Path) -> None:
 def test_reading_a_preset_and_planning_need_no_torch() -> None:
     code = (
         "import sys; from pipeline.config import load_config; import pipeline.plan, pipeline.cli, pipeline.text;"
-        "load_config('voc_partial'); heavy = {'torch', 'open_clip', 'faiss', 'timm', 'segmentation_models_pytorch',"
+        "load_config('voc'); heavy = {'torch', 'open_clip', 'faiss', 'timm', 'segmentation_models_pytorch',"
         "'matplotlib', 'scipy'} & set(sys.modules); print(sorted(heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

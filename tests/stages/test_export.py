@@ -15,7 +15,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cache.errors import InputError
-from pipeline import load_student
+from clip2seg import load_student
 from pipeline.use.export import export
 from pipeline.use.student import Student
 from stages import export as stage

@@ -11,7 +11,7 @@ _INPUT = {
     "torch-export": "`image`: uint8 [1, 3, H, W], RGB, 0..255; ImageNet's normalisation is inside.\n"
     "Returns `labels`: uint8 [1, H, W], class index, and `scores`: float32 [1, K, h, w]. "
     'Load with `torch.export.load("student.pt2").module()`.',
-    "safetensors": "Load with `from pipeline import load_student; load_student(FILE).segment(IMAGE)` of clip2seg.",
+    "safetensors": "Load with `import clip2seg; clip2seg.load_student(FILE).segment(IMAGE)` of clip2seg.",
 }
 
 

@@ -67,6 +67,11 @@ class Segmentation:
             raise KeyError(f"{name!r} is not one of the classes looked for: {', '.join(self.classes)}")
         return self.labels == self.classes.index(name)
 
+    @property
+    def colours(self) -> Array:
+        """The colour of each class in `overlay`: uint8 [K, 3] RGB."""
+        return palette(len(self.classes))[: len(self.classes)]
+
     def overlay(self, strength: float = 0.6) -> Array:
         """The labels laid over the picture, uint8 [H, W, 3]; background keeps the picture."""
         coloured = overlay(self.image, self.labels, palette(len(self.classes)), strength)

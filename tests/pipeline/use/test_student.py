@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from cache.errors import InputError
-from pipeline import load_student
+from clip2seg import load_student
 from pipeline.use.student import Student
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def test_known_names_need_no_teacher_and_new_ones_use_its_text_tower(student: St
 
 def test_clip_is_not_imported_for_known_names(run_folder: Path, tiny: Tiny) -> None:
     code = (
-        "import sys\nfrom pipeline import load_student\n"
+        "import sys\nfrom clip2seg import load_student\n"
         f"s = load_student({str(run_folder)!r}, device='cpu')\n"
         f"s.segment({str(photo(tiny))!r}, classes=['disc', 'box'])\n"
         "assert 'open_clip' not in sys.modules"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from stages.parts.learning.losses import pixel_logits, pixel_loss
 from stages.parts.learning.trainer import Trainer, make_optimiser
 from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig, TrainConfig
 
+ROOT = Path(__file__).resolve().parents[4]
 D, SEEN, SIZE = 8, 2, 16
 NONE = DistillConfig(loss="none")
 OFF = GeneratorConfig(enabled=False)
@@ -108,7 +110,7 @@ def test_every_trainable_parameter_learns_from_every_loss(loss: Any) -> None:
 
 @pytest.mark.parametrize("row", [row for table in TABLES.values() for row in table.values()], ids=str)
 def test_every_row_of_the_papers_tables_takes_a_step(row: list[str]) -> None:
-    config = load_config("voc_partial", row)
+    config = load_config(str(ROOT / "experiments/voc_partial.toml"), row)
     one = learner(config.distill, config.latent_embedding)
     cfg = TrainConfig(iterations=2, warmup=0, batch=3)
     losses = Trainer(cfg, one, make_optimiser(one, cfg), torch.device("cpu")).step(0, batch())
