@@ -108,7 +108,7 @@ def test_every_setting_of_the_shipped_study_is_known() -> None:
     jobs = [job for number in range(len(study.rounds)) for job in study.jobs(number)]
     assert len({job.name for job in jobs}) == len(jobs) > 40
     for settings in {job.settings for job in jobs}:
-        load_config("voc_partial", settings)
+        load_config(study.worlds["official"]["preset"], settings)
 
 
 @pytest.mark.slow
