@@ -21,7 +21,7 @@ from stages.running.progress import Clock
 from stages.train import load_cache
 
 TARGET = 1.05
-"""Most time of a step with the cache over a step of the student alone (issue 7)."""
+"""Most time of a step with the cache over a step of the student alone."""
 STEPS = 3
 """Steps in one turn of a side."""
 

@@ -446,10 +446,10 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
     "cache verify: a mark nested without end, repaired": (
         WORKS, lambda w: w.spoil(lambda: w.write(next(w.at("latent").rglob("commit.json")), NESTED)).cache(
             "verify", "--repair")),
-    "cache verify: a teacher without a preset": (REFUSED, lambda w: w.cache("verify", "--teacher", "2")),
-    "cache verify: fewer than no views": (REFUSED, lambda w: w.cache("verify", "--teacher", "-2")),
+    "cache verify: a teacher without a preset": (REFUSED, lambda w: w.cache("verify", "--encode-again", "2")),
+    "cache verify: fewer than no views": (REFUSED, lambda w: w.cache("verify", "--encode-again", "-2")),
     "cache verify: its teacher is gone": (
-        REFUSED, lambda w: w.gone(w.teacher).cache("verify", str(w.preset), "--teacher", "2", "--device", "cpu")),
+        REFUSED, lambda w: w.gone(w.teacher).cache("verify", str(w.preset), "--encode-again", "2", "--device", "cpu")),
     "cache drop-dense: nothing there": (
         REFUSED, lambda w: w.cache("drop-dense", str(w.preset), artifacts=w.root / "new")),
     "cache drop-dense: no such preset": (REFUSED, lambda w: w.cache("drop-dense", "none")),
