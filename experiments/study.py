@@ -1,8 +1,8 @@
 """Trains and scores many variants of the method side by side on one machine, within a budget of seconds.
 
-    python experiments/study.py experiments/study.toml --out results --budget 440 --parallel 5 --workers 2
+    python experiments/study.py experiments/studies/settings.toml --out results --budget 440 --parallel 5 --workers 2
 
-A study (a TOML file, `experiments/study.toml` says how) has worlds - a preset with settings - and rounds of rows, each
+A study (a TOML file, `experiments/studies/` has some) has worlds - a preset with settings - and rounds of rows, each
 row a name with settings. Every cache that a row needs is extracted and mined once, by all processes together; then
 each process trains and scores one run after another. What is complete is not computed again, so a study that was
 stopped goes on. A round chooses: of the options of a factor the best one, by mean hIoU over worlds and seeds, becomes
