@@ -35,7 +35,7 @@ class Learner(nn.Module):
 
         Before iteration `latent-embedding.delay` latent regions are no classes of the pixel loss; None: it is over.
         """
-        features = self.student(batch.images)
+        features = self.student(batch.student_input())
         terms: dict[str, Tensor] = {}
         latent = filled = None
         if self.distiller is not None or self.generator is not None:

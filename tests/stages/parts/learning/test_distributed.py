@@ -99,7 +99,8 @@ def batch(case: str) -> Batch:
         masks[2, 4:8], masks[2, 10:12] = 2, 1
         regions = Regions.of([[0, 1, 2, 3], [1, 2], [1, 2], []])
     return Batch(
-        torch.randn(4, 3, SIZE, SIZE, generator=random),
+        torch.randint(0, 256, (4, 3, SIZE, SIZE), generator=random, dtype=torch.uint8),
+        torch.zeros(4, 0),
         masks,
         torch.randn(4, D, generator=random),
         torch.randn(len(regions), D, generator=random),
