@@ -271,7 +271,7 @@ def _resumed(out: Location, trainer: Trainer) -> tuple[int, list[dict[str, float
     if packed is None:
         return 0, [], 0.0, ""
     where = f"{out}/state.safetensors"
-    about = unpack_state(packed, {"learner": trainer.learner}, trainer.optimiser, where)
+    about = unpack_state(packed, trainer.modules(), trainer.optimiser, where)
     iteration, seconds, student = (about.get(key) for key in ("iteration", "seconds", "student"))
     counted = isinstance(iteration, int) and 0 <= iteration <= trainer.cfg.iterations
     timed = isinstance(seconds, (int, float)) and 0 <= seconds < float("inf")
@@ -304,10 +304,10 @@ def _save(
 ) -> str:
     """Writes a checkpoint; returns the sha256 of its student."""
     student, seen, embeddings, about = packing
-    packed = pack(trainer.learner.student, student, seen, embeddings, {**about, "iteration": iteration})
+    packed = pack(trainer.student, student, seen, embeddings, {**about, "iteration": iteration})
     digest = hashlib.sha256(packed).hexdigest()
     state = {"iteration": iteration, "seconds": seconds, "scaler": trainer.scaler.state_dict(), "student": digest}
-    packed_state = pack_state({"learner": trainer.learner}, trainer.optimiser, state)
+    packed_state = pack_state(trainer.modules(), trainer.optimiser, state)
     check_claim(out)
     out.put(CURVES, curves_bytes(curves))
     # The state goes last: it is what a resumed run believes.
@@ -365,12 +365,13 @@ class _board:
 def _picture(board: SummaryWriter, learner: Learner, batch: Batch, iteration: int) -> None:
     """The batch's first crop, its pseudo mask and what the student sees among the seen classes."""
     learner.eval()
+    shown = batch.part(0, len(batch.images)).student_input()
     # `forward`, so that a compiled student is not compiled again for one picture.
-    features = learner.student.forward(batch.images[:1]).float()
+    features = learner.student.forward(shown).float()
     scores = torch.einsum("bdhw,kd->bkhw", features, learner.text)
     size = batch.masks.shape[1:]
     found = predicted(torch.nn.functional.interpolate(scores, size, mode="bilinear")[0])
-    crop = batch.images[0].float().cpu()
+    crop = shown[0].cpu()
     crop = (crop - crop.min()) / (crop.max() - crop.min()).clamp(min=1e-6) * 255
     image = crop.byte().permute(1, 2, 0).numpy()
     colours = palette(len(learner.text) + 40)

@@ -58,9 +58,11 @@ class TeacherConfig(Settings):
     crop_size: int = Field(default=0, ge=0)
     """Side of the square that a region's crop is resized to, in pixels; 0: the model's native size (P)."""
 
-    recipe: Literal["auto", "vanilla", "maskclip", "clearclip", "naclip", "feature_map"] = "auto"
-    """How dense tokens are taken. Native ViT: vanilla (P), maskclip, clearclip, naclip (D). ResNet and timm
-    towers: feature_map. auto: vanilla for a native ViT, else feature_map."""
+    recipe: Literal[
+        "auto", "vanilla", "value", "maskclip", "clearclip", "naclip", "sclip", "kk_mean", "scclip", "feature_map"
+    ] = "auto"
+    """How dense tokens are taken (docs/teachers.md). Native ViT: vanilla (P), value, maskclip, clearclip, naclip,
+    sclip, kk_mean, scclip (D). ResNet, timm towers: feature_map. auto: vanilla for a native ViT, else feature_map."""
 
     gaussian_std: float = Field(default=5.0, gt=0)
     """Width of naclip's neighbourhood, in cells, above 0 (C: NACLIP's own 5). Read by `naclip` only."""
@@ -75,6 +77,12 @@ class TeacherConfig(Settings):
     """A .npy of ready text embeddings, [K, D] or per prompt [K, prompts, D], with the class names, one a line,
     in a .txt of the same name beside it; empty: the teacher's own text tower. Enters fingerprints through
     `teacher_identity`."""
+
+    def recipe_ingredients(self) -> list[str | float]:
+        """What of the recipe's settings determines dense tokens, as plain JSON."""
+        # Up to 0.1 `maskclip` named what is `value` now: tokens of that name must not be taken for today's.
+        name = "maskclip with residual" if self.recipe == "maskclip" else self.recipe
+        return [name, *([self.gaussian_std] if self.recipe == "naclip" else [])]
 
 
 def teacher_identity(cfg: TeacherConfig) -> dict[str, str]:
@@ -193,7 +201,7 @@ class Teacher:
     def macs(self) -> tuple[int, int]:
         """Multiply-accumulates of the standard forward pass of one view, and of one crop.
 
-        Recipes other than vanilla run the last block a second time, which is not counted.
+        What a recipe other than vanilla computes besides is not counted (docs/teachers.md has its time).
         """
         from stages.parts.students.macs import count_macs
 
@@ -212,7 +220,7 @@ class Teacher:
         elif hasattr(visual, "attnpool"):
             tower = ResNetTower(visual, size)
         else:
-            tower = VitTower(visual, size, self.recipe, self.cfg.gaussian_std)  # type: ignore[arg-type]
+            tower = VitTower(visual, size, self.recipe, self.cfg.gaussian_std)
         return tower.to(self.device).eval().requires_grad_(False)
 
     def _probe_shapes(self) -> tuple[int, tuple[int, int]]:
@@ -333,7 +341,9 @@ def _recipe(cfg: TeacherConfig, visual: Any) -> str:
     if cfg.recipe == "auto":
         return "vanilla" if native_vit else "feature_map"
     if native_vit == (cfg.recipe == "feature_map"):
-        fitting = "vanilla, maskclip, clearclip or naclip" if native_vit else "feature_map"
+        from stages.parts.teacher.recipes import RECIPES
+
+        fitting = " or ".join(RECIPES) if native_vit else "feature_map"
         raise InputError(f"recipe {cfg.recipe!r} doesn't fit teacher {cfg.model}: use auto, {fitting}")
     return cfg.recipe
 

@@ -12,30 +12,29 @@ from __future__ import annotations
 import copy
 import math
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cache.errors import InputError
-
-VitRecipe = Literal["vanilla", "maskclip", "clearclip", "naclip"]
+from stages.parts.teacher.recipes import RECIPES, ForwardPass, neighbourhood
 
 
 class VitTower(nn.Module):
-    """open_clip's own ViT. The last block alone is run twice: as it is, and as the recipe wants it."""
+    """open_clip's own ViT: one standard forward pass, and what the recipe computes from its layers."""
 
-    nearness: Tensor
+    nearness: Tensor | None
 
-    def __init__(self, visual: Any, size: int, recipe: VitRecipe, gaussian_std: float) -> None:
+    def __init__(self, visual: Any, size: int, recipe: str, gaussian_std: float) -> None:
         """`visual`: open_clip VisionTransformer; `size`: input side [pixels]; see `TeacherConfig` for the rest.
 
         Raises InputError for towers whose patch tokens don't reach the embedding space (attentional pooling)
-        or whose last attention the recipe can't take apart, and for a size that the patches don't divide.
+        or that the recipe can't take apart, and for a size that the patches don't divide.
         """
         super().__init__()
-        patch = visual.patch_size[0]
+        patch, blocks = visual.patch_size[0], visual.transformer.resblocks
         if visual.attn_pool is not None or visual.pool_type == "none":
             raise InputError(
                 "this teacher pools its tokens by attention (CoCa): it has no dense tokens in the embedding space; "
@@ -43,47 +42,40 @@ class VitTower(nn.Module):
             )
         if size % patch:
             raise InputError(f"input size {size} is no multiple of the teacher's patch size {patch}; change it")
-        last = visual.transformer.resblocks[-1]
-        if recipe != "vanilla" and not isinstance(last.attn, nn.MultiheadAttention):
-            raise InputError(f"recipe {recipe} needs a plain last attention; this teacher has its own: use vanilla")
+        self.recipe = RECIPES[recipe]
+        if self.recipe.plain_attention and not all(isinstance(b.attn, nn.MultiheadAttention) for b in blocks):
+            raise InputError(f"recipe {recipe} needs plain attention; this teacher has its own: use vanilla")
+        self._layers = sorted((self.recipe.layers(len(blocks)) | {len(blocks)}) - {0})
         self.visual = _at_size(visual, size)
         self.grid = (size // patch, size // patch)
-        self.recipe = recipe
-        if recipe == "naclip":
-            self.register_buffer("nearness", neighbourhood(self.grid, gaussian_std), persistent=False)
+        bias = neighbourhood(self.grid, gaussian_std) if recipe == "naclip" else None
+        self.register_buffer("nearness", bias, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> global token [B, D], as open_clip's `encode_image`."""
-        visual = self.visual
-        return self._project_global(visual.transformer(visual._embeds(images)))
+        result: Tensor = self.visual.forward_intermediates(images, indices=1)["image_features"]
+        return result
 
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, S, S] -> global [B, D], dense [B, h, w, D]."""
-        visual = self.visual
-        before = visual._embeds(images)
-        for block in visual.transformer.resblocks[:-1]:
-            before = block(before)
-        last = visual.transformer.resblocks[-1]
-        after = last(before)
-        dense = after if self.recipe == "vanilla" else self._recipe_tokens(last, before)
-        dense = visual.ln_post(dense[:, 1:]) @ visual.proj
-        return self._project_global(after), dense.unflatten(1, self.grid)
-
-    def _project_global(self, tokens: Tensor) -> Tensor:
-        pooled: Tensor = self.visual._pool(tokens)[0]
-        return pooled @ self.visual.proj
-
-    def _recipe_tokens(self, block: Any, before: Tensor) -> Tensor:
-        """The last block's attention output by recipe, without residual and FFN: [B, 1+N, width]."""
-        attn = block.attn
-        query, key, value = F.linear(block.ln_1(before), attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
-        if self.recipe == "maskclip":
-            mixed = value
-        else:
-            own = query if self.recipe == "clearclip" else key
-            bias = self.nearness.to(value.dtype) if self.recipe == "naclip" else None
-            mixed = _attend(own, value, attn.num_heads, bias)
-        return block.ls_1(attn.out_proj(mixed))
+        visual, blocks = self.visual, self.visual.transformer.resblocks
+        layers: dict[int, Tensor] = {}
+        # open_clip hands out what leaves each block; what enters the first is caught on its way.
+        caught = blocks[0].register_forward_pre_hook(lambda _, given: layers.update({0: given[0]}))
+        try:
+            done = visual.forward_intermediates(
+                images,
+                indices=[layer - 1 for layer in self._layers],
+                output_fmt="NLC",
+                output_extra_tokens=True,
+            )
+        finally:
+            caught.remove()
+        parts = zip(done["image_intermediates_prefix"], done["image_intermediates"], strict=True)
+        layers |= zip(self._layers, (torch.cat(part, dim=1) for part in parts), strict=True)
+        dense = self.recipe.tokens(ForwardPass(blocks, layers, self.grid, self.nearness))
+        dense = visual.ln_post(dense) @ visual.proj
+        return done["image_features"], dense.unflatten(1, self.grid)
 
 
 class ResNetTower(nn.Module):
@@ -165,17 +157,6 @@ class TrunkTower(nn.Module):
         return cells.reshape(b * n, 1, c).expand(-1, 1 + prefix, -1), (b, side, side)
 
 
-def neighbourhood(grid: tuple[int, int], std: float) -> Tensor:
-    """NACLIP's attention bias: exp(-d^2 / (2 std^2)) for two cells d apart, 0 for the class token.
-
-    float32 [1 + N, 1 + N]; `std` in cells.
-    """
-    rows, cols = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    places = torch.stack((rows.flatten(), cols.flatten()), dim=1).double()
-    distance = (places[:, None] - places[None, :]).square().sum(dim=-1)
-    return F.pad(torch.exp(-distance / (2 * std**2)), (1, 0, 1, 0)).float()
-
-
 def resized_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     """Positional embedding [1 + n*n, C] -> [1 + h*w, C]: bicubic, antialiased, as open_clip does at loading."""
     side = math.isqrt(positions.shape[0] - 1)
@@ -214,9 +195,3 @@ def _at_size(visual: Any, size: int) -> Any:
 def _set_positions(module: Any, grid: tuple[int, int]) -> None:
     resized = resized_positions(module.positional_embedding.detach(), grid)
     module.positional_embedding = nn.Parameter(resized, requires_grad=False)
-
-
-def _attend(own: Tensor, value: Tensor, heads: int, bias: Tensor | None) -> Tensor:
-    """softmax(own own^T / sqrt(head size) + bias) value, per head: [B, 1+N, width]."""
-    own, value = (tokens.unflatten(-1, (heads, -1)).transpose(1, 2) for tokens in (own, value))
-    return F.scaled_dot_product_attention(own, own, value, attn_mask=bias).transpose(1, 2).flatten(2)

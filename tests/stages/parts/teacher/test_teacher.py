@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 import pickle
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 from cache.errors import InputError
 from stages.parts.data.views import whole
 from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher, teacher_identity
-from stages.parts.teacher.towers import neighbourhood, resized_positions
+from stages.parts.teacher.towers import resized_positions
 
 ROOT = Path(__file__).resolve().parents[4]
 SHARED = ROOT / "../shared"
@@ -112,64 +111,6 @@ def test_vanilla_dense_tokens_are_the_projection_of_open_clips_own_tokens(folder
             tokens = visual.ln_post(tokens)
         wanted = (tokens @ visual.proj).reshape(2, 4, 4, D)
     close(teacher(folders[tower]).encode_views(pixels)[1], wanted)
-
-
-def slow_last_block(visual: Any, pixels: Tensor, recipe: str, std: float) -> Tensor:
-    """Dense tokens by plain loops over images, heads and tokens, in float64."""
-    visual = visual.double()
-    with torch.no_grad():
-        before = visual._embeds(normalised(pixels).double())
-        for block in visual.transformer.resblocks[:-1]:
-            before = block(before)
-        last = visual.transformer.resblocks[-1]
-        before = last.ln_1(before)
-    weight, bias = (p.detach().numpy() for p in (last.attn.in_proj_weight, last.attn.in_proj_bias))
-    out_weight, out_bias = last.attn.out_proj.weight.detach().numpy(), last.attn.out_proj.bias.detach().numpy()
-    heads, (h, w) = last.attn.num_heads, visual.grid_size
-    batch, count, width = before.shape
-    size = width // heads
-    result = np.zeros((batch, count, width))
-    for b in range(batch):
-        q, k, v = np.split(before[b].numpy() @ weight.T + bias, 3, axis=1)
-        own = {"clearclip": q, "naclip": k, "maskclip": q}[recipe]
-        for head in range(heads):
-            part = slice(head * size, (head + 1) * size)
-            for i in range(count):
-                logits = np.array([own[i, part] @ own[j, part] / math.sqrt(size) for j in range(count)])
-                if recipe == "naclip" and i:
-                    for j in range(1, count):
-                        rows, cols = (i - 1) // w - (j - 1) // w, (i - 1) % w - (j - 1) % w
-                        logits[j] += math.exp(-(rows**2 + cols**2) / (2 * std**2))
-                weights = np.exp(logits - logits.max())
-                if recipe == "maskclip":
-                    weights = np.eye(count)[i]
-                result[b, i, part] = weights / weights.sum() @ v[:, part]
-    result = result @ out_weight.T + out_bias
-    with torch.no_grad():
-        scaled = last.ls_1(torch.from_numpy(result))[:, 1:]
-        return (visual.ln_post(scaled) @ visual.proj).reshape(batch, h, w, -1)
-
-
-@pytest.mark.parametrize("tower", ["vit", "vit-average"])
-@pytest.mark.parametrize("recipe", ["maskclip", "clearclip", "naclip"])
-def test_recipes_agree_with_plain_loops_in_float64(folders: dict[str, str], tower: str, recipe: Any) -> None:
-    pixels = images(2, 32)
-    ours = teacher(folders[tower], recipe=recipe, gaussian_std=1.5)
-    global_tokens, dense = ours.encode_views(pixels)
-    close(dense, slow_last_block(reference(folders[tower]).visual, pixels, recipe, std=1.5))
-    close(global_tokens, teacher(folders[tower]).encode_views(pixels)[0], rtol=1e-5)
-
-
-def test_the_neighbourhood_bias_by_hand() -> None:
-    near, diagonal = math.exp(-1 / 8), math.exp(-2 / 8)
-    wanted = [
-        [0, 0, 0, 0, 0],
-        [0, 1, near, near, diagonal],
-        [0, near, 1, diagonal, near],
-        [0, near, diagonal, 1, near],
-        [0, diagonal, near, near, 1],
-    ]
-    torch.testing.assert_close(neighbourhood((2, 2), 2.0), torch.tensor(wanted))
 
 
 def test_resnet_dense_tokens_are_the_value_path_of_each_position(folders: dict[str, str]) -> None:
