@@ -22,7 +22,7 @@ from obstore.store import LocalStore, from_url
 
 from cache.errors import InputError
 from cache.marks import MARK_BYTES, strict_json
-from cache.printing import one_line, without_credentials
+from cache.errors import one_line, without_credentials
 
 RETRIES = 40
 """How often obstore repeats a request that failed with a 5xx answer or a broken connection, within `PATIENCE`."""

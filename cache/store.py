@@ -35,7 +35,7 @@ from cache.marks import (
     check_root,
     check_values,
 )
-from cache.printing import one_line
+from cache.errors import one_line
 from cache.schema import ARTIFACTS, SCHEMA, check_shard, check_version
 
 MARKS = ("zarr.json", "shards/zarr.json", "complete.json", "dropped.json")

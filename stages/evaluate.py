@@ -18,8 +18,8 @@ from torch.utils.data import Dataset as TorchDataset
 from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
-from cache.students import FILE as STUDENT
-from cache.students import student_bytes
+from cache.headers import FILE as STUDENT
+from cache.headers import student_bytes
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.data.views import Array
 from stages.parts.drawing.overlays import grid, overlay, palette

@@ -23,7 +23,7 @@ def mined(tiny: Tiny, tmp_path: Path) -> Path:
     tiny.run("mine-latent")
     for kind in ("tokens", "dense", "latent", "text"):
         at = Path(str(tiny.plan().address(kind)))
-        (tmp_path / at.name).symlink_to(at)
+        shutil.copytree(at, tmp_path / at.name)
     return tmp_path
 
 

@@ -221,10 +221,10 @@ def test_an_edited_mask_is_refused_before_it_is_trained_on(fresh_tiny: Tiny) -> 
 
 def test_another_photo_of_as_many_bytes_is_refused_before_it_is_trained_on(data: Dataset, tmp_path: Path) -> None:
     views = ViewsConfig(size=40)
-    samples = TrainingSet(data, views, SEEN, cached(data, views), seed=0, photometric=False)
-    photo = tmp_path / data.records[0].image.name
-    photo.write_bytes(data.records[0].image.read_bytes()[:-1] + b"\0")  # as long, decoded alike, and not the same
-    data.records[0] = replace(data.records[0], image=photo)
+    photo, whole = tmp_path / data.records[0].image.name, data.records[0].image.read_bytes()
+    photo.write_bytes(whole[:14] + bytes([whole[14] ^ 1]) + whole[15:])  # as long, decoded alike, and not the same
+    other = replace(data, records=[replace(data.records[0], image=photo), *data.records[1:]])
+    samples = TrainingSet(other, views, SEEN, cached(data, views), seed=0, photometric=False)
     with pytest.raises(InputError, match=r"train00\.\w+: is not the photo that was extracted"):
         samples[0, 0]
 
