@@ -321,12 +321,13 @@ class _board:
 def _picture(board: SummaryWriter, learner: Learner, batch: Batch, iteration: int) -> None:
     """The batch's first crop, its pseudo mask and what the student sees among the seen classes."""
     learner.eval()
+    shown = batch.part(0, len(batch.images)).student_input()
     # `forward`, so that a compiled student is not compiled again for one picture.
-    features = learner.student.forward(batch.images[:1]).float()
+    features = learner.student.forward(shown).float()
     scores = torch.einsum("bdhw,kd->bkhw", features, learner.text)
     size = batch.masks.shape[1:]
     found = predicted(torch.nn.functional.interpolate(scores, size, mode="bilinear")[0])
-    crop = batch.images[0].float().cpu()
+    crop = shown[0].cpu()
     crop = (crop - crop.min()) / (crop.max() - crop.min()).clamp(min=1e-6) * 255
     image = crop.byte().permute(1, 2, 0).numpy()
     colours = palette(len(learner.text) + 40)

@@ -1,8 +1,7 @@
 """CLIP-to-Seg distillation: global and local tokens of the student pulled to the teacher's (method.md section 4).
 
-Regions of a batch are flat and ragged, in any order: `region_image` [R] (0..B-1) and `region_id` [R] (id in
-Y_p: seen class, or K_s + latent id), no pair twice. A region without a pixel in Y_p (a crop may hide it)
-takes no part. All of it is float32, whatever autocast says, and free of loops over images or classes.
+Regions of a batch are flat and ragged (`batches.Regions`). All of it is float32, whatever autocast says, free of
+loops over images or classes, and never waits for the device.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cache.errors import InputError
+from stages.parts.learning.batches import Regions
 from stages.parts.settings import DistillConfig as DistillConfig
 
 
@@ -30,34 +30,26 @@ def global_token(features: Tensor, teacher: Tensor) -> Tensor:
         return torch.einsum("bn,bdn->bd", scores.softmax(dim=1), flat)
 
 
-def region_means(
-    features: Tensor, masks: Tensor, region_image: Tensor, region_id: Tensor, most: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Eq. 3: mean of the features over each region, F [B, D, h, w], Y_p [B, H, W] -> f [R, D], present [R] bool.
+def region_means(features: Tensor, masks: Tensor, regions: Regions) -> Tensor:
+    """Eq. 3: mean of the features over each region, F [B, D, h, w], Y_p [B, H, W] -> f [R, D].
 
     Masks are brought to F's resolution as areas: a cell weighs as much as the pixels of the region that it
-    holds, so a region of a single pixel doesn't vanish. A region without any pixel gets zeros, `present` False.
-    `most`: regions of the fullest image, when known beforehand; otherwise it is counted, and the device waited for.
+    holds, so a region of a single pixel doesn't vanish.
     """
     with _full_precision(features):
-        slot = region_slots(region_image)
-        if most is None:
-            most = int(slot.max()) + 1 if slot.numel() else 0
-        area = _areas(masks, region_image, region_id, slot, most, (features.shape[2], features.shape[3]))
+        area = _areas(masks, regions, (features.shape[2], features.shape[3]))
         total = area.sum(dim=2, keepdim=True)
         means = area @ features.float().flatten(2).transpose(1, 2) / total.clamp(min=1)
-        return means[region_image, slot], total[region_image, slot, 0] > 0
+        return means[regions.image, regions.slot]
 
 
-def _areas(
-    masks: Tensor, region_image: Tensor, region_id: Tensor, slot: Tensor, most: int, grid: tuple[int, int]
-) -> Tensor:
-    """Pixels of each region in each cell, float32 [B, most, h * w]."""
+def _areas(masks: Tensor, regions: Regions, grid: tuple[int, int]) -> Tensor:
+    """Pixels of each region in each cell, float32 [B, most regions of an image, h * w]."""
     batch, height, width = masks.shape
-    (h, w), device = grid, masks.device
+    (h, w), device, most = grid, masks.device, regions.most
     # A table from the ids of Y_p to slots; slot `most` takes what belongs to no region, 255 first of all.
     slots = torch.full((batch, 256), most, device=device)
-    slots[region_image, region_id.long()] = slot
+    slots[regions.image, regions.id] = regions.slot
     pixel_slot = slots.gather(1, masks.flatten(1).long())
     rows, columns = torch.arange(height, device=device) * h // height, torch.arange(width, device=device) * w // width
     cell = (rows[:, None] * w + columns).flatten()
@@ -66,11 +58,6 @@ def _areas(
     counts = torch.zeros(batch * (most + 1) * h * w, dtype=torch.int32, device=device)
     counts.scatter_add_(0, place.flatten(), counts.new_ones(1).expand(place.numel()))
     return counts.view(batch, most + 1, h * w)[:, :most].float()
-
-
-def region_slots(region_image: Tensor) -> Tensor:
-    """Place of each region among those of its image, 0.., in the order given: [R] -> [R]."""
-    return (region_image[:, None] == region_image).tril(-1).sum(dim=1)
 
 
 class Bank(nn.Module):
@@ -118,9 +105,7 @@ def global_loss(student: Tensor, bank: Tensor, valid: Tensor, positive: Tensor, 
 def local_loss(
     student: Tensor,
     teacher: Tensor,
-    region_image: Tensor,
-    present: Tensor,
-    batch: int,
+    regions: Regions,
     tau: float,
     negatives: Literal["image", "batch"] = "image",
     others: Tensor | None = None,
@@ -128,26 +113,21 @@ def local_loss(
     """L_l, Eq. 4: InfoNCE of f_l [R, D] against the local tokens c [R, D] of its image (or of the batch).
 
     Mean over the regions of an image, then over the B images; an image of one region adds 0 (negatives `image`).
-    Regions that are not `present` [R] are neither query nor negative. `others` [Q, D]: with negatives `batch`, the
-    present regions' tokens on other processes, negatives too.
+    `others` [Q, D]: with negatives `batch`, the regions' tokens on other processes, negatives too.
     """
     with _full_precision(student):
-        allowed = present.expand(len(present), -1)
+        logits = _unit(student) @ _unit(teacher).T / tau
         if negatives == "image":
-            allowed = allowed & (region_image[:, None] == region_image)
-        # Its own positive is left to an absent region, or its unused row would be NaN.
-        allowed = allowed | torch.eye(len(present), dtype=torch.bool, device=present.device)
-        cosine = _unit(student) @ _unit(teacher).T
-        logits = (cosine / tau).masked_fill(~allowed, -math.inf)
-        if others is not None and negatives == "batch":
+            logits = logits.masked_fill(regions.image[:, None] != regions.image, -math.inf)
+        elif others is not None:
             logits = torch.cat([logits, _unit(student) @ _unit(others).T / tau], dim=1)
-        return image_mean(-logits.log_softmax(dim=1).diagonal(), region_image, present, batch)
+        return image_mean(-logits.log_softmax(dim=1).diagonal(), regions)
 
 
-def image_mean(values: Tensor, region_image: Tensor, present: Tensor, batch: int) -> Tensor:
-    """Mean of values [R] over the present regions of each image, then over the B images; no region counts 0."""
+def image_mean(values: Tensor, regions: Regions) -> Tensor:
+    """Mean of values [R] over the regions of each image, then over the B images; an image without any counts 0."""
     with _full_precision(values):
-        member = (region_image == torch.arange(batch, device=values.device)[:, None]) & present
+        member = regions.image == torch.arange(len(regions.ids), device=values.device)[:, None]
         return ((member.float() @ values.float()) / member.sum(dim=1).clamp(min=1)).mean()
 
 
@@ -202,26 +182,16 @@ class Distiller(nn.Module):
         own = slots[offset : offset + len(global_tokens)]
         return global_loss(token, self.bank.tokens, self.bank.valid, own, self.cfg.tau)
 
-    def local_loss(
-        self,
-        means: Tensor,
-        present: Tensor,
-        local_tokens: Tensor,
-        region_image: Tensor,
-        batch: int,
-        others: Tensor | None = None,
-    ) -> Tensor:
-        """L_l of the regions' means f [R, D] and `present` [R] (both of `region_means`) and C_l [R, D].
+    def local_loss(self, means: Tensor, local_tokens: Tensor, regions: Regions, others: Tensor | None = None) -> Tensor:
+        """L_l of the regions' means f [R, D] (`region_means`) and C_l [R, D].
 
-        `others` [Q, D]: the present regions' C_l on other processes, for negatives `batch`.
+        `others` [Q, D]: the regions' C_l on other processes, for negatives `batch`.
         """
         if self.cfg.loss == "none" or not self.cfg.use_local:
             return means.new_zeros((), dtype=torch.float32)
         if self.cfg.loss == "infonce":
-            return local_loss(
-                means, local_tokens, region_image, present, batch, self.cfg.tau, self.cfg.negatives, others
-            )
-        return image_mean(self._distance(means, local_tokens), region_image, present, batch)
+            return local_loss(means, local_tokens, regions, self.cfg.tau, self.cfg.negatives, others)
+        return image_mean(self._distance(means, local_tokens), regions)
 
     def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         """[n, D], [n, D] -> [n]."""

@@ -31,22 +31,18 @@ class Learner(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Every loss term, weighted, and their sum `total` (Eq. 6); all float32 scalars."""
-        features = self.student(batch.images)
+        features = self.student(batch.student_input())
         terms: dict[str, Tensor] = {}
         latent = filled = None
         if self.distiller is not None or self.generator is not None:
-            means, present = region_means(features, batch.masks, batch.region_image, batch.region_id)
+            means = region_means(features, batch.masks, batch.regions)
             if self.distiller is not None:
-                size = len(batch.images)
-                every, first = all_gather(batch.tokens), rank() * size
+                every, first = all_gather(batch.tokens), rank() * len(batch.images)
                 terms["global"] = self.distiller.global_loss(features, batch.tokens, every, first)
-                others = gather_from_others(batch.local[present]) if self.distiller.cfg.negatives == "batch" else None
-                terms["local"] = self.distiller.local_loss(
-                    means, present, batch.local, batch.region_image, size, others
-                )
+                others = gather_from_others(batch.local) if self.distiller.cfg.negatives == "batch" else None
+                terms["local"] = self.distiller.local_loss(means, batch.local, batch.regions, others)
             if self.generator is not None:
-                regions = (batch.tokens, batch.local, batch.region_image, batch.region_id)
-                latent, filled = self.generator(means, present, *regions, len(self.text))
+                latent, filled = self.generator(means, batch.tokens, batch.local, batch.regions, len(self.text))
         logits = pixel_logits(features, self.text, latent, filled, self.pixel)
         terms |= pixel_loss(logits, batch.masks, self.pixel)
         return {"total": torch.stack(list(terms.values())).sum(), **terms}

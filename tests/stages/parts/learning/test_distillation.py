@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch.nn import functional
 
 from cache.errors import InputError
+from stages.parts.learning.batches import Regions
 from stages.parts.learning.distillation import (
     Bank,
     DistillConfig,
@@ -19,7 +20,6 @@ from stages.parts.learning.distillation import (
     global_token,
     local_loss,
     region_means,
-    region_slots,
 )
 
 
@@ -38,12 +38,12 @@ def slow_infonce(query, positive, keys, tau):
     return -math.log(scores[positive] / sum(scores))
 
 
-def slow_region_means(features, masks, region_image, region_id):
+def slow_region_means(features, masks, regions):
     """Pixel by pixel, float64."""
     _, dim, h, w = features.shape
     height, width = masks.shape[1:]
     means = []
-    for b, region in zip(region_image.tolist(), region_id.tolist(), strict=True):
+    for b, region in zip(regions.image.tolist(), regions.id.tolist(), strict=True):
         total, pixels = torch.zeros(dim, dtype=torch.float64), 0
         for y in range(height):
             for x in range(width):
@@ -54,11 +54,11 @@ def slow_region_means(features, masks, region_image, region_id):
     return torch.stack(means)
 
 
-def slow_local_loss(student, teacher, region_image, batch, tau, scope):
-    images = []
+def slow_local_loss(student, teacher, regions, tau, scope):
+    images, batch = [], len(regions.ids)
     for b in range(batch):
-        own = [r for r in range(len(region_image)) if region_image[r] == b]
-        keys = own if scope == "image" else list(range(len(region_image)))
+        own = [r for r in range(len(regions)) if regions.image[r] == b]
+        keys = own if scope == "image" else list(range(len(regions)))
         losses = [slow_infonce(student[r], keys.index(r), [teacher[k] for k in keys], tau) for r in own]
         images.append(sum(losses) / len(losses) if losses else 0.0)
     return sum(images) / batch
@@ -151,8 +151,7 @@ def test_a_region_mean_weighs_cells_by_the_regions_pixels_in_them():
     features = torch.tensor([[[[1.0, 5.0]]]])
     masks = torch.tensor([[[7, 7, 7, 255], [7, 255, 255, 2]]], dtype=torch.uint8)
     # Region 7 has three pixels in the left cell and one in the right: (3 * 1 + 5) / 4. Region 2 has one pixel.
-    means, present = region_means(features, masks, torch.tensor([0, 0]), torch.tensor([7, 2]))
-    assert means.flatten().tolist() == [2.0, 5.0] and present.tolist() == [True, True]
+    assert region_means(features, masks, Regions.of([[7, 2]])).flatten().tolist() == [2.0, 5.0]
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 7), (4, 4)])
@@ -160,79 +159,49 @@ def test_region_means_equal_the_slow_reference(size):
     features = randn(3, 5, 4, 4)
     masks = torch.randint(0, 4, (3, *size), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     masks[masks == 3] = 255
-    region_image, region_id = torch.tensor([2, 0, 1, 0, 2]), torch.tensor([0, 1, 2, 2, 1])
-    slow = slow_region_means(features, masks, region_image, region_id)
-    fast, present = region_means(features, masks, region_image, region_id)
-    assert present.all()
-    torch.testing.assert_close(fast.double(), slow, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(region_means(features, masks, region_image, region_id, most=6)[0], fast)
+    regions = Regions.of([[1, 2], [2], [1, 0]])
+    slow = slow_region_means(features, masks, regions)
+    torch.testing.assert_close(region_means(features, masks, regions).double(), slow, atol=1e-6, rtol=1e-5)
 
 
 def test_a_region_of_one_pixel_does_not_vanish_at_the_features_resolution():
     features, masks = randn(1, 4, 2, 2), torch.zeros(1, 64, 64, dtype=torch.uint8)
     masks[0, 40, 3] = 9
-    means, present = region_means(features, masks, torch.tensor([0]), torch.tensor([9]))
-    assert present.all()
-    torch.testing.assert_close(means[0], features[0, :, 1, 0])
-
-
-def test_region_slots_count_within_the_image_in_any_order():
-    assert region_slots(torch.tensor([1, 0, 1, 1, 0])).tolist() == [0, 0, 1, 2, 1]
+    torch.testing.assert_close(region_means(features, masks, Regions.of([[9]]))[0], features[0, :, 1, 0])
 
 
 def test_the_local_loss_of_two_regions_by_hand():
     # Each query: cosine 1 with its own token, 0 with the other, tau 1: log(1 + 1/e).
     tokens = torch.eye(2)
-    loss = local_loss(tokens * 4, tokens, torch.tensor([0, 0]), torch.tensor([True, True]), batch=1, tau=1.0)
+    loss = local_loss(tokens * 4, tokens, Regions.of([[0, 1]]), tau=1.0)
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-1)))
 
 
 @pytest.mark.parametrize("scope", ["image", "batch"])
 def test_the_local_loss_equals_the_slow_reference(scope):
-    region_image = torch.tensor([0, 2, 0, 3, 2, 0, 2])
+    regions = Regions.of([[0, 1, 2], [], [3, 0, 1], [5]])
     student, teacher = randn(7, 6), randn(7, 6, seed=1) * 5
-    fast = local_loss(student, teacher, region_image, torch.ones(7, dtype=torch.bool), 4, 0.07, scope)
-    assert fast.item() == pytest.approx(slow_local_loss(student, teacher, region_image, 4, 0.07, scope), rel=1e-5)
+    fast = local_loss(student, teacher, regions, 0.07, scope)
+    assert fast.item() == pytest.approx(slow_local_loss(student, teacher, regions, 0.07, scope), rel=1e-5)
 
 
 def test_an_image_with_one_region_adds_no_local_loss():
     student, teacher = randn(3, 4), randn(3, 4, seed=1)
-    present = torch.ones(3, dtype=torch.bool)
-    both = local_loss(student, teacher, torch.tensor([0, 0, 1]), present, 2, 0.07)
-    first = local_loss(student[:2], teacher[:2], torch.tensor([0, 0]), present[:2], 1, 0.07)
+    both = local_loss(student, teacher, Regions.of([[0, 1], [0]]), 0.07)
+    first = local_loss(student[:2], teacher[:2], Regions.of([[0, 1]]), 0.07)
     torch.testing.assert_close(both, first / 2)
-    assert local_loss(student[2:], teacher[2:], torch.tensor([0]), present[2:], 1, 0.07).item() == 0.0
+    assert local_loss(student[2:], teacher[2:], Regions.of([[0]]), 0.07).item() == 0.0
 
 
-def test_a_region_hidden_by_the_crop_is_neither_query_nor_negative():
-    features, masks = randn(1, 4, 2, 2), torch.tensor([[[0, 1], [0, 255]]], dtype=torch.uint8)
-    teacher, images = randn(3, 4, seed=1), torch.zeros(3, dtype=torch.int64)
-    means, present = region_means(features, masks, images, torch.tensor([0, 5, 1]))
-    assert present.tolist() == [True, False, True]
-    loss = local_loss(means, teacher, images, present, 1, 0.07)
-    seen = torch.tensor([0, 2])
-    torch.testing.assert_close(loss, local_loss(means[seen], teacher[seen], images[:2], present[seen], 1, 0.07))
-
-
-def test_hidden_regions_leave_gradients_finite():
-    features = randn(1, 4, 2, 2).requires_grad_()
-    masks = torch.full((1, 4, 4), 255, dtype=torch.uint8)
-    images = torch.zeros(2, dtype=torch.int64)
-    for loss in ("infonce", "cosine", "l2", "froster"):
-        distiller = Distiller(DistillConfig(loss=loss), 4)
-        means, present = region_means(features, masks, images, torch.tensor([0, 1]))
-        value = distiller.local_loss(means, present, randn(2, 4, seed=1), images, 1)
-        (gradient,) = torch.autograd.grad(value, features)
-        assert value.item() == 0.0 and torch.equal(gradient, torch.zeros_like(gradient))
-
-
-def test_a_batch_without_regions_has_a_local_loss_of_zero():
-    nothing = torch.zeros(0, dtype=torch.int64)
+@pytest.mark.parametrize("loss", ["infonce", "cosine", "l2", "froster"])
+def test_a_batch_without_regions_has_a_local_loss_of_zero(loss):
+    nothing = Regions.of([[], []])
     features = randn(2, 4, 2, 2).requires_grad_()
-    means, present = region_means(features, torch.full((2, 4, 4), 255, dtype=torch.uint8), nothing, nothing)
-    loss = Distiller(DistillConfig(), 4).local_loss(means, present, torch.zeros(0, 4), nothing, 2)
-    assert loss.item() == 0.0
-    loss.backward()
+    means = region_means(features, torch.full((2, 4, 4), 255, dtype=torch.uint8), nothing)
+    value = Distiller(DistillConfig(loss=loss), 4).local_loss(means, torch.zeros(0, 4), nothing)
+    assert value.item() == 0.0
+    value.backward()
+    assert torch.equal(features.grad, torch.zeros_like(features))
 
 
 def one_of_each(loss):
@@ -241,7 +210,7 @@ def one_of_each(loss):
     student = torch.tensor([[1.0, math.sqrt(3), 0]])
     distiller = Distiller(DistillConfig(loss=loss), 3)
     features = student[:, :, None, None]
-    local = distiller.local_loss(student, torch.tensor([True]), teacher, torch.tensor([0]), 1)
+    local = distiller.local_loss(student, teacher, Regions.of([[0]]))
     return distiller.global_loss(features, teacher).item(), local.item()
 
 
@@ -277,14 +246,14 @@ def test_frosters_head_gets_a_gradient_though_it_starts_at_zero():
 
 @pytest.mark.parametrize("loss", ["infonce", "cosine", "l2", "froster"])
 def test_global_and_local_can_be_switched_off_one_by_one(loss):
-    images, present = torch.tensor([0, 0]), torch.tensor([True, True])
+    regions = Regions.of([[0, 1]])
 
     def both(**switches):
         distiller = Distiller(DistillConfig(loss=loss, **switches), 4)
         distiller.global_loss(randn(2, 4, 2, 2, seed=5), randn(2, 4, seed=6))
         return (
             distiller.global_loss(randn(2, 4, 2, 2), randn(2, 4, seed=1)).item(),
-            distiller.local_loss(randn(2, 4, seed=2), present, randn(2, 4, seed=3), images, 1).item(),
+            distiller.local_loss(randn(2, 4, seed=2), randn(2, 4, seed=3), regions).item(),
         )
 
     both_on = both()
@@ -305,17 +274,15 @@ def test_the_banks_tokens_are_teachers_only_and_carry_no_gradient():
 def test_autocast_changes_nothing():
     features, teacher, local = randn(2, 8, 4, 4), randn(2, 8, seed=1), randn(3, 8, seed=2)
     masks = torch.tensor([0, 1], dtype=torch.uint8).repeat(2, 8, 4)
-    images, ids = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
+    regions = Regions.of([[0, 1], [0]])
     for loss in ("infonce", "froster"):
         found = []
         for enabled in (False, True):
             torch.manual_seed(3)
             distiller = Distiller(DistillConfig(loss=loss), 8)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-                means, present = region_means(features, masks, images, ids)
-                found.append(
-                    (distiller.global_loss(features, teacher), distiller.local_loss(means, present, local, images, 2))
-                )
+                means = region_means(features, masks, regions)
+                found.append((distiller.global_loss(features, teacher), distiller.local_loss(means, local, regions)))
         assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 
 
