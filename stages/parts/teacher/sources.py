@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,15 +22,12 @@ Normalisation = dict[str, tuple[float, float, float]]
 """`mean` and `std` of the three channels."""
 
 
-def known_normalisation(name: str) -> Normalisation:
-    """The mean and deviation that open_clip's tags of model `name` agree on; for weights that come as a bare file.
+def agreed_normalisation(name: str, configs: Mapping[str, Mapping[str, Any]]) -> Normalisation:
+    """The mean and deviation that the tags of model `name` agree on; for weights that come as a bare file.
 
-    Raises InputError where the tags differ or there are none: open_clip would take OpenAI's in silence.
+    configs: tag -> what open_clip knows of it. Raises InputError where the tags differ or there are none: open_clip
+    would take OpenAI's in silence.
     """
-    import open_clip
-
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    configs = {tag: open_clip.get_pretrained_cfg(name, tag) for tag in tags}
     known = {(tuple(config["mean"]), tuple(config["std"])): tag for tag, config in configs.items()}
     if len(known) == 1:
         mean, std = next(iter(known))

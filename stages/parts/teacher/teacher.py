@@ -30,9 +30,10 @@ from stages.parts.teacher.files import (
     weight_files,
 )
 from stages.parts.teacher.sources import (
+    Normalisation,
+    agreed_normalisation,
     damaged_weights,
     hub_cached,
-    known_normalisation,
     require_reachable,
     tokenizer_problem,
 )
@@ -313,7 +314,7 @@ def _created(cfg: TeacherConfig) -> Any:
     _check_source(cfg)
     own = cfg.model.startswith((LOCAL, HUB))
     bare = not own and not open_clip.get_pretrained_cfg(cfg.model.replace("/", "-"), cfg.pretrained)
-    normalisation = known_normalisation(cfg.model.replace("/", "-")) if bare else None
+    normalisation = known_normalisation(cfg.model) if bare else None
     if weights_at_hand(cfg) is False:
         _require_network(cfg)
     try:
@@ -330,6 +331,15 @@ def _created(cfg: TeacherConfig) -> Any:
             f"teacher {wanted}: can't be loaded ({first_line(error)}); check the files, or the network for a download"
         ) from error
     return model.eval().requires_grad_(False)
+
+
+def known_normalisation(model: str) -> Normalisation:
+    """`agreed_normalisation` of all tags that open_clip has for a model. Raises InputError as it does."""
+    import open_clip
+
+    name = model.replace("/", "-")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    return agreed_normalisation(model, {tag: open_clip.get_pretrained_cfg(name, tag) for tag in tags})
 
 
 def _require_network(cfg: TeacherConfig) -> None:

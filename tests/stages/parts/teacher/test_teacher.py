@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from cache.errors import InputError
 from stages.parts.data.views import whole
 from stages.parts.teacher import sources
-from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher, teacher_identity
+from stages.parts.teacher.teacher import Teacher, TeacherConfig, known_normalisation, load_teacher, teacher_identity
 from stages.parts.teacher.towers import resized_positions
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -423,12 +423,12 @@ def test_weights_as_a_file_are_normalised_as_the_models_tags_say(
 
 
 def test_what_open_clips_own_tags_agree_on() -> None:
-    assert sources.known_normalisation("ViT-B-16-SigLIP")["mean"] == (0.5, 0.5, 0.5)
-    assert sources.known_normalisation("ViT-B-16-quickgelu")["mean"] == (0.48145466, 0.4578275, 0.40821073)
-    assert sources.known_normalisation("MobileCLIP-S1") == {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    assert known_normalisation("ViT-B-16-SigLIP")["mean"] == (0.5, 0.5, 0.5)
+    assert known_normalisation("ViT-B-16-quickgelu")["mean"] == (0.48145466, 0.4578275, 0.40821073)
+    assert known_normalisation("MobileCLIP-S1") == {"mean": (0, 0, 0), "std": (1, 1, 1)}
     for name in ("ViT-L-14", "ViT-S-16"):
         with pytest.raises(InputError, match="don't agree on it"):
-            sources.known_normalisation(name)
+            known_normalisation(name)
 
 
 @pytest.mark.parametrize("config", [None, {}, {"mean": [0.5] * 3}, {"mean": [0.5] * 3, "std": 0.5}, {"mean": "x"}])
