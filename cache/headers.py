@@ -6,6 +6,7 @@ a claim until it was checked.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Any
 

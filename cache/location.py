@@ -20,9 +20,8 @@ from typing import Any
 import obstore
 from obstore.store import LocalStore, from_url
 
-from cache.errors import InputError
+from cache.errors import InputError, one_line, without_credentials
 from cache.marks import MARK_BYTES, strict_json
-from cache.errors import one_line, without_credentials
 
 RETRIES = 40
 """How often obstore repeats a request that failed with a 5xx answer or a broken connection, within `PATIENCE`."""

@@ -22,7 +22,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore, ObjectStore
 
 from cache.claims import Claim, give_back, take
-from cache.errors import InputError
+from cache.errors import InputError, one_line
 from cache.location import Location, StoreError, sealed, unsealed
 from cache.marks import (
     ARRAY_BYTES,
@@ -35,7 +35,6 @@ from cache.marks import (
     check_root,
     check_values,
 )
-from cache.errors import one_line
 from cache.schema import ARTIFACTS, SCHEMA, check_shard, check_version
 
 MARKS = ("zarr.json", "shards/zarr.json", "complete.json", "dropped.json")

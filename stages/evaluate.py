@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, Subset
 from torch.utils.data import Dataset as TorchDataset
 
 from cache.errors import InputError
-from cache.location import Location
-from cache.store import Artifact
 from cache.headers import FILE as STUDENT
 from cache.headers import student_bytes
+from cache.location import Location
+from cache.store import Artifact
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.data.views import Array
 from stages.parts.drawing.overlays import grid, overlay, palette

@@ -12,9 +12,9 @@ from html import escape
 from typing import Any
 
 from cache.curves import curves_at
-from cache.location import Location
 from cache.headers import FILE as STUDENT
 from cache.headers import student_bytes
+from cache.location import Location
 from stages.parts.drawing.charts import line_chart
 from stages.parts.students import count_macs
 from stages.parts.students.checkpoint import unpack

@@ -23,9 +23,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from cache.errors import InputError
+from cache.headers import FILE, student_bytes
 from cache.location import Location
 from cache.store import Artifact
-from cache.headers import FILE, student_bytes
 from stages.parts.data.images import read_image
 from stages.parts.data.views import Array
 from stages.parts.scoring.segmenter import (

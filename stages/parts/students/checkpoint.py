@@ -126,12 +126,17 @@ def _check_shapes(tensors: dict[str, Tensor], seen: tuple[str, ...], more: tuple
 def read_header(data: bytes, where: str) -> dict[str, Any]:
     """What a checkpoint says of itself, without its weights."""
     try:
-        header = check_about(about_of(data))
+        header = about_of(data)
     except ValueError as error:
         raise InputError(f"{where}: not a clip2seg student (.safetensors written by `clip2seg train`)") from error
     if header.get("format") != FORMAT:
         raise InputError(f"{where}: student format {header.get('format')}, this program reads {FORMAT}; train it again")
-    return header
+    try:
+        return check_about(header)
+    except ValueError as error:
+        raise InputError(
+            f"{where}: not a usable clip2seg student ({error}); train it again or name another file"
+        ) from error
 
 
 def pack_state(modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer, about: dict[str, Any]) -> bytes:
