@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from stages.online import OnlineTeacher
+    from stages.parts.teacher.refine import Refiner
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 """Names of glibc's malloc.h."""
@@ -73,7 +74,12 @@ def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
     from stages import extract as stage
 
     c = plan.config
-    kinds = ["tokens", "text", *(["dense"] if c.extract.store_dense else [])]
+    kinds = [
+        "tokens",
+        "text",
+        *(["dense"] if c.extract.store_dense else []),
+        *(["affinity"] if c.affinity.encoder else []),
+    ]
     out = {kind: _created(plan, kind, "extract") for kind in kinds}
     out = {kind: artifact for kind, artifact in out.items() if not artifact.dropped()}
     summary = stage.run(
@@ -83,6 +89,7 @@ def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
         plan.train_data,
         plan.prompts,
         out,
+        affinity=c.affinity,
         device=machine.torch_device(),
         workers=machine.worker_count(),
     )
@@ -95,7 +102,7 @@ def mine_latent(plan: Plan, machine: Machine) -> dict[str, Any]:
         return done
     from stages import mine_latent as stage
 
-    c = plan.config
+    c, refiner = plan.config, _refiner(plan)
     tokens, dense = plan.artifact("tokens"), plan.artifact("dense")
     summary = stage.run(
         c.mine_latent,
@@ -106,6 +113,8 @@ def mine_latent(plan: Plan, machine: Machine) -> dict[str, Any]:
         tokens,
         dense if dense.summary() is not None else None,
         _created(plan, "latent", "mine-latent"),
+        refiner=refiner,
+        features=plan.artifact("affinity") if refiner.needs_features else None,
         device=machine.torch_device(),
         workers=machine.worker_count(),
     )
@@ -160,7 +169,10 @@ def _online_teacher(plan: Plan, machine: Machine) -> OnlineTeacher:
     c = plan.config
     teacher = load_teacher(c.teacher, machine.torch_device())
     stage.write_text(teacher, plan.prompts, plan.train_data, _created(plan, "text", "extract"))
-    return OnlineTeacher(teacher, c.extract, c.mine_latent)
+    refiner = _refiner(plan)
+    if refiner.needs_features:
+        raise InputError("train --online: the second network of [affinity] is read from the cache; train without it")
+    return OnlineTeacher(teacher, c.extract, c.mine_latent, refiner)
 
 
 def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
@@ -195,6 +207,7 @@ def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
         plan.val_data,
         plan.artifact("text"),
         at,
+        refiner=_refiner(plan),
         device=machine.torch_device(),
         workers=machine.worker_count(),
     )
@@ -218,6 +231,14 @@ def verify_teacher(plan: Plan, machine: Machine, sample: int) -> dict[str, Any]:
         sample=sample,
         device=machine.torch_device(),
     )
+
+
+def _refiner(plan: Plan) -> Refiner:
+    """What [refine] and [affinity] make of a stored map. Raises InputError where they ask for a network of no name."""
+    from stages.parts.teacher.refine import Refiner
+
+    plan.reads_network()
+    return Refiner(plan.config.refine, plan.config.affinity)
 
 
 def _created(plan: Plan, kind: str, stage: str) -> Artifact:
