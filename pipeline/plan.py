@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +18,11 @@ from typing import Any
 from cache.digests import fingerprint
 from cache.errors import InputError
 from cache.location import Location
-from cache.schema import ARTIFACTS, SCHEMA
+from cache.schema import ARTIFACTS as KINDS
+from cache.schema import SCHEMA
 from cache.store import Artifact
-from pipeline.config import Config
+from pipeline.config import Config, load_config, preset_name
+from pipeline.invocation import ARTIFACTS, Invocation
 from stages.parts.data.datasets import Dataset, open_dataset
 from stages.parts.data.vocabulary import Vocabulary, prompt_set
 from stages.parts.settings import reads_network
@@ -43,8 +46,11 @@ class Step:
 class Plan:
     """Where everything of one configuration lies. Reads lists and digests, no pixel, no torch."""
 
-    def __init__(self, config: Config, name: str, artifacts: str, data: str = "") -> None:
+    def __init__(
+        self, config: Config, name: str, artifacts: str, data: str = "", *, invocation: Invocation | None = None
+    ) -> None:
         self.config, self.name = config, name
+        self.invocation = invocation or Invocation(name, artifacts, data)
         self.artifacts = Location(artifacts).child(name)
         self.data_config = config.data.model_copy(update={"root": data}) if data else config.data
         if config.demo_world and not self.data_config.root:
@@ -57,11 +63,17 @@ class Plan:
         if not self.data_config.root:
             raise InputError(f"preset {name}: no data folder; give --data FOLDER (make: DATA=FOLDER)")
 
+    @classmethod
+    def open(cls, preset: str, overrides: Sequence[str] = (), artifacts: str = ARTIFACTS, data: str = "") -> Plan:
+        """The plan of a preset as the command line names it. Raises InputError for a bad preset or setting."""
+        typed = Invocation(preset, artifacts, data, tuple(overrides))
+        return cls(load_config(preset, overrides), preset_name(preset), artifacts, data, invocation=typed)
+
     def variant(self, **tables: Any) -> Plan:
         """The plan of the same data with other tables."""
         made = Plan.__new__(Plan)
         made.config, made.name = self.config.model_copy(update=tables), self.name
-        made.artifacts, made.data_config = self.artifacts, self.data_config
+        made.artifacts, made.data_config, made.invocation = self.artifacts, self.data_config, self.invocation
         made.__dict__ |= {"train_data": self.train_data, "val_data": self.val_data}
         return made
 
@@ -178,7 +190,7 @@ class Plan:
     # -- addresses ------------------------------------------------------------------------------------------
     def address(self, kind: str) -> Location:
         """Where an artifact of this configuration lies."""
-        ending = ".zarr" if kind in ARTIFACTS else ""
+        ending = ".zarr" if kind in KINDS else ""
         return self.artifacts.child(f"{kind}-{self.fingerprint(kind)}{ending}")
 
     def artifact(self, kind: str) -> Artifact:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
 from pipeline.plan import Plan
+from stages.running.compute import Compute, check_flags, resolve
 from stages.running.progress import rank_and_world, say
 
 if TYPE_CHECKING:
-    import torch
-
     from stages.online import OnlineTeacher
     from stages.parts.teacher.refine import Refiner
 
@@ -40,31 +39,31 @@ def keep_freed_memory() -> None:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how fast: flags, never part of a fingerprint."""
+    """Device and loader processes as asked for on the command line. Raises InputError for impossible ones.
+
+    Flags: where and how fast, never part of a fingerprint.
+    """
 
     device: str = "auto"
     workers: int = -1
 
-    def torch_device(self) -> torch.device:
-        """The device asked for. Raises InputError for cuda without a GPU."""
-        import torch
+    def __post_init__(self) -> None:
+        check_flags(self.device, self.workers)
 
+    @cached_property
+    def compute(self) -> Compute:
+        """What these flags stand for here.
+
+        Also does what only a program of its own may do to its process: tunes glibc's allocator, and makes the GPU of
+        this process torch's current one.
+        """
         keep_freed_memory()
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("--device cuda: torch sees no GPU here; use --device cpu, or look at `clip2seg doctor`")
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-        if name == "cpu":
-            return torch.device(name)
-        local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if local >= gpus:
-            raise InputError(f"torchrun starts more processes here than torch sees GPUs; use --nproc-per-node {gpus}")
-        torch.cuda.set_device(local)
-        return torch.device(name, local)
+        found = resolve(self.device, self.workers)
+        if found.gpu:
+            import torch
 
-    def worker_count(self) -> int:
-        """Loader processes: as asked for, else one per core but one, at most 16; the processes here share the cores."""
-        cores = (os.cpu_count() or 2) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return self.workers if self.workers >= 0 else max(1, min(16, cores - 1))
+            torch.cuda.set_device(found.device)
+        return found
 
 
 def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
@@ -90,8 +89,8 @@ def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
         plan.prompts,
         out,
         affinity=c.affinity,
-        device=machine.torch_device(),
-        workers=machine.worker_count(),
+        device=machine.compute.device,
+        workers=machine.compute.workers,
     )
     return _result("extract", False, summary, plan.address("tokens"))
 
@@ -115,8 +114,8 @@ def mine_latent(plan: Plan, machine: Machine) -> dict[str, Any]:
         _created(plan, "latent", "mine-latent"),
         refiner=refiner,
         features=plan.artifact("affinity") if refiner.needs_features else None,
-        device=machine.torch_device(),
-        workers=machine.worker_count(),
+        device=machine.compute.device,
+        workers=machine.compute.workers,
     )
     return _result("mine-latent", False, summary, plan.address("latent"))
 
@@ -138,8 +137,8 @@ def train(plan: Plan, machine: Machine, *, compiled: bool = False, online: bool 
         (plan.artifact("tokens"), plan.artifact("latent")) if plan.distilled and not online else None,
         at,
         provenance,
-        device=machine.torch_device(),
-        workers=machine.worker_count(),
+        device=machine.compute.device,
+        workers=machine.compute.workers,
         compiled=compiled,
         online=_online_teacher(plan, machine) if online else None,
     )
@@ -166,12 +165,11 @@ def _online_teacher(plan: Plan, machine: Machine) -> OnlineTeacher:
     from stages.online import OnlineTeacher
     from stages.parts.teacher.teacher import load_teacher
 
-    c = plan.config
-    teacher = load_teacher(c.teacher, machine.torch_device())
-    stage.write_text(teacher, plan.prompts, plan.train_data, _created(plan, "text", "extract"))
-    refiner = _refiner(plan)
+    c, refiner = plan.config, _refiner(plan)
     if refiner.needs_features:
         raise InputError("train --online: the second network of [affinity] is read from the cache; train without it")
+    teacher = load_teacher(c.teacher, machine.compute.device)
+    stage.write_text(teacher, plan.prompts, plan.train_data, _created(plan, "text", "extract"))
     return OnlineTeacher(teacher, c.extract, c.mine_latent, refiner)
 
 
@@ -187,8 +185,8 @@ def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
         plan.artifact("text"),
         plan.address("train"),
         plan.address("eval"),
-        device=machine.torch_device(),
-        workers=machine.worker_count(),
+        device=machine.compute.device,
+        workers=machine.compute.workers,
     )
     _report("eval", plan.address("train"))
     return _result("eval", False, {}, plan.address("eval")) | {"report": report}
@@ -208,8 +206,8 @@ def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
         plan.artifact("text"),
         at,
         refiner=_refiner(plan),
-        device=machine.torch_device(),
-        workers=machine.worker_count(),
+        device=machine.compute.device,
+        workers=machine.compute.workers,
     )
     return _result("eval", False, {}, at) | {"report": report}
 
@@ -229,7 +227,7 @@ def verify_teacher(plan: Plan, machine: Machine, sample: int) -> dict[str, Any]:
         dense if dense.committed() else None,
         latent if latent.committed() else None,
         sample=sample,
-        device=machine.torch_device(),
+        device=machine.compute.device,
     )
 
 

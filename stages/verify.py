@@ -1,4 +1,4 @@
-"""verify --teacher: a sample of cached views encoded again by a live teacher, and compared.
+"""cache verify --encode-again: a sample of cached views encoded again by a live teacher, and compared.
 
 Reads images, seen labels, the teacher and the artifacts tokens, dense and latent; writes nothing. Checksums say
 that the cache is what was written; this says that what was written is what this teacher makes of these images.

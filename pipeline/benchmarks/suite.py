@@ -61,7 +61,7 @@ def run_suite(name: str, asked: Mapping[str, Any], machine: Machine, markdown: s
 
     Raises InputError for a name or a preset that there isn't, and for `gpu` without one.
     """
-    suite, device = GPU if name == "gpu" else RUNS, machine.torch_device()
+    suite, device = GPU if name == "gpu" else RUNS, machine.compute.device
     if name not in (*RUNS, "all", "gpu"):
         raise InputError(f"benchmark {name}: choose one of {', '.join(RUNS)}, all, gpu")
     if name == "gpu" and device.type != "cuda":
@@ -112,7 +112,7 @@ def _run(
     }
     if name in alone:
         return alone[name]()
-    world, workers = open_world(preset, images, overrides, data, folder), machine.worker_count()
+    world, workers = open_world(preset, images, overrides, data, folder), machine.compute.workers
     # A ViT-B/16 in the loop takes a core half a minute a step: there the demo's teacher shows the ratio.
     online = not world.drawn or device.type == "cuda"
     worlds: dict[str, Callable[[], dict[str, Any]]] = {

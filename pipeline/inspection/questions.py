@@ -84,7 +84,7 @@ class Inspection:
         """The teacher; loads CLIP."""
         from stages.parts.teacher.teacher import load_teacher
 
-        return load_teacher(self.plan.config.teacher, self.machine.torch_device())
+        return load_teacher(self.plan.config.teacher, self.machine.compute.device)
 
     @cached_property
     def student(self) -> StudentPredictor | None:
@@ -98,7 +98,7 @@ class Inspection:
 
         checkpoint = load_student(at)
         text = all_text(self.tiers["text"], self.plan.train_data, checkpoint, str(at))
-        return StudentPredictor(checkpoint, text, self.plan.config.eval, self.machine.torch_device())
+        return StudentPredictor(checkpoint, text, self.plan.config.eval, self.machine.compute.device)
 
     @cached_property
     def index(self) -> TokenIndex:

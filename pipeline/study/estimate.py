@@ -81,7 +81,7 @@ def estimate(config: Config, what: str, regions: float, machine: Machine) -> dic
     had: one named by open_clip is measured with random weights, any other is loaded.
     """
     images, words = images_for(what, config)
-    device, workers = machine.torch_device(), max(1, machine.worker_count())
+    device, workers = machine.compute.device, max(1, machine.compute.workers)
     named = not config.teacher.model.startswith(("local-dir:", "hf-hub:"))
     teacher = (untrained_teacher if named else load_teacher)(config.teacher, device)
     views = images * config.views.count

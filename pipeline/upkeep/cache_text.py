@@ -41,7 +41,7 @@ def verify_text(found: dict[str, Any]) -> str:
 
 
 def teacher_text(found: dict[str, Any]) -> str:
-    """`verify --teacher` for the terminal."""
+    """`cache verify --encode-again` for the terminal."""
     compared = ", ".join(f"{n} {name} (lowest cosine {found['lowest'][name]})" for name, n in found["tokens"].items())
     lines = [f"{found['views']} views encoded again: {compared or 'nothing compared'}"]
     return "\n".join([*lines, *(f"  {fault}" for fault in found["faults"])])

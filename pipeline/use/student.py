@@ -25,7 +25,6 @@ from pydantic import ValidationError
 from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
-from pipeline.run import Machine
 from stages.parts.data.images import read_image
 from stages.parts.data.views import Array
 from stages.parts.scoring.segmenter import (
@@ -37,6 +36,7 @@ from stages.parts.scoring.segmenter import (
     split_names,
 )
 from stages.parts.students.checkpoint import Checkpoint, unpack
+from stages.running.compute import resolve
 
 FILE = "student.safetensors"
 MAX_PIXELS = 100_000_000
@@ -51,7 +51,7 @@ def load_student(run: str | Path, *, device: str = "auto", teacher: str = "") ->
     moved (`local-dir:FOLDER`, `hf-hub:OWNER/NAME`, or an open_clip name). Raises InputError for anything that is
     not a student written by this program; nothing in the file can run code.
     """
-    text, torch_device = str(run), Machine(device).torch_device()
+    text, torch_device = str(run), resolve(device).device
     at, name = _located(text)
     packed = at.get(name)
     if packed is None:

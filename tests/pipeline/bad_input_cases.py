@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from tests.pipeline.bad_input import REFUSED, REPORTS, WORKS, Bomb, Made, World, bomb_png, grey, shape_of
+from tests.pipeline.bad_input import REFUSED, REPORTS, WORKS, Bomb, Made, World, bomb_png, coloured, grey, shape_of
 
 NESTED = "[" * 100_000
 """Brackets that never close: parsers that call themselves run out of stack."""
@@ -48,7 +48,7 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
     "mask: zero bytes": (REFUSED, lambda w: w.write(w.mask, b"").stage("extract")),
     "mask: cut in half": (REFUSED, lambda w: w.truncated(w.mask).stage("extract")),
     "mask: colours": (
-        REFUSED, lambda w: w.image(np.zeros((*shape_of(w.photo), 3), np.uint8), w.mask).stage("extract")),
+        REFUSED, lambda w: w.image(coloured(*shape_of(w.photo)), w.mask).stage("extract")),
     "mask: another size": (REFUSED, lambda w: w.image(np.ones((5, 5), np.uint8), w.mask).stage("extract")),
     "mask: a value outside the list": (REFUSED, lambda w: w.image(grey(w), w.mask).stage("extract")),
     "mask: 16 bits and outside": (
@@ -329,8 +329,8 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
     "data init: one name for two values": (REFUSED, lambda w: w.own(3, 4, names="3 cat\n4 cat\n").init()),
     "data init: a name without a value": (REFUSED, lambda w: w.own(names="sheep\n").init()),
     "data init: masks in colour": (
-        REFUSED, lambda w: w.own().image(np.zeros((8, 8, 3), np.uint8), w.root / "own/masks/0.png").image(
-            np.zeros((8, 8, 3), np.uint8), w.root / "own/masks/1.png").gone(w.root / "own/masks/2.png").gone(
+        REFUSED, lambda w: w.own().image(coloured(8, 8), w.root / "own/masks/0.png").image(
+            coloured(8, 8), w.root / "own/masks/1.png").gone(w.root / "own/masks/2.png").gone(
             w.root / "own/images/2.jpg").init()),
     "data init: 16-bit depths for masks": (
         REFUSED, lambda w: w.own().image(
@@ -446,10 +446,10 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
     "cache verify: a mark nested without end, repaired": (
         WORKS, lambda w: w.spoil(lambda: w.write(next(w.at("latent").rglob("commit.json")), NESTED)).cache(
             "verify", "--repair")),
-    "cache verify: a teacher without a preset": (REFUSED, lambda w: w.cache("verify", "--teacher", "2")),
-    "cache verify: fewer than no views": (REFUSED, lambda w: w.cache("verify", "--teacher", "-2")),
+    "cache verify: a teacher without a preset": (REFUSED, lambda w: w.cache("verify", "--encode-again", "2")),
+    "cache verify: fewer than no views": (REFUSED, lambda w: w.cache("verify", "--encode-again", "-2")),
     "cache verify: its teacher is gone": (
-        REFUSED, lambda w: w.gone(w.teacher).cache("verify", str(w.preset), "--teacher", "2", "--device", "cpu")),
+        REFUSED, lambda w: w.gone(w.teacher).cache("verify", str(w.preset), "--encode-again", "2", "--device", "cpu")),
     "cache drop-dense: nothing there": (
         REFUSED, lambda w: w.cache("drop-dense", str(w.preset), artifacts=w.root / "new")),
     "cache drop-dense: no such preset": (REFUSED, lambda w: w.cache("drop-dense", "none")),

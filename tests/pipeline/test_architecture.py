@@ -22,7 +22,7 @@ DOORS = {
     "segmentation_models_pytorch": ("stages/parts/students/",),
     "zarr": ("cache/store.py",),
     "obstore": ("cache/location.py",),
-    "typer": ("pipeline/cli.py",),
+    "typer": ("pipeline/cli/",),
 }
 """Heavy library -> the files that may import it."""
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from pipeline import cli
 
@@ -45,6 +47,21 @@ def test_help_lists_every_stage_by_its_one_word() -> None:
     assert done.returncode == 0 and done.stderr == ""
     for stage in STAGES:
         assert re.search(rf"^\s+{stage}\b", done.stdout, re.MULTILINE), stage
+
+
+def test_help_groups_commands_by_panels_and_cuts_no_line() -> None:
+    group = typer.main.get_command(cli.app)
+    described = group.commands.items()
+    described = [*described, *((f"cache {n}", c) for n, c in group.commands["cache"].commands.items())]
+    for name, command in described:
+        short = command.get_short_help_str(limit=200)
+        assert 10 < len(short) <= 50, f"{name}: {short}"
+    lines = CliRunner().invoke(cli.app, ["--help"], env={"COLUMNS": "80"}, terminal_width=80).output.splitlines()
+    panels = [line.rstrip(":") for line in lines if re.fullmatch(r"[A-Z]\w+:", line)]
+    assert panels == ["Options", "Pipeline", "Experiments", "Look", "Use", "Maintain"]
+    listed = {line.split()[0] for line in lines if re.match(r"  [a-z]", line)}
+    assert set(group.commands) <= listed
+    assert not [line for line in lines[1:] if len(line) > 80 or line.endswith("...")]
 
 
 def test_the_version_is_the_packages() -> None:
@@ -83,6 +100,7 @@ def test_a_fault_of_the_program_ends_with_code_1() -> None:
     ("arguments", "words"),
     [
         (("extract", "--device", "gpu"), "--device gpu: choose auto, cpu or cuda"),
+        (("plan", "--device", "tpu"), "--device tpu: choose auto, cpu or cuda"),
         (("extract", "--workers", "-2"), "--workers -2: give 0 or more"),
         (("plan", "--set", "train.batch"), "write table.key=value"),
         (("plan", "--data", "/nowhere/at/all"), "/nowhere/at/all: no such folder"),
@@ -131,7 +149,7 @@ def test_eval_can_score_the_teacher_too(
 ) -> None:
     tiny.run("train")
     common = (str(tiny.preset), "--artifacts", str(tiny.artifacts), "--device", "cpu", "--workers", "0")
-    assert main(monkeypatch, "eval", *common, "--teacher", "--json") == 0
+    assert main(monkeypatch, "eval", *common, "--score-teacher", "--json") == 0
     out = capsys.readouterr().out
     assert re.search(r"^teacher, training-free +\d", out, re.MULTILINE)
     assert json.loads(out.splitlines()[-1])["teacher"]["scored"] == "teacher, training-free"

@@ -96,14 +96,14 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="torch sees no GPU here"):
-        run.Machine("cuda").torch_device()
-    assert run.Machine("auto").torch_device().type == "cpu"
+        _ = run.Machine("cuda").compute
+    assert run.Machine("auto").compute.device.type == "cpu"
 
 
 def test_worker_processes_follow_the_flag() -> None:
-    assert run.Machine(workers=3).worker_count() == 3
-    assert run.Machine(workers=0).worker_count() == 0
-    assert 1 <= run.Machine().worker_count() <= 16
+    assert run.Machine(workers=3).compute.workers == 3
+    assert run.Machine(workers=0).compute.workers == 0
+    assert 1 <= run.Machine().compute.workers <= 16
 
 
 # -- bad input: each either works or gives one line, and what was computed stays ---------------------------------------

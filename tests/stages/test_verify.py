@@ -1,4 +1,4 @@
-"""Claims about verify --teacher: a cache of this teacher passes, one of another teacher or other images does not."""
+"""Claims about `cache verify --encode-again`: this teacher's cache passes, another's or of other images does not."""
 
 from __future__ import annotations
 

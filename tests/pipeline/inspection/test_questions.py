@@ -155,7 +155,7 @@ def test_words_are_searched_through_the_text_tower(trained: Tiny, tmp_path: Path
 
     _, found = question(trained, tmp_path, "search", "a dog on a sofa", count=3)
     plan = trained.plan()
-    vector = load_teacher(plan.config.teacher, Machine("cpu").torch_device()).encode_text(["a dog on a sofa"], ["{}"])
+    vector = load_teacher(plan.config.teacher, Machine("cpu").compute.device).encode_text(["a dog on a sofa"], ["{}"])
     cosine = unit(plan.artifact("tokens").load(["global"])["global"]) @ vector[0].numpy()
     hits = found["found"]["nearest images (global tokens)"]
     assert [h[2] for h in hits] == pytest.approx(sorted(cosine.tolist(), reverse=True)[:3], abs=2e-4)

@@ -1,0 +1,73 @@
+"""What the commands share: options declared once, and the helpers that turn them into objects and print results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.invocation import ARTIFACTS as ARTIFACTS  # the default of --artifacts
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+    from pipeline.run import Machine
+    from pipeline.use.student import Student
+
+Preset = Annotated[str, typer.Argument(help="A shipped preset's name, or a path to a TOML file.")]
+Data = Annotated[str, typer.Option("--data", help="The data set's folder; overrides data.root.")]
+Artifacts = Annotated[
+    str, typer.Option("--artifacts", help="Where caches and runs go: a folder, or s3://bucket/prefix.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.", metavar="auto|cpu|cuda")]
+Workers = Annotated[int, typer.Option("--workers", help="Loader processes; -1: one per core but one.")]
+Set = Annotated[list[str], typer.Option("--set", help="Override a setting: table.key=value. Repeatable.")]
+Seeds = Annotated[int, typer.Option("--seeds", help="Seeds per row; mean and sd are given.")]
+Markdown = Annotated[str, typer.Option("--markdown", help="Put the table into this file, between its markers.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
+SeenBias = Annotated[float, typer.Option("--seen-bias", help="Subtracted from classes seen in training.")]
+Classes = Annotated[
+    str, typer.Option("--classes", help='Names between commas: "sheep, sofa, grass". Default: the trained vocabulary.')
+]
+Teacher = Annotated[
+    str,
+    typer.Option("--teacher", help="A teacher: an open_clip name, hf-hub:OWNER/NAME or local-dir:FOLDER."),
+]
+
+
+def make_plan(preset: str, data: str, artifacts: str, overrides: Sequence[str]) -> Plan:
+    """The plan of a preset under the common options. Raises InputError."""
+    from pipeline.plan import Plan
+
+    return Plan.open(preset, overrides, artifacts, data)
+
+
+def make_machine(device: str, workers: int) -> Machine:
+    """Device and loader processes as asked for. Raises InputError for a device or a number that there is not."""
+    from pipeline.run import Machine
+
+    return Machine(device, workers)
+
+
+def open_student(run: str, artifacts: str, data: str, device: str, teacher: str) -> Student:
+    """The student that `--run` names."""
+    from pipeline.study.runs import resolve_run
+
+    machine = make_machine(device, 0)
+    found = resolve_run(run, artifacts, data)
+    from pipeline.use.student import load_student
+
+    _ = machine.compute  # prepares this process, which `load_student` leaves as it is
+    return load_student(found, device=device, teacher=teacher)
+
+
+def emit(text: str, result: Mapping[str, Any], as_json: bool) -> None:
+    """Prints a result: text for people and, with --json, one JSON object as the last line."""
+    from stages.running.progress import rank_and_world
+
+    if rank_and_world()[0] > 0:  # of the processes that torchrun started one speaks
+        return
+    print(text)
+    if as_json:
+        print(json.dumps(result, sort_keys=True, default=str))

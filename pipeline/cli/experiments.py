@@ -1,0 +1,135 @@
+"""Panel Experiments of `clip2seg --help`: tables, sweeps, runs, benchmarks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.common import (
+    ARTIFACTS,
+    Artifacts,
+    Data,
+    Device,
+    Json,
+    Markdown,
+    Preset,
+    Seeds,
+    Set,
+    Workers,
+    emit,
+    make_machine,
+)
+
+PANEL = "Experiments"
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=PANEL)
+def ablate(
+    preset: Preset = "demo",
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS,
+    device: Device = "auto",
+    workers: Workers = -1,
+    set_: Set = [],
+    table: Annotated[int, typer.Option("--table", help="The paper's table: 3, 4, 5 or 6.")] = 3,
+    seeds: Seeds = 1,
+    markdown: Markdown = "",
+    as_json: Json = False,
+) -> None:
+    """Train and score an ablation table of the paper.
+
+    All rows share one cache.
+    """
+    from pipeline.study.ablate import run_table, table_text
+    from pipeline.text import markdown_page, write_markdown
+
+    markdown_page(markdown)
+    rows = run_table(preset, table, seeds, set_, data, artifacts, make_machine(device, workers))
+    text = table_text(f"{preset}, Table {table}", rows)
+    if markdown:
+        write_markdown(markdown, f"{preset} table {table} {' '.join(set_)}".strip(), text)
+    emit(text, {"table": table, "rows": rows}, as_json)
+
+
+@app.command(rich_help_panel=PANEL)
+def sweep(
+    preset: Preset = "demo",
+    over: Annotated[
+        list[str], typer.Option("--over", help='A setting and its values: "pixel-loss.beta=5;10;20". Repeatable.')
+    ] = [],
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS,
+    device: Device = "auto",
+    workers: Workers = -1,
+    set_: Set = [],
+    seeds: Seeds = 1,
+    markdown: Markdown = "",
+    as_json: Json = False,
+) -> None:
+    """Train and score combinations of settings.
+
+    All rows share one cache. Meant for the settings that the paper does not publish.
+    """
+    from pipeline.study.ablate import run_rows, sweep_rows, table_text
+    from pipeline.text import markdown_page, write_markdown
+
+    markdown_page(markdown)
+    rows = run_rows(preset, sweep_rows(over), seeds, set_, data, artifacts, make_machine(device, workers))
+    text = table_text(f"{preset}, sweep", rows)
+    if markdown:
+        write_markdown(markdown, f"{preset} sweep {' '.join([*over, *set_])}", text)
+    emit(text, {"over": over, "rows": rows}, as_json)
+
+
+@app.command(rich_help_panel=PANEL)
+def benchmark(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="extract, mine-latent, train, cache, inference, precision, allocator, growth, scale, efficiency, "
+            "inference-compiled; all: every one of these; gpu: the suite for one GPU.",
+            metavar="NAME",
+        ),
+    ],
+    preset: Annotated[
+        str, typer.Argument(help="A preset, or `photos`: drawn photos, networks of full size; default: as published.")
+    ] = "",
+    data: Data = "",
+    device: Device = "auto",
+    workers: Workers = -1,
+    set_: Set = [],
+    images: Annotated[int, typer.Option("--images", help="Images to measure on; 0: the benchmark's own.", min=0)] = 0,
+    rounds: Annotated[int, typer.Option("--rounds", help="Turns each side takes; 0: its own.", min=0)] = 0,
+    markdown: Markdown = "",
+    as_json: Json = False,
+) -> None:
+    """Measure speed, memory or cost on this machine.
+
+    One thing beside its limit, in one run: ratios of medians, with the machine they hold for.
+    """
+    from pipeline.benchmarks.suite import run_suite
+
+    asked = {"preset": preset, "data": data, "set": set_, "images": images, "rounds": rounds}
+    emit(*run_suite(name, asked, make_machine(device, workers), markdown), as_json)
+
+
+@app.command(rich_help_panel=PANEL)
+def runs(
+    preset: Annotated[str, typer.Argument(help="Only this preset's runs.")] = "",
+    artifacts: Artifacts = ARTIFACTS,
+    compare: Annotated[
+        list[str], typer.Option("--compare", help="A run's name; give two or more: settings and scores that differ.")
+    ] = [],
+    as_json: Json = False,
+) -> None:
+    """List runs with their scores, or compare some."""
+    from pipeline.study import runs as tool
+
+    found = tool.find_runs(artifacts, preset)
+    if compare:
+        compared = tool.compare(found, compare)
+        emit(tool.compare_text(compared), compared, as_json)
+    else:
+        emit(tool.runs_text(found), {"runs": tool.runs_json(found)}, as_json)

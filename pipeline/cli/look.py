@@ -1,0 +1,49 @@
+"""Panel Look of `clip2seg --help`: questions to the cache."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.common import ARTIFACTS, Artifacts, Data, Device, Json, Preset, Set, emit, make_machine, make_plan
+
+PANEL = "Look"
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=PANEL)
+def inspect(
+    preset: Preset = "demo",
+    question: Annotated[
+        str,
+        typer.Argument(
+            help="summary, quality, mining, image, search, neighbours, duplicates, outliers, losses or explore.",
+            metavar="[QUESTION]",
+        ),
+    ] = "summary",
+    what: Annotated[str, typer.Argument(help="image: ID. search: TEXT. neighbours: ID:REGION.", metavar="[WHAT]")] = "",
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS,
+    device: Device = "auto",
+    set_: Set = [],
+    out: Annotated[str, typer.Option("--out", help="Folder for pictures; default: beside the artifacts.")] = "",
+    count: Annotated[
+        int, typer.Option("--count", help="Hits to show; images in quality (0: all), mining or explore.", metavar="N")
+    ] = -1,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Evaluation only: also read the labels of unseen classes.")
+    ] = False,
+    vocabulary: Annotated[
+        str, typer.Option("--vocabulary", help="quality: names for latent regions: a vocabulary, FILE.toml, FILE.txt.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Ask the cache how good teacher and mining are.
+
+    `summary` loads no torch.
+    """
+    from pipeline.inspection.questions import Inspection, ask
+
+    ask_of = Inspection(make_plan(preset, data, artifacts, set_), make_machine(device, 0), out)
+    emit(*ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary), as_json)

@@ -1,0 +1,265 @@
+"""Panel Maintain of `clip2seg --help`: data, stored artifacts, the machine, the demo teacher."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cache.errors import InputError
+from pipeline.cli.common import (
+    ARTIFACTS,
+    Artifacts,
+    Data,
+    Device,
+    Json,
+    Preset,
+    Set,
+    Teacher,
+    Workers,
+    emit,
+    make_machine,
+    make_plan,
+)
+
+PANEL = "Maintain"
+app = typer.Typer()
+
+
+data_app = typer.Typer(help="Your own data: preset, audit, VOC with SBD.", no_args_is_help=True)
+app.add_typer(data_app, name="data", rich_help_panel=PANEL)
+
+
+@data_app.command("init")
+def data_init(
+    folder: Annotated[str, typer.Argument(help="A folder with images/ and masks/ (or the VOC layout).")],
+    names: Annotated[str, typer.Option("--names", help="A text file: a mask value and a class name on each line.")] = (
+        ""
+    ),
+    teacher: Teacher = "",
+    weights: Annotated[str, typer.Option("--weights", help="Encoder weights for the preset: a local file.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace classes.toml and the preset of an earlier init.")] = (
+        False
+    ),
+    as_json: Json = False,
+) -> None:
+    """Write a preset for photos and masks.
+
+    Also writes classes.toml with statistics and an unseen split.
+    """
+    from stages.data.init import init
+
+    result = init(folder, names=names, teacher=teacher, weights=weights, force=force)
+    emit(result.text(), result.json(), as_json)
+
+
+@data_app.command("check")
+def data_check(
+    preset: Preset = "demo",
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS,
+    set_: Set = [],
+    workers: Workers = 0,
+    as_json: Json = False,
+) -> None:
+    """Decode all photos and masks, name all faults.
+
+    Exit code 1 where something is wrong.
+    """
+    from stages.data.check import check
+
+    if workers < 0:
+        raise InputError(f"--workers {workers}: give 0 or more")
+    found = check(make_plan(preset, data, artifacts, set_).data_config, workers=workers)
+    counts = {"train": len(found.train.ids), "val": len(found.val.ids)}
+    result = {"problems": list(found.problems), "notes": list(found.notes), **counts}
+    emit(found.text(), result, as_json)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+prepare_app = typer.Typer(help="Make a published data set ready.", no_args_is_help=True)
+data_app.add_typer(prepare_app, name="prepare")
+
+
+@prepare_app.command("voc")
+def prepare_voc(
+    voc: Annotated[str, typer.Argument(help="The folder VOCdevkit/VOC2012.")],
+    sbd: Annotated[str, typer.Argument(help="The unpacked SBD release.")],
+) -> None:
+    """Merge VOC 2012 with SBD.
+
+    Makes SegmentationClassAug and the train_aug list.
+    """
+    from pathlib import Path
+
+    from stages.data.prepare_voc import prepare_voc as prepare
+
+    print(prepare(Path(voc), Path(sbd)).text())
+
+
+cache_app = typer.Typer(help="What is stored: list, verify, make room.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache", rich_help_panel=PANEL)
+
+Stored = Annotated[str, typer.Argument(help="A preset's name; nothing: all that lies under --artifacts.")]
+Address = Annotated[str, typer.Argument(help="preset/name, or name alone, as `cache list` shows it.")]
+Where = Annotated[str, typer.Option("--artifacts", help="The folder, or s3://bucket/prefix.")]
+
+
+def _stored(preset: str) -> str:
+    from pipeline.config import preset_name
+
+    return preset_name(preset) if preset else ""
+
+
+@cache_app.command("list")
+def cache_list(preset: Stored = "", artifacts: Artifacts = ARTIFACTS, as_json: Json = False) -> None:
+    """List addresses: state, size, what uses them."""
+    from pipeline.upkeep import cache_text
+    from pipeline.upkeep import cache_tools as cache_tool
+
+    found = cache_tool.entries(artifacts, _stored(preset))
+    emit(cache_text.list_text(found), {"addresses": [vars(e) for e in found]}, as_json)
+
+
+@cache_app.command("show")
+def cache_show(address: Address, artifacts: Artifacts = ARTIFACTS, as_json: Json = False) -> None:
+    """Show provenance, shards and size of one address."""
+    from pipeline.upkeep import cache_text
+    from pipeline.upkeep import cache_tools as cache_tool
+
+    found = cache_tool.show(artifacts, address)
+    emit(cache_text.show_text(found), found, as_json)
+
+
+@cache_app.command("rm")
+def cache_rm(
+    address: Address,
+    artifacts: Artifacts = ARTIFACTS,
+    force: Annotated[bool, typer.Option("--force", help="Even if something uses it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete one address."""
+    from pipeline.text import size
+    from pipeline.upkeep import cache_tools as cache_tool
+
+    found = cache_tool.remove(artifacts, address, force=force)
+    emit(f"removed {found['removed'][0]}: {size(found['freed'])} freed", found, as_json)
+
+
+@cache_app.command("gc")
+def cache_gc(
+    preset: Stored = "",
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS,
+    set_: Set = [],
+    unused: Annotated[
+        bool, typer.Option("--unused", help="Also what neither a run nor the PRESET's settings as they are now use.")
+    ] = False,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Say it, don't do it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove what killed processes left.
+
+    Half-written files, claims, uncommitted shards.
+    """
+    from pipeline.upkeep import cache_text
+    from pipeline.upkeep import cache_tools as cache_tool
+
+    if unused and not preset:
+        raise InputError("cache gc --unused: name the PRESET whose addresses stay")
+    made = make_plan(preset, data, artifacts, set_) if unused else None
+    keep = {made.address(kind).name for kind in made.ingredients} if made else None
+    found = cache_tool.collect(artifacts, _stored(preset), keep, dry=dry)
+    emit(cache_text.collected_text(found), found, as_json)
+
+
+@cache_app.command("verify")
+def cache_verify(
+    preset: Stored = "",
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS,
+    device: Device = "auto",
+    set_: Set = [],
+    encode_again: Annotated[
+        int, typer.Option("--encode-again", help="Also encode so many views of the PRESET again.", min=0)
+    ] = 0,
+    repair: Annotated[bool, typer.Option("--repair", help="Take back what is damaged.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare every byte with its checksum.
+
+    Exit code 1 where something is wrong.
+    """
+    from pipeline import run
+    from pipeline.upkeep import cache_text
+    from pipeline.upkeep import cache_tools as cache_tool
+
+    if encode_again and not preset:
+        raise InputError("cache verify --encode-again: name the PRESET whose teacher and images to compare with")
+    found = cache_tool.verify(artifacts, _stored(preset), repair=repair)
+    text, bad = cache_text.verify_text(found), bool(found["faults"])
+    if encode_again and not bad:
+        found["teacher"] = run.verify_teacher(
+            make_plan(preset, data, artifacts, set_), make_machine(device, 0), encode_again
+        )
+        text += f"\n{cache_text.teacher_text(found['teacher'])}"
+        bad = bool(found["teacher"]["faults"])
+    emit(text, found, as_json)
+    if bad and not repair:
+        raise typer.Exit(1)
+
+
+@cache_app.command("drop-dense")
+def cache_drop_dense(
+    preset: Preset, data: Data = "", artifacts: Artifacts = ARTIFACTS, set_: Set = [], as_json: Json = False
+) -> None:
+    """Delete the dense tokens, unread by training.
+
+    Sizes are shown before and after.
+    """
+    from pipeline.upkeep import cache_text
+    from pipeline.upkeep import cache_tools as cache_tool
+
+    found = cache_tool.drop_dense(make_plan(preset, data, artifacts, set_))
+    emit(cache_text.dropped_text(found), found, as_json)
+
+
+@app.command(rich_help_panel=PANEL)
+def doctor(
+    preset: Annotated[str, typer.Argument(help="Also check this preset's teacher, weights and data.")] = "",
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS,
+    as_json: Json = False,
+) -> None:
+    """Check this machine and what is installed.
+
+    Versions, GPU, faiss, disk, teacher weights; each finding with its remedy.
+    """
+    from pipeline.upkeep import doctor as tool
+
+    findings = tool.examine(preset, data, artifacts)
+    emit(tool.doctor_text(findings), {"findings": [vars(f) for f in findings]}, as_json)
+    if any(f.level == "fault" for f in findings):
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=PANEL)
+def teacher(
+    out: Annotated[str, typer.Argument(help="Folder to write the open_clip model to.")] = "artifacts/demo_teacher",
+    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
+    workers: Annotated[int, typer.Option("--workers", help="Processes that draw scenes.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Pre-train the demo's own CLIP from captions.
+
+    Takes about a quarter of an hour on two cores.
+    """
+    from pathlib import Path
+
+    from stages.demo.teach import TeachConfig, run
+
+    where = str(make_machine(device, workers).compute.device)
+    made = run(TeachConfig(), Path(out), device=where, workers=workers, say=lambda text: print(text, file=sys.stderr))
+    emit(f"teacher -> {out}: zero-shot top-1 {100 * made.accuracy:.1f} %", vars(made), as_json)

@@ -1,0 +1,179 @@
+"""Panel Pipeline of `clip2seg --help`: the demo, the plan and one command for each stage."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.common import (
+    ARTIFACTS,
+    Artifacts,
+    Data,
+    Device,
+    Json,
+    Preset,
+    Set,
+    Workers,
+    emit,
+    make_machine,
+    make_plan,
+)
+
+PANEL = "Pipeline"
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=PANEL)
+def demo(
+    preset: Preset = "demo",
+    artifacts: Artifacts = ARTIFACTS,
+    device: Device = "auto",
+    workers: Workers = -1,
+    set_: Set = [],
+    as_json: Json = False,
+) -> None:
+    """Run the whole pipeline on a generated world.
+
+    extract, mine-latent, train and eval with the reference rows, on the embedded preset.
+    """
+    from pipeline.study.demo import run_demo
+
+    emit(*run_demo(preset, artifacts, set_, make_machine(device, workers)), as_json)
+
+
+@app.command(rich_help_panel=PANEL)
+def plan(
+    preset: Preset = "demo",
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS,
+    device: Device = "auto",
+    workers: Workers = -1,
+    set_: Set = [],
+    for_: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            help="Estimate bytes, arithmetic and hours for a shipped vocabulary's data set, or a number of images.",
+            metavar="coco_stuff|1e8",
+        ),
+    ] = "",
+    regions: Annotated[float, typer.Option("--regions", help="--for: seen classes in a view.", min=0)] = 8,
+    as_json: Json = False,
+) -> None:
+    """Show addresses, what is done, what would run.
+
+    With --for: what another data set or size would cost.
+    """
+    if for_:
+        from pipeline.config import load_config, preset_name
+        from pipeline.study.estimate import estimate, estimate_text
+
+        found = estimate(load_config(preset, set_), for_, regions, make_machine(device, workers))
+        emit(estimate_text(preset_name(preset), found), found, as_json)
+        return
+    from pipeline.text import plan_table, steps_json
+
+    make_machine(device, workers)  # refuses what no stage would take
+    made = make_plan(preset, data, artifacts, set_)
+    emit(plan_table(made), steps_json(made), as_json)
+
+
+@app.command(rich_help_panel=PANEL)
+def extract(
+    preset: Preset = "demo",
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS,
+    device: Device = "auto",
+    workers: Workers = -1,
+    set_: Set = [],
+    as_json: Json = False,
+) -> None:
+    """Run the teacher once and store its tokens.
+
+    Writes global and local CLS tokens, dense tokens and text embeddings.
+    """
+    from pipeline import run
+    from pipeline import text as report
+
+    result = run.extract(make_plan(preset, data, artifacts, set_), make_machine(device, workers))
+    emit(report.extract_text(result), result, as_json)
+
+
+@app.command("mine-latent", rich_help_panel=PANEL)
+def mine_latent(
+    preset: Preset = "demo",
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS,
+    device: Device = "auto",
+    workers: Workers = -1,
+    set_: Set = [],
+    as_json: Json = False,
+) -> None:
+    """Mine latent classes from the dense tokens.
+
+    Clusters unannotated dense tokens into pseudo masks of latent classes, and adds their local CLS tokens.
+    """
+    from pipeline import run
+    from pipeline import text as report
+
+    result = run.mine_latent(make_plan(preset, data, artifacts, set_), make_machine(device, workers))
+    emit(report.mine_text(result), result, as_json)
+
+
+@app.command(rich_help_panel=PANEL)
+def train(
+    preset: Preset = "demo",
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS,
+    device: Device = "auto",
+    workers: Workers = -1,
+    set_: Set = [],
+    compile_: Annotated[bool, typer.Option("--compile", help="torch.compile the student.")] = False,
+    online: Annotated[
+        bool, typer.Option("--online-teacher", help="No cache: CLIP in the loop, to prove and measure the cache.")
+    ] = False,
+    wandb: Annotated[
+        str, typer.Option("--wandb", help="Mirror the TensorBoard curves to this Weights & Biases project.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Train the student from labels and cache.
+
+    CLIP is not loaded, unless --online-teacher asks for it.
+    """
+    from pipeline import run
+    from pipeline import text as report
+    from pipeline.study.tracking import tracked
+
+    made, machine = make_plan(preset, data, artifacts, set_), make_machine(device, workers)
+    with tracked(wandb, made.name, made.config.model_dump(mode="json")):
+        result = run.train(made, machine, compiled=compile_, online=online)
+    emit(report.train_text(result), result, as_json)
+
+
+@app.command("eval", rich_help_panel=PANEL)
+def evaluate(
+    preset: Preset = "demo",
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS,
+    device: Device = "auto",
+    workers: Workers = -1,
+    set_: Set = [],
+    score_teacher: Annotated[
+        bool, typer.Option("--score-teacher", help="Also score the teacher training-free (loads CLIP).")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Score the student: sIoU, uIoU, hIoU.
+
+    Writes per-class IoU and a picture grid as well.
+    """
+    from pipeline import run
+    from pipeline import text as report
+
+    made, machine = make_plan(preset, data, artifacts, set_), make_machine(device, workers)
+    result = run.evaluate(made, machine)
+    if score_teacher:
+        result["teacher"] = run.evaluate_teacher(made, machine)["report"]
+    emit(report.eval_text(made, result), result, as_json)

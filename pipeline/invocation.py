@@ -1,0 +1,26 @@
+"""What the user typed to choose a configuration, so that every suggested command repeats it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+ARTIFACTS = "artifacts"
+"""Default of --artifacts."""
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A preset as typed (a path to a TOML file stays a path) with the options that choose what it reads and writes."""
+
+    preset: str
+    artifacts: str = ARTIFACTS
+    data: str = ""
+    overrides: tuple[str, ...] = ()
+
+    def command(self, name: str, *words: str) -> str:
+        """The command NAME with these words for the same configuration, quoted for a shell."""
+        options = ["--data", self.data] if self.data else []
+        options += ["--artifacts", self.artifacts] if self.artifacts != ARTIFACTS else []
+        options += [word for override in self.overrides for word in ("--set", override)]
+        return shlex.join(["clip2seg", *name.split(), self.preset, *words, *options])
