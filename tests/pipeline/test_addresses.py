@@ -88,6 +88,13 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "distill.tau": (("distill.tau=0.1",), TRAIN),
     "distill.bank_size": (("distill.bank_size=48",), TRAIN),
     "distill.negatives": (("distill.negatives=batch",), TRAIN),
+    "distill.same_class": (("distill.same_class=negative",), TRAIN),
+    "distill.alike": (("distill.alike=0.8",), TRAIN),
+    "distill.bank_alike": (("distill.bank_alike=0.9",), TRAIN),
+    "distill.pool_temperature": (("distill.pool_temperature=0.5",), TRAIN),
+    "latent-embedding.delay": (("latent-embedding.delay=3",), TRAIN),
+    "latent-embedding.lr_multiplier": (("latent-embedding.lr_multiplier=0.5",), TRAIN),
+    "train.ema": (("train.ema=0.9",), TRAIN),
     "latent-embedding.enabled": (("latent-embedding.enabled=false",), TRAIN),
     "latent-embedding.calibrator": (
         ("latent-embedding.calibrator=mlp", "latent-embedding.inputs=cls"),
