@@ -13,6 +13,7 @@ from pipeline.benchmarks.harness import interleaved, ratio, result
 from pipeline.benchmarks.world import World, write_cache
 from pipeline.config import Config
 from stages.online import OnlineTeacher
+from stages.parts.data.photometric import draw_distortion
 from stages.parts.learning.batches import Batch, CachedTokens, EpochBatchSampler, Regions, TrainingSet, collate
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.trainer import Trainer, make_optimiser
@@ -128,7 +129,8 @@ def fixed_batch(batch: int, side: int, seen: int, dim: int, *, regions: int = 8,
     stripes = np.array(ids)[np.arange(side) * len(ids) // side].astype(np.uint8)
     local = random.standard_normal((batch * len(ids), dim)).astype(np.float32)
     return Batch(
-        torch.from_numpy(random.standard_normal((batch, 3, side, side)).astype(np.float32)),
+        torch.from_numpy(random.integers(0, 256, (batch, side, side, 3), np.uint8)).permute(0, 3, 1, 2),
+        torch.from_numpy(np.stack([draw_distortion(i) for i in range(batch)])),
         torch.from_numpy(np.broadcast_to(stripes, (batch, side, side)).copy()),
         torch.from_numpy(random.standard_normal((batch, dim)).astype(np.float32)),
         torch.from_numpy(local),

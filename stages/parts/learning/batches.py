@@ -19,11 +19,10 @@ from torch.utils.data import Dataset as TorchDataset
 from cache.errors import InputError
 from cache.settings import IGNORE
 from stages.parts.data.datasets import Dataset
-from stages.parts.data.photometric import distorted
+from stages.parts.data.photometric import distorted, draw_distortion
 from stages.parts.data.regions import present_regions, pseudo_mask
 from stages.parts.data.views import Array, ViewsConfig, apply_image, apply_labels, draw, inside, view_seed
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from stages.parts.students.inputs import normalised
 
 
 @dataclass(frozen=True)
@@ -113,11 +112,13 @@ class Regions:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input. `images` [B, 3, S, S] ImageNet-normalised; `masks` Y_p uint8 [B, S, S]; `tokens` C_g
-    [B, D]; `local` C_l [R, D] of the `regions`. Without a cache (the baseline of Table 3) D is 0 and R is 0.
+    """One step's input. `images` uint8 [B, 3, S, S], and what `distortion` float32 [B, 5] will do to them ([B, 0]:
+    nothing); `masks` Y_p uint8 [B, S, S]; `tokens` C_g [B, D]; `local` C_l [R, D] of the `regions`. Without a cache
+    (the baseline of Table 3) D is 0 and R is 0.
     """
 
     images: Tensor
+    distortion: Tensor
     masks: Tensor
     tokens: Tensor
     local: Tensor
@@ -127,6 +128,11 @@ class Batch:
         """The batch on a device; tokens as float32. Waits for nothing where it was pinned."""
         moved = _each(self, lambda t: t.to(device, non_blocking=True))
         return replace(moved, tokens=moved.tokens.float(), local=moved.local.float())
+
+    def student_input(self) -> Tensor:
+        """The images distorted and normalised, made where the batch lies: float32 [B, 3, S, S], channels last."""
+        levels = distorted(self.images, self.distortion) if self.distortion.shape[1] else self.images
+        return normalised(levels).contiguous(memory_format=torch.channels_last)
 
     def pin_memory(self) -> Batch:
         """The same in memory from which a GPU copies while it computes; torch's loader calls this."""
@@ -138,6 +144,7 @@ class Batch:
         first, last = i * size, (i + 1) * size
         return Batch(
             self.images[first:last],
+            self.distortion[first:last],
             self.masks[first:last],
             self.tokens[first:last],
             self.local[self.regions.rows(first, last)],
@@ -161,9 +168,11 @@ def _each(of: Fields, change: Callable[[Tensor], Tensor]) -> Fields:
 
 @dataclass(frozen=True)
 class Sample:
-    """One crop before batching: image uint8 [S, S, 3], mask Y_p uint8 [S, S], tokens, ids of the regions in Y_p."""
+    """One crop before batching: image uint8 [S, S, 3], its distortion float32 [5] or [0], mask Y_p uint8 [S, S],
+    tokens, ids of the regions in Y_p."""
 
     image: Array
+    distortion: np.ndarray
     mask: Array
     tokens: np.ndarray
     local: np.ndarray
@@ -225,10 +234,10 @@ class TrainingSet(TorchDataset[Sample]):
             visible = np.isin(self.cache.region[own], present_regions(mask))
             local, regions = self.cache.local[own][visible], self.cache.region[own][visible]
             tokens = self.cache.tokens[row]
-        crop = apply_image(image, view)
+        distortion = np.zeros(0, np.float32)
         if self.photometric:
-            crop = distorted(crop, view_seed(self.seed + 1, image_id, epoch))
-        return Sample(crop, mask, tokens, local, regions)
+            distortion = draw_distortion(view_seed(self.seed + 1, image_id, epoch))
+        return Sample(apply_image(image, view), distortion, mask, tokens, local, regions)
 
     def _row(self, image_id: str, v: int | None, labels: Array) -> int | None:
         if self.cache is None:
@@ -243,25 +252,14 @@ class TrainingSet(TorchDataset[Sample]):
 
 def collate(samples: list[Sample]) -> Batch:
     """Samples -> Batch."""
-    pixels = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
     return Batch(
-        normalised(pixels),
+        torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2),
+        torch.from_numpy(np.stack([s.distortion for s in samples])),
         torch.from_numpy(np.stack([s.mask for s in samples])),
         torch.from_numpy(np.stack([s.tokens for s in samples])),
         torch.from_numpy(np.concatenate([s.local for s in samples])),
         Regions.of([s.regions.tolist() for s in samples]),
     )
-
-
-def normalised(pixels: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] -> float32, by ImageNet's mean and standard deviation: the student's input."""
-    mean, std = _per_channel(IMAGENET_MEAN, pixels.device), _per_channel(IMAGENET_STD, pixels.device)
-    return (pixels.float() / 255 - mean) / std
-
-
-def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """[3, 1, 1]. Filled on the device: a copy from the host's memory would make the host wait for it."""
-    return torch.cat([torch.full((1, 1, 1), v, device=device) for v in values])
 
 
 class EpochBatchSampler:

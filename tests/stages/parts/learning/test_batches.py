@@ -15,16 +15,14 @@ from stages.parts.data.datasets import Dataset
 from stages.parts.data.regions import present_regions, pseudo_mask
 from stages.parts.data.views import ViewsConfig, apply_labels, draw, inside
 from stages.parts.learning.batches import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Batch,
     CachedTokens,
     EpochBatchSampler,
     Regions,
     TrainingSet,
     collate,
-    normalised,
 )
+from stages.parts.students.inputs import IMAGENET_MEAN, IMAGENET_STD, normalised
 from stages.parts.teacher.crops import TeacherViews, view_id
 
 if TYPE_CHECKING:
@@ -173,21 +171,31 @@ def test_a_sample_is_a_function_of_seed_image_and_turn_alone(data: Dataset) -> N
         other[noise, noise]
     np.random.default_rng(0).random()
     again = other[3, 2]
-    np.testing.assert_array_equal(first.image, again.image)
-    np.testing.assert_array_equal(first.mask, again.mask)
-    assert not np.array_equal(first.image, one[3, 3].image)
-    assert not np.array_equal(first.image, training(data, views, seed=1, photometric=True)[3, 2].image)
+    elsewhere = training(data, views, seed=1, photometric=True)[3, 2]
+    for name in ("image", "distortion", "mask"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+    for name in ("image", "distortion"):
+        assert not np.array_equal(getattr(first, name), getattr(one[3, 3], name))
+        assert not np.array_equal(getattr(first, name), getattr(elsewhere, name))
 
 
-def test_photometric_distortion_touches_the_image_alone(data: Dataset) -> None:
+def test_photometric_distortion_touches_what_the_student_sees_and_nothing_else(data: Dataset) -> None:
     views = ViewsConfig(size=40)
     plain, distorted = training(data, views), training(data, views, photometric=True)
-    changed = 0
-    for epoch in range(20):
-        a, b = plain[1, epoch], distorted[1, epoch]
-        np.testing.assert_array_equal(a.mask, b.mask)
-        changed += not np.array_equal(a.image, b.image)
-    assert changed >= 14
+    a, b = (collate([samples[1, epoch] for epoch in range(20)]) for samples in (plain, distorted))
+    assert torch.equal(a.images, b.images) and torch.equal(a.masks, b.masks) and a.distortion.shape == (20, 0)
+    assert torch.equal(a.student_input(), normalised(a.images))
+    differs = (a.student_input() - b.student_input()).abs().amax((1, 2, 3)) > 1e-3
+    assert differs.sum() >= 14
+
+
+def test_pixels_travel_as_bytes_and_are_normalised_where_the_batch_lies(data: Dataset) -> None:
+    samples = training(data, ViewsConfig(size=40), photometric=True)
+    batch = collate([samples[i, 0] for i in range(4)])
+    assert batch.images.dtype == torch.uint8 and batch.student_input().dtype == torch.float32
+    assert batch.student_input().is_contiguous(memory_format=torch.channels_last)
+    parts = torch.cat([batch.part(i, 2).student_input() for i in range(2)])
+    torch.testing.assert_close(parts, batch.student_input(), rtol=0, atol=1e-5)
 
 
 def test_an_edited_mask_is_refused_before_it_is_trained_on(fresh_tiny: Tiny) -> None:
@@ -252,7 +260,7 @@ def test_the_parts_of_a_batch_are_the_batch(data: Dataset) -> None:
     samples = training(data, ViewsConfig(size=40))
     batch = collate([samples[i, 0] for i in range(4)])
     parts = [batch.part(i, 2) for i in range(2)]
-    for name in ("images", "masks", "tokens", "local"):
+    for name in ("images", "distortion", "masks", "tokens", "local"):
         assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(batch, name)), name
     joined = Regions.of(parts[0].regions.ids + parts[1].regions.ids)
     assert joined.ids == batch.regions.ids

@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import (
     unset_fake_temporarily,
 )
 
+from stages.parts.data.photometric import draw_distortion
 from stages.parts.learning.batches import Batch, Sample, collate
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.pixel_sums import _PixelSums
@@ -82,7 +83,7 @@ def sample(i: int) -> Sample:
     mask = np.array(ids, np.uint8)[np.arange(SIDE) * len(ids) // SIDE]
     local = np.zeros((len(ids), DIM), np.float16)
     pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
-    return Sample(pixels, np.tile(mask, (SIDE, 1)), np.zeros(DIM, np.float16), local, np.array(ids))
+    return Sample(pixels, draw_distortion(i), np.tile(mask, (SIDE, 1)), np.zeros(DIM, np.float16), local, np.array(ids))
 
 
 def batch() -> Batch:
