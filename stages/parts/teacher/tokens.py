@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cache.errors import InputError
 from stages.parts.settings import ExtractConfig
+from stages.parts.students.backbone import Backbone
 from stages.parts.teacher.crops import TeacherBatch, TeacherView
 from stages.parts.teacher.teacher import Teacher
 
@@ -20,7 +21,11 @@ class PendingTokens:
     A GPU has then already begun the next batch. On the CPU they are there at once.
     """
 
-    def __init__(self, tokens: Mapping[str, Tensor], dtype: str) -> None:
+    def __init__(
+        self, tokens: Mapping[str, Tensor], dtype: str, names: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        """tokens: [rows, ...] each; names: what each row of a kind was made from, for an error's sake."""
+        self._names = names or {}
         # Cast where the tokens are: half the bytes to move, and many cores to do it.
         cast = {name: t.to(getattr(torch, dtype)) for name, t in tokens.items()}
         self._dtype = dtype
@@ -30,14 +35,25 @@ class PendingTokens:
         self._event = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Waits; raises InputError where the stored precision can't hold a token (NaN, infinity)."""
+        """Waits; raises InputError, naming the photo, where a token is NaN or more than the stored precision holds."""
         if self._event is not None:
             self._event.synchronize()
         if not self._finite.item():
-            raise InputError(
-                f"the teacher gave a token that {self._dtype} can't hold (NaN or infinite); set extract.dtype=float32"
-            )
+            raise InputError(self._complaint())
         return {name: t.numpy() for name, t in self._host.items()}
+
+    def _complaint(self) -> str:
+        """Which token is not finite, and why: a cast that overflows gives infinity, never NaN."""
+        kind, tokens = next((k, t) for k, t in self._host.items() if not t.isfinite().all())
+        row = int((~tokens.isfinite().flatten(1).all(dim=1)).nonzero()[0])
+        names = self._names.get(kind, ())
+        where = names[row] if row < len(names) else "a crop"
+        if any(t.isnan().any() for t in self._host.values()) or self._dtype == "float32":
+            return (
+                f"{where}: the teacher gave NaN or infinity for its {kind} token; its weights are damaged (fetch them "
+                "anew), or teacher.precision is too small for it (set fp32)"
+            )
+        return f"{where}: the teacher gave a {kind} token beyond what {self._dtype} can hold; set extract.dtype=float32"
 
 
 def _moved(tensor: Tensor) -> Tensor:
@@ -48,17 +64,32 @@ def _moved(tensor: Tensor) -> Tensor:
     return host.copy_(tensor, non_blocking=True)
 
 
-def encode(teacher: Teacher, batch: TeacherBatch, cfg: ExtractConfig) -> PendingTokens:
-    """Tokens of a batch of views: global [n, D], dense [n, h, w, D], local [p, D]. A GPU's work is only begun."""
+def encode(
+    teacher: Teacher | None, batch: TeacherBatch, cfg: ExtractConfig, network: Backbone | None = None
+) -> PendingTokens:
+    """Tokens of a batch of views: global [n, D], dense [n, h, w, D], local [p, D]. A GPU's work is only begun.
+
+    With a `network` also its features [n, h', w', C]; without a teacher nothing else.
+    """
+    tokens = _tokens(teacher, batch, cfg) if teacher is not None else {}
+    if network is not None:
+        device = next(network.parameters()).device
+        side = batch.images.shape[-1] or 64  # no image: any size tells how many channels there are
+        images = batch.images if len(batch.images) else torch.zeros((1, 3, side, side), dtype=torch.uint8)
+        tokens["features"] = network(images.to(device, non_blocking=True))[: len(batch.images)]
+    views = [v.id for v in batch.good]
+    names = {"global": views, "dense": views, "features": views, "local": [v.id for v in batch.good for _ in v.regions]}
+    return PendingTokens(tokens, cfg.dtype, names)
+
+
+def _tokens(teacher: Teacher, batch: TeacherBatch, cfg: ExtractConfig) -> dict[str, Tensor]:
     dim, (h, w) = teacher.dim, teacher.grid
     if not len(batch.images):
         empty = {"global": (0, dim), "dense": (0, h, w, dim), "local": (0, dim)}
-        return PendingTokens({k: torch.zeros(s) for k, s in empty.items()}, cfg.dtype)
+        return {k: torch.zeros(s) for k, s in empty.items()}
     tokens, dense = teacher.encode_views(batch.images)
     local = [teacher.encode_crops(part) for part in batch.crops.split(cfg.batch)] if len(batch.crops) else []
-    return PendingTokens(
-        {"global": tokens, "dense": dense, "local": torch.cat(local) if local else tokens[:0]}, cfg.dtype
-    )
+    return {"global": tokens, "dense": dense, "local": torch.cat(local) if local else tokens[:0]}
 
 
 def token_arrays(views: list[TeacherView], encoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
