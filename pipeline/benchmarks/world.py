@@ -27,7 +27,7 @@ from stages.parts.teacher.teacher import Teacher, load_teacher, untrained_teache
 PHOTOS = "photos"
 SIZE = (480, 640)
 """Height and width of a drawn photo [pixels]: COCO's most frequent."""
-DRAWN = 256
+DRAWN = 128
 """Photos that are drawn; more are further names for the same files."""
 SEEN = 8
 """Seen classes in a drawn photo: as many local crops."""
