@@ -121,7 +121,7 @@ def as_text(name: str, found: Calibration) -> str:
             columns([head, *rows]),
             "The real student's curve:",
             columns([head[1:], *curve]),
-            f"Use it: --set eval.seen_bias={found.bias:.3g}, or `clip2seg predict --seen-bias {found.bias:.3g}`",
+            f"Use it: --set eval.seen_bias={found.bias:.3g}, or with predict --seen-bias {found.bias:.3g}",
         ]
     )
 
