@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.benchmarks.harness import machine_line, result
 from pipeline.benchmarks.world import World, open_world
+from stages.parts.data.photometric import draw_distortion
 from stages.parts.learning.batches import Batch, Regions
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.pixel_sums import pixel_sums
@@ -150,7 +151,9 @@ def _batch(seed: int, size: int = 4, side: int = SIDE) -> Batch:
 
     masks = torch.from_numpy(np.stack([np.broadcast_to(stripe, (side, side)) for stripe in stripes]).copy())
     regions = Regions.of(ids)
-    return Batch(noise(size, 3, side, side), masks, noise(size, DIM), noise(len(regions), DIM), regions)
+    images = torch.from_numpy(random.integers(0, 256, (size, side, side, 3), np.uint8)).permute(0, 3, 1, 2)
+    distortion = torch.from_numpy(np.stack([draw_distortion(100 * seed + i) for i in range(size)]))
+    return Batch(images, distortion, masks, noise(size, DIM), noise(len(regions), DIM), regions)
 
 
 def _learner(
@@ -336,7 +339,7 @@ def adamw(bench: Bench) -> str:
 def channels_last(bench: Bench) -> str:
     """Kernels and features lie as the images do, and the features are those of the other layout."""
     trainer = _trainer(_learner(FAMILIES["unet"]), bench.device)
-    images = _batch(0).to(bench.device).images.contiguous(memory_format=torch.channels_last)
+    images = _batch(0).to(bench.device).student_input()
     student = trainer.learner.student.eval()
     wide = [m for m in student.modules() if isinstance(m, nn.Conv2d) and m.weight.shape[1] > 1 < m.weight.shape[2]]
     if not all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in wide):
