@@ -90,7 +90,7 @@ def run(
             if isinstance(made, BadView):
                 found.faults.append(f"{view}: {made.error}")
             elif _tokens(found, tokens, shard, place, made, teacher, extract, dense) and latent is not None:
-                _latent(found, latent, shard, place, view, *miner.seen(row), teacher, extract)
+                _latent(found, latent, shard, place, view, *miner.view(row), teacher, extract)
             bar.advance()
     return {**vars(found), "least_cosine": LEAST_COSINE}
 
