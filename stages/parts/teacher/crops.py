@@ -30,6 +30,7 @@ class TeacherView:
     image_size: tuple[int, int]
     view_seed: int
     labels_crc: int
+    photo_crc: int
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ class TeacherViews(TorchDataset["TeacherView | BadView"]):
 
     def __getitem__(self, row: int) -> TeacherView | BadView:
         try:
-            image, labels = self.data.image(row // self.views.count), self.data.labels(row // self.views.count, "seen")
+            i = row // self.views.count
+            image, labels, photo_crc = self.data.image(i), self.data.labels(i, "seen"), self.data.photo_crc(i)
         except BadSample as error:
             return BadView(row, error)
         image_id, v = self.data.ids[row // self.views.count], row % self.views.count
@@ -134,4 +136,5 @@ class TeacherViews(TorchDataset["TeacherView | BadView"]):
             image_size=(labels.shape[0], labels.shape[1]),
             view_seed=view.seed if view else 0,
             labels_crc=zlib.crc32(labels.tobytes()),
+            photo_crc=photo_crc,
         )
