@@ -213,7 +213,7 @@ def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list
 def evaluate_transfer(
     plan: Plan, words: Plan, data: Dataset, at: Location, on: str, machine: Machine
 ) -> dict[str, Any]:
-    """Scores of the student on another data set; its names are in the artifact `text` of `words`, embedded if need be."""
+    """Scores of the student on another data set; the artifact `text` of `words` has its names, or gets them."""
     from stages import evaluate as stage
 
     if (text := words.artifact("text")).summary(1) is None:
