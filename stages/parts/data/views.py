@@ -109,6 +109,14 @@ def draw(cfg: ViewsConfig, seed: int, image_id: str, v: int, size: tuple[int, in
     return view
 
 
+def least_size(view: View) -> tuple[int, int]:
+    """Height and width [pixels] that a photo must have for `apply_image` of a view: twice what it is resized to.
+
+    With that much to average over, a photo that was decoded smaller shows no difference (as `Image.thumbnail` does).
+    """
+    return 2 * view.resized[0], 2 * view.resized[1]
+
+
 def apply_image(image: Array, view: View, size: tuple[int, int] | None = None) -> Array:
     """The view of an image: uint8 [H, W, 3] -> [S, S, 3].
 
