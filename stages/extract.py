@@ -93,7 +93,7 @@ def fill(
                 writing.result()
         rate = bar.overall
     _check_bad(tiers[0], shards, data.cfg.max_bad)
-    summary = _summary(out, data.vocabulary.seen, shards, clock, rate)
+    summary = _summary(out, data.vocabulary.seen, shards, clock, rate) | {"normalisation": teacher.normalisation}
     for artifact in tiers:
         if artifact.summary() is None:  # a run for other prompts alone has nothing to say of finished tokens
             artifact.finish(summary)

@@ -246,7 +246,7 @@ def _resumed(out: Location, trainer: Trainer) -> tuple[int, list[dict[str, float
         )
     if packed is None:
         return 0, [], 0.0
-    about = unpack_state(packed, {"learner": trainer.learner}, trainer.optimiser, f"{out}/state.safetensors")
+    about = unpack_state(packed, trainer.modules(), trainer.optimiser, f"{out}/state.safetensors")
     if about.get("scaler"):
         trainer.scaler.load_state_dict(about["scaler"])
     lines = (out.get("curves.jsonl") or b"").decode().splitlines()
@@ -265,11 +265,11 @@ def _save(
 ) -> None:
     out.put("curves.jsonl", "".join(json.dumps(c) + "\n" for c in curves).encode())
     student, seen, embeddings, about = packing
-    packed = pack(trainer.learner.student, student, seen, embeddings, {**about, "iteration": iteration})
+    packed = pack(trainer.student, student, seen, embeddings, {**about, "iteration": iteration})
     # The state goes last: it is what a resumed run believes.
     out.put("student.safetensors", packed)
     state = {"iteration": iteration, "seconds": seconds, "scaler": trainer.scaler.state_dict()}
-    out.put("state.safetensors", pack_state({"learner": trainer.learner}, trainer.optimiser, state))
+    out.put("state.safetensors", pack_state(trainer.modules(), trainer.optimiser, state))
 
 
 def _finite(losses: dict[str, torch.Tensor], iteration: int, out: Location) -> dict[str, float]:

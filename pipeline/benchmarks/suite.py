@@ -16,11 +16,12 @@ from pipeline.benchmarks.extract import extract
 from pipeline.benchmarks.gpu import precision, students
 from pipeline.benchmarks.growth import growth
 from pipeline.benchmarks.harness import text
+from pipeline.benchmarks.loader import loader
 from pipeline.benchmarks.mining import mine_latent
 from pipeline.benchmarks.reading import reading
 from pipeline.benchmarks.scale import scale
 from pipeline.benchmarks.training import STEPS, train
-from pipeline.benchmarks.world import PHOTOS, open_world
+from pipeline.benchmarks.world import PHOTOS, VOC_PHOTOS, open_world
 from pipeline.run import Machine
 from pipeline.text import markdown_page, write_markdown
 from stages.running.progress import say
@@ -35,6 +36,7 @@ RUNS: Mapping[str, tuple[tuple[str, int, int, tuple[str, ...]], ...]] = {
     "mine-latent": (("demo", 64, 5, tuple(SMALL)), (PHOTOS, 32, 5, tuple(SMALL))),
     "train": (("demo", 96, 3, ()), (PHOTOS, 4, 6, ("train.batch=1",))),
     "cache": ((PHOTOS, 256, 5, ()),),
+    "loader": ((VOC_PHOTOS, 64, 5, ()), (PHOTOS, 64, 5, ())),
     "inference": (("", 0, 5, ()),),
     "precision": (("demo", 32, 1, tuple(SMALL)),),
     "allocator": (("", 0, 3, ()),),
@@ -119,6 +121,7 @@ def _run(
         "extract": lambda: extract(world, rounds, device, workers),
         "mine-latent": lambda: mine_latent(world, rounds, device, workers),
         "train": lambda: train(world, rounds, device, workers, online=online, steps=STEPS if online else 1),
+        "loader": lambda: loader(world, rounds, device),
         "cache": lambda: reading(world, rounds, device, dense_views=min(256, images)),
         "precision": lambda: precision(world, device),
     }

@@ -7,7 +7,6 @@ loops over images or classes, and never waits for the device.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +17,15 @@ from stages.parts.learning.batches import Regions
 from stages.parts.settings import DistillConfig as DistillConfig
 
 
-def global_token(features: Tensor, teacher: Tensor) -> Tensor:
+def global_token(features: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """Eq. 2: the student's global token, features pooled where they agree with the teacher's global token.
 
-    F [B, D, h, w], C_g [B, D] -> F_g [B, D]. W = softmax(C_g^T F / sqrt(D)) over positions, F_g = W F^T; both
-    raw: normalised, their products are too small for W to be anything but uniform.
+    F [B, D, h, w], C_g [B, D] -> F_g [B, D]. W = softmax(C_g^T F / (sqrt(D) * temperature)) over positions,
+    F_g = W F^T; both raw: normalised, their products are too small for W to be anything but uniform.
     """
     with _full_precision(features):
         flat = features.float().flatten(2)
-        scores = torch.einsum("bd,bdn->bn", teacher.float(), flat) / math.sqrt(flat.shape[1])
+        scores = torch.einsum("bd,bdn->bn", teacher.float(), flat) / (math.sqrt(flat.shape[1]) * temperature)
         return torch.einsum("bn,bdn->bd", scores.softmax(dim=1), flat)
 
 
@@ -95,33 +94,59 @@ class Bank(nn.Module):
         return slots
 
 
-def global_loss(student: Tensor, bank: Tensor, valid: Tensor, positive: Tensor, tau: float) -> Tensor:
-    """L_g: InfoNCE of F_g [B, D] against the bank [M, D]; `valid` [M], `positive` [B] = own slots. Mean over B."""
+def global_loss(
+    student: Tensor, bank: Tensor, valid: Tensor, positive: Tensor, tau: float, alike: float = 1.0
+) -> Tensor:
+    """L_g: InfoNCE of F_g [B, D] against the bank [M, D]; `valid` [M], `positive` [B] = own slots. Mean over B.
+
+    Tokens of the bank whose cosine with the positive is above `alike` are no negatives; 1: all are.
+    """
     with _full_precision(student):
-        cosine = _unit(student) @ _unit(bank).T
-        return functional.cross_entropy((cosine / tau).masked_fill(~valid, -math.inf), positive)
+        tokens = _unit(bank)
+        logits = (_unit(student) @ tokens.T / tau).masked_fill(~valid, -math.inf)
+        if alike < 1:
+            own = positive[:, None] == torch.arange(len(tokens), device=tokens.device)
+            logits = logits.masked_fill((tokens[positive] @ tokens.T > alike) & ~own, -math.inf)
+        return functional.cross_entropy(logits, positive)
 
 
 def local_loss(
     student: Tensor,
     teacher: Tensor,
     regions: Regions,
-    tau: float,
-    negatives: Literal["image", "batch"] = "image",
-    others: Tensor | None = None,
+    cfg: DistillConfig,
+    num_seen: int,
+    others: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """L_l, Eq. 4: InfoNCE of f_l [R, D] against the local tokens c [R, D] of its image (or of the batch).
 
     Mean over the regions of an image, then over the B images; an image of one region adds 0 (negatives `image`).
-    `others` [Q, D]: with negatives `batch`, the regions' tokens on other processes, negatives too.
+    With negatives `batch`, `cfg.same_class` and `cfg.alike` say what regions of other images are to each other, and
+    `others` (tokens [Q, D], ids [Q]) are the regions on other processes. Several positives: the mean of their losses.
     """
     with _full_precision(student):
-        logits = _unit(student) @ _unit(teacher).T / tau
-        if negatives == "image":
-            logits = logits.masked_fill(regions.image[:, None] != regions.image, -math.inf)
-        elif others is not None:
-            logits = torch.cat([logits, _unit(student) @ _unit(others).T / tau], dim=1)
-        return image_mean(-logits.log_softmax(dim=1).diagonal(), regions)
+        tokens, ids, image = teacher, regions.id, regions.image
+        if others is not None and cfg.negatives == "batch":
+            tokens, ids = torch.cat([tokens, others[0]]), torch.cat([ids, others[1]])
+            image = functional.pad(image, (0, len(others[1])), value=-1)  # no image of this process
+        tokens = _unit(tokens)
+        logits = _unit(student) @ tokens.T / cfg.tau
+        positive = torch.eye(len(student), len(tokens), dtype=torch.bool, device=logits.device)
+        elsewhere = regions.image[:, None] != image
+        if cfg.negatives == "image":
+            logits = logits.masked_fill(elsewhere, -math.inf)
+        else:
+            same = elsewhere & (regions.id[:, None] == ids) & (ids < num_seen)
+            if cfg.same_class == "positive":
+                positive = positive | same
+            elif cfg.same_class == "masked":
+                logits = logits.masked_fill(same, -math.inf)
+            if cfg.alike < 1:
+                latent = elsewhere & (regions.id[:, None] >= num_seen) & (ids >= num_seen)
+                alike = tokens[: len(student)] @ tokens.T > cfg.alike
+                logits = logits.masked_fill(latent & alike, -math.inf)
+        loss = torch.where(positive, -logits.log_softmax(dim=1), 0).sum(dim=1) / positive.sum(dim=1)
+        return image_mean(loss, regions)
 
 
 def image_mean(values: Tensor, regions: Regions) -> Tensor:
@@ -175,22 +200,29 @@ class Distiller(nn.Module):
         """
         if self.cfg.loss == "none" or not self.cfg.use_global:
             return features.new_zeros((), dtype=torch.float32)
-        token = global_token(features, global_tokens)
+        token = global_token(features, global_tokens, self.cfg.pool_temperature)
         if self.bank is None:
             return self._distance(token, global_tokens).mean()
         slots = self.bank.enqueue(global_tokens if gathered is None else gathered)
         own = slots[offset : offset + len(global_tokens)]
-        return global_loss(token, self.bank.tokens, self.bank.valid, own, self.cfg.tau)
+        return global_loss(token, self.bank.tokens, self.bank.valid, own, self.cfg.tau, self.cfg.bank_alike)
 
-    def local_loss(self, means: Tensor, local_tokens: Tensor, regions: Regions, others: Tensor | None = None) -> Tensor:
+    def local_loss(
+        self,
+        means: Tensor,
+        local_tokens: Tensor,
+        regions: Regions,
+        num_seen: int,
+        others: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """L_l of the regions' means f [R, D] (`region_means`) and C_l [R, D].
 
-        `others` [Q, D]: the regions' C_l on other processes, for negatives `batch`.
+        `others` (tokens [Q, D], ids [Q]): the regions on other processes, for negatives `batch`.
         """
         if self.cfg.loss == "none" or not self.cfg.use_local:
             return means.new_zeros((), dtype=torch.float32)
         if self.cfg.loss == "infonce":
-            return local_loss(means, local_tokens, regions, self.cfg.tau, self.cfg.negatives, others)
+            return local_loss(means, local_tokens, regions, self.cfg, num_seen, others)
         return image_mean(self._distance(means, local_tokens), regions)
 
     def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:

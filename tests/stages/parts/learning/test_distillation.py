@@ -54,6 +54,10 @@ def slow_region_means(features, masks, regions):
     return torch.stack(means)
 
 
+SEEN = 4
+"""Classes with labels; ids from here on are latent."""
+
+
 def slow_local_loss(student, teacher, regions, tau, scope):
     images, batch = [], len(regions.ids)
     for b in range(batch):
@@ -173,7 +177,7 @@ def test_a_region_of_one_pixel_does_not_vanish_at_the_features_resolution():
 def test_the_local_loss_of_two_regions_by_hand():
     # Each query: cosine 1 with its own token, 0 with the other, tau 1: log(1 + 1/e).
     tokens = torch.eye(2)
-    loss = local_loss(tokens * 4, tokens, Regions.of([[0, 1]]), tau=1.0)
+    loss = local_loss(tokens * 4, tokens, Regions.of([[0, 1]]), DistillConfig(tau=1.0), SEEN)
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-1)))
 
 
@@ -181,16 +185,85 @@ def test_the_local_loss_of_two_regions_by_hand():
 def test_the_local_loss_equals_the_slow_reference(scope):
     regions = Regions.of([[0, 1, 2], [], [3, 0, 1], [5]])
     student, teacher = randn(7, 6), randn(7, 6, seed=1) * 5
-    fast = local_loss(student, teacher, regions, 0.07, scope)
+    fast = local_loss(student, teacher, regions, DistillConfig(negatives=scope, same_class="negative"), SEEN)
     assert fast.item() == pytest.approx(slow_local_loss(student, teacher, regions, 0.07, scope), rel=1e-5)
+
+
+def slow_batch_loss(student, teacher, regions, tau, same_class, alike):
+    """Loops, one query at a time, float64: what regions of other images are to it, spelt out."""
+    unit, keys = functional.normalize(student.double(), dim=1), functional.normalize(teacher.double(), dim=1)
+    own_id, image, images = regions.id.tolist(), regions.image.tolist(), [[] for _ in regions.ids]
+    for r in range(len(regions)):
+        positives, compared = [r], []
+        for k in range(len(regions)):
+            elsewhere = image[k] != image[r]
+            if elsewhere and own_id[k] == own_id[r] < SEEN and same_class != "negative":
+                if same_class == "masked":
+                    continue
+                positives.append(k)
+            if elsewhere and min(own_id[k], own_id[r]) >= SEEN and float(keys[r] @ keys[k]) > alike:
+                continue
+            compared.append(float(unit[r] @ keys[k]) / tau)
+        whole = math.log(sum(math.exp(v) for v in compared))
+        images[image[r]].append(sum(whole - float(unit[r] @ keys[k]) / tau for k in positives) / len(positives))
+    return sum(sum(i) / len(i) for i in images if i) / len(images)
+
+
+@pytest.mark.parametrize("same_class", ["masked", "positive", "negative"])
+@pytest.mark.parametrize("alike", [1.0, 0.2])
+def test_regions_of_other_images_are_what_the_settings_say(same_class, alike):
+    regions = Regions.of([[0, 1, 4, 5], [], [1, 0, 4], [5, 6, 1]])
+    student, teacher = randn(10, 6), randn(10, 6, seed=1)
+    cfg = DistillConfig(negatives="batch", same_class=same_class, alike=alike)
+    slow = slow_batch_loss(student, teacher, regions, cfg.tau, same_class, alike)
+    assert local_loss(student, teacher, regions, cfg, SEEN).item() == pytest.approx(slow, rel=1e-4)
+
+
+def test_a_class_does_not_repel_itself_across_images():
+    # Both images show class 0; their teacher tokens differ. As negatives each would push the other's token away.
+    regions, teacher = Regions.of([[0], [0]]), torch.tensor([[1.0, 0.2, 0], [1.0, 0, 0.2]])
+    towards = {}
+    for same_class in ("masked", "positive", "negative"):
+        student = torch.tensor([[1.0, 0.5, 0], [0.3, 1, 0]], requires_grad=True)
+        loss = local_loss(student, teacher, regions, DistillConfig(negatives="batch", same_class=same_class), SEEN)
+        loss.backward()
+        towards[same_class] = -(student.grad[0] @ teacher[1]).item()
+    assert towards["negative"] < -0.01 and towards["masked"] == pytest.approx(0, abs=1e-6)
+    assert towards["positive"] > 0.01
+
+
+def test_regions_on_other_processes_count_as_those_of_other_images():
+    regions, student, teacher = Regions.of([[0, 4], [1, 5], [0, 5], [6]]), randn(7, 6), randn(7, 6, seed=1)
+    for same_class in ("masked", "positive"):
+        cfg = DistillConfig(negatives="batch", same_class=same_class, alike=0.1)
+        halves = []
+        for first, last, own, other in ((0, 2, slice(0, 4), slice(4, 7)), (2, 4, slice(4, 7), slice(0, 4))):
+            others = (teacher[other], regions.id[other])
+            halves.append(local_loss(student[own], teacher[own], regions.part(first, last), cfg, SEEN, others))
+        torch.testing.assert_close(torch.stack(halves).mean(), local_loss(student, teacher, regions, cfg, SEEN))
+
+
+def test_near_duplicates_in_the_bank_are_no_negatives():
+    bank = torch.tensor([[1.0, 0, 0], [0.99, 0.1, 0], [0, 1, 0], [0, 0, 0]])
+    valid, positive, student = torch.tensor([True, True, True, False]), torch.tensor([0]), torch.tensor([[1.0, 0, 0]])
+    kept = global_loss(student, bank[[0, 2]], valid[[0, 2]], positive, 0.07)
+    torch.testing.assert_close(global_loss(student, bank, valid, positive, 0.07, alike=0.9), kept)
+    assert global_loss(student, bank, valid, positive, 0.07) > kept + 0.5
+
+
+def test_a_lower_temperature_pools_fewer_positions():
+    features, teacher = randn(1, 8, 4, 4), randn(1, 8, seed=1)
+    best = features.flatten(2)[0, :, (teacher @ features.flatten(2)[0]).argmax()]
+    near = [(global_token(features, teacher, t)[0] - best).norm().item() for t in (1.0, 0.3, 0.01)]
+    assert near[0] > near[1] > near[2] and near[2] < 1e-3
 
 
 def test_an_image_with_one_region_adds_no_local_loss():
     student, teacher = randn(3, 4), randn(3, 4, seed=1)
-    both = local_loss(student, teacher, Regions.of([[0, 1], [0]]), 0.07)
-    first = local_loss(student[:2], teacher[:2], Regions.of([[0, 1]]), 0.07)
+    both = local_loss(student, teacher, Regions.of([[0, 1], [0]]), DistillConfig(), SEEN)
+    first = local_loss(student[:2], teacher[:2], Regions.of([[0, 1]]), DistillConfig(), SEEN)
     torch.testing.assert_close(both, first / 2)
-    assert local_loss(student[2:], teacher[2:], Regions.of([[0]]), 0.07).item() == 0.0
+    assert local_loss(student[2:], teacher[2:], Regions.of([[0]]), DistillConfig(), SEEN).item() == 0.0
 
 
 @pytest.mark.parametrize("loss", ["infonce", "cosine", "l2", "froster"])
@@ -198,7 +271,7 @@ def test_a_batch_without_regions_has_a_local_loss_of_zero(loss):
     nothing = Regions.of([[], []])
     features = randn(2, 4, 2, 2).requires_grad_()
     means = region_means(features, torch.full((2, 4, 4), 255, dtype=torch.uint8), nothing)
-    value = Distiller(DistillConfig(loss=loss), 4).local_loss(means, torch.zeros(0, 4), nothing)
+    value = Distiller(DistillConfig(loss=loss), 4).local_loss(means, torch.zeros(0, 4), nothing, SEEN)
     assert value.item() == 0.0
     value.backward()
     assert torch.equal(features.grad, torch.zeros_like(features))
@@ -210,7 +283,7 @@ def one_of_each(loss):
     student = torch.tensor([[1.0, math.sqrt(3), 0]])
     distiller = Distiller(DistillConfig(loss=loss), 3)
     features = student[:, :, None, None]
-    local = distiller.local_loss(student, teacher, Regions.of([[0]]))
+    local = distiller.local_loss(student, teacher, Regions.of([[0]]), SEEN)
     return distiller.global_loss(features, teacher).item(), local.item()
 
 
@@ -253,7 +326,7 @@ def test_global_and_local_can_be_switched_off_one_by_one(loss):
         distiller.global_loss(randn(2, 4, 2, 2, seed=5), randn(2, 4, seed=6))
         return (
             distiller.global_loss(randn(2, 4, 2, 2), randn(2, 4, seed=1)).item(),
-            distiller.local_loss(randn(2, 4, seed=2), randn(2, 4, seed=3), regions).item(),
+            distiller.local_loss(randn(2, 4, seed=2), randn(2, 4, seed=3), regions, SEEN).item(),
         )
 
     both_on = both()
@@ -282,7 +355,9 @@ def test_autocast_changes_nothing():
             distiller = Distiller(DistillConfig(loss=loss), 8)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
                 means = region_means(features, masks, regions)
-                found.append((distiller.global_loss(features, teacher), distiller.local_loss(means, local, regions)))
+                found.append(
+                    (distiller.global_loss(features, teacher), distiller.local_loss(means, local, regions, SEEN))
+                )
         assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 
 

@@ -41,6 +41,8 @@ CPU = torch.device("cpu")
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "infonce": ({}, {}),
     "infonce over the batch": ({"negatives": "batch"}, {}),
+    "same class attracts": ({"negatives": "batch", "same_class": "positive"}, {}),
+    "what is alike masked": ({"negatives": "batch", "alike": 0.05, "bank_alike": 0.05}, {}),
     "cosine": ({"loss": "cosine"}, {}),
     "l2": ({"loss": "l2"}, {}),
     "froster": ({"loss": "froster"}, {}),
@@ -94,8 +96,8 @@ def batch(case: str) -> Batch:
         masks[0, :8, :8], masks[0, :8, 8:], masks[0, 8:, :8], masks[0, 8:, 8:] = 0, 1, 2, 3
         masks[1, 2:] = 1
         masks[1, 8:] = 2
-        masks[2, 4:8] = 2
-        regions = Regions.of([[0, 1, 2, 3], [1, 2], [2], []])
+        masks[2, 4:8], masks[2, 10:12] = 2, 1
+        regions = Regions.of([[0, 1, 2, 3], [1, 2], [1, 2], []])
     return Batch(
         torch.randint(0, 256, (4, 3, SIZE, SIZE), generator=random, dtype=torch.uint8),
         torch.zeros(4, 0),

@@ -91,6 +91,45 @@ def test_without_latent_embedding_latent_pixels_are_ignored_pixels() -> None:
     assert {k: v.item() for k, v in terms.items()} == {k: v.item() for k, v in one(bare).items()}
 
 
+def test_latent_classes_wait_for_their_delay() -> None:
+    one, sample = learner(generator=GeneratorConfig(delay=5, dropout=0.0)).eval(), batch()
+    bare = Batch(**{**vars(sample), "masks": torch.where(sample.masks >= SEEN, 255, sample.masks).to(torch.uint8)})
+    off = learner(generator=OFF).eval()
+    early, wanted = one(sample, 4), off(sample)
+    pixel = ("focal", "dice", "cross_entropy")
+    assert {k: early[k].item() for k in pixel} == pytest.approx({k: wanted[k].item() for k in pixel}, rel=1e-5)
+    assert wanted["cross_entropy"].item() == off(bare)["cross_entropy"].item()
+    early["total"].backward()
+    grads = [p.grad for p in one.generator.parameters()]  # type: ignore[union-attr]
+    assert all(g is not None and not g.any() for g in grads)  # there, for other processes, and zero
+    late, always = one(sample, 5), learner(generator=GeneratorConfig(dropout=0.0)).eval()(sample)
+    assert late["cross_entropy"].item() == one(sample)["cross_entropy"].item() == always["cross_entropy"].item()
+    assert late["cross_entropy"].item() != early["cross_entropy"].item()
+
+
+def test_the_generator_has_a_rate_of_its_own() -> None:
+    one, cfg = learner(generator=GeneratorConfig(lr_multiplier=0.25)), TrainConfig(lr=1e-3, head_lr_multiplier=4.0)
+    rates = {g["name"].split(",")[0]: g["lr"] for g in make_optimiser(one, cfg).param_groups}
+    assert rates["generator"] == pytest.approx(1e-3) and rates["head"] == pytest.approx(4e-3)
+
+
+def test_the_kept_student_is_the_moving_average() -> None:
+    cfg = TrainConfig(iterations=9, warmup=0, batch=3, lr=0.01, ema=0.5)
+    one = learner()
+    trainer = Trainer(cfg, one, make_optimiser(one, cfg), torch.device("cpu"))
+    average = {k: v.clone() for k, v in one.student.state_dict().items()}
+    for step in range(4):
+        trainer.step(step, batch())
+        share = 1 - min(0.5, (1 + step) / (10 + step))
+        average = {k: v + share * (one.student.state_dict()[k] - v) for k, v in average.items()}
+    kept = trainer.student.state_dict()
+    assert trainer.student is not one.student and set(trainer.modules()) == {"learner", "average"}
+    assert all(torch.allclose(kept[k], v, atol=1e-6) for k, v in average.items())
+    assert not torch.allclose(kept["head.weight"], one.student.state_dict()["head.weight"], atol=1e-4)
+    plain = Trainer(TrainConfig(iterations=9, warmup=0), one, make_optimiser(one, cfg), torch.device("cpu"))
+    assert plain.student is one.student and set(plain.modules()) == {"learner"}
+
+
 def test_the_baseline_needs_no_tokens() -> None:
     sample = batch()
     empty = Batch(
