@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.benchmarks.harness import interleaved, result
 from pipeline.benchmarks.world import World, write_cache
+from pipeline.run import keep_freed_memory
 from stages.parts.learning.batches import TrainingSet, collate
 from stages.parts.teacher.crops import TeacherViews, collate_views
 from stages.train import load_cache
@@ -29,6 +30,7 @@ def loader(world: World, rounds: int, device: torch.device) -> dict[str, Any]:
     batch distorted and normalised where it lies. teacher's views: whole images and a crop of each seen region, in
     batches, as `extract` reads them.
     """
+    keep_freed_memory()  # as every stage does
     config, data = world.plan.config, world.data
     seen, size = len(data.vocabulary.seen), config.train.batch
     tokens = load_cache(*write_cache(world, GRID, DIM), num_seen=seen)
