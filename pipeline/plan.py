@@ -18,13 +18,15 @@ from typing import Any
 from cache.digests import fingerprint
 from cache.errors import InputError
 from cache.location import Location
+from cache.schema import ARTIFACTS as KINDS
 from cache.schema import SCHEMA
 from cache.store import Artifact
 from pipeline.config import Config, load_config, preset_name
 from pipeline.invocation import ARTIFACTS, Invocation
 from stages.parts.data.datasets import Dataset, open_dataset
 from stages.parts.data.vocabulary import Vocabulary, prompt_set
-from stages.parts.students import weights_digest
+from stages.parts.settings import reads_network
+from stages.parts.students import StudentConfig, weights_digest
 from stages.parts.teacher.teacher import teacher_identity
 
 PACKAGES = ("clip2seg", "torch", "open_clip_torch", "segmentation-models-pytorch", "zarr", "numpy")
@@ -117,7 +119,25 @@ class Plan:
             "extract": {k: v for k, v in c.extract.fingerprint_fields().items() if k != "store_dense"},
         }
         dense = {"tokens": fingerprint(tokens), "recipe": c.teacher.recipe_ingredients()}
-        latent = {"dense": fingerprint(dense), "mine-latent": c.mine_latent.fingerprint_fields()}
+        affinity = {
+            "tokens": fingerprint(tokens),
+            "network": {
+                **{k: v for k, v in c.affinity.fingerprint_fields().items() if k != "kmeans_weight"},
+                "weights": weights_digest(StudentConfig(weights=c.affinity.weights)),
+            },
+        }
+        # Where nothing is refined nothing is named, so a map as extracted is the same whatever these tables can do.
+        refined = {
+            **({"refine": c.refine.ingredients()} if c.refine.ingredients() else {}),
+            **({"affinity": fingerprint(affinity)} if c.refine.affinity == "network" else {}),
+        }
+        cells = {"affinity": fingerprint(affinity), "kmeans_weight": c.affinity.kmeans_weight}
+        latent = {
+            "dense": fingerprint(dense),
+            "mine-latent": c.mine_latent.fingerprint_fields(),
+            **refined,
+            **(cells if c.affinity.kmeans_weight else {}),
+        }
         words = {"file": text_source} if text_source else {"identity": identity, "prompts": list(self.prompts)}
         text = {"words": words, "classes": list(self.vocabulary.ordered), "seen": len(seen)}
         cached = {"tokens": fingerprint(tokens), "latent": fingerprint(latent)}
@@ -141,11 +161,12 @@ class Plan:
         kinds: dict[str, dict[str, Any]] = {
             "tokens": tokens,
             "dense": dense,
+            "affinity": affinity,
             "latent": latent,
             "text": text,
             "train": train,
             "eval": {"train": fingerprint(train), **scored},
-            "teacher": {"dense": fingerprint(dense), **scored},
+            "teacher": {"dense": fingerprint(dense), **refined, **scored},
         }
         return {kind: {"schema": SCHEMA, **what} for kind, what in kinds.items()}
 
@@ -154,6 +175,14 @@ class Plan:
         """Whether training reads tokens at all; the baseline of Table 3 does not."""
         return self.config.distill.loss != "none" or self.config.latent_embedding.enabled
 
+    def reads_network(self) -> bool:
+        """Whether mining reads the second network's features. Raises InputError where [affinity] names none."""
+        wanted = reads_network(self.config.refine, self.config.affinity)
+        if wanted and not self.config.affinity.encoder:
+            asked = "affinity.kmeans_weight" if self.config.affinity.kmeans_weight else 'refine.affinity = "network"'
+            raise InputError(f"preset {self.name}: {asked} needs a second network; name one in affinity.encoder")
+        return wanted
+
     def fingerprint(self, kind: str) -> str:
         """Eight hex digits for a kind of artifact."""
         return fingerprint(self.ingredients[kind])
@@ -161,7 +190,7 @@ class Plan:
     # -- addresses ------------------------------------------------------------------------------------------
     def address(self, kind: str) -> Location:
         """Where an artifact of this configuration lies."""
-        ending = ".zarr" if kind in ("tokens", "dense", "latent", "text") else ""
+        ending = ".zarr" if kind in KINDS else ""
         return self.artifacts.child(f"{kind}-{self.fingerprint(kind)}{ending}")
 
     def artifact(self, kind: str) -> Artifact:
@@ -187,6 +216,8 @@ class Plan:
         """The four stages with their state."""
         shards = -(-len(self.train_data) * self.config.views.count // self.config.extract.shard)
         extracted = [self._progress("tokens", shards), self._progress("text", 1)]
+        if self.config.affinity.encoder:
+            extracted.append(self._progress("affinity", shards))
         if self.config.extract.store_dense:
             extracted.append(self._progress("dense", shards))
         return [

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
 from pipeline.plan import Plan
@@ -17,6 +18,7 @@ from stages.running.progress import rank_and_world, say
 
 if TYPE_CHECKING:
     from stages.online import OnlineTeacher
+    from stages.parts.teacher.refine import Refiner
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 """Names of glibc's malloc.h."""
@@ -71,7 +73,12 @@ def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
     from stages import extract as stage
 
     c = plan.config
-    kinds = ["tokens", "text", *(["dense"] if c.extract.store_dense else [])]
+    kinds = [
+        "tokens",
+        "text",
+        *(["dense"] if c.extract.store_dense else []),
+        *(["affinity"] if c.affinity.encoder else []),
+    ]
     out = {kind: _created(plan, kind, "extract") for kind in kinds}
     out = {kind: artifact for kind, artifact in out.items() if not artifact.dropped()}
     summary = stage.run(
@@ -81,6 +88,7 @@ def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
         plan.train_data,
         plan.prompts,
         out,
+        affinity=c.affinity,
         device=machine.compute.device,
         workers=machine.compute.workers,
     )
@@ -93,7 +101,7 @@ def mine_latent(plan: Plan, machine: Machine) -> dict[str, Any]:
         return done
     from stages import mine_latent as stage
 
-    c = plan.config
+    c, refiner = plan.config, _refiner(plan)
     tokens, dense = plan.artifact("tokens"), plan.artifact("dense")
     summary = stage.run(
         c.mine_latent,
@@ -104,6 +112,8 @@ def mine_latent(plan: Plan, machine: Machine) -> dict[str, Any]:
         tokens,
         dense if dense.summary() is not None else None,
         _created(plan, "latent", "mine-latent"),
+        refiner=refiner,
+        features=plan.artifact("affinity") if refiner.needs_features else None,
         device=machine.compute.device,
         workers=machine.compute.workers,
     )
@@ -155,10 +165,12 @@ def _online_teacher(plan: Plan, machine: Machine) -> OnlineTeacher:
     from stages.online import OnlineTeacher
     from stages.parts.teacher.teacher import load_teacher
 
-    c = plan.config
+    c, refiner = plan.config, _refiner(plan)
+    if refiner.needs_features:
+        raise InputError("train --online: the second network of [affinity] is read from the cache; train without it")
     teacher = load_teacher(c.teacher, machine.compute.device)
     stage.write_text(teacher, plan.prompts, plan.train_data, _created(plan, "text", "extract"))
-    return OnlineTeacher(teacher, c.extract, c.mine_latent)
+    return OnlineTeacher(teacher, c.extract, c.mine_latent, refiner)
 
 
 def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
@@ -193,6 +205,7 @@ def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
         plan.val_data,
         plan.artifact("text"),
         at,
+        refiner=_refiner(plan),
         device=machine.compute.device,
         workers=machine.compute.workers,
     )
@@ -216,6 +229,14 @@ def verify_teacher(plan: Plan, machine: Machine, sample: int) -> dict[str, Any]:
         sample=sample,
         device=machine.compute.device,
     )
+
+
+def _refiner(plan: Plan) -> Refiner:
+    """What [refine] and [affinity] make of a stored map. Raises InputError where they ask for a network of no name."""
+    from stages.parts.teacher.refine import Refiner
+
+    plan.reads_network()
+    return Refiner(plan.config.refine, plan.config.affinity)
 
 
 def _created(plan: Plan, kind: str, stage: str) -> Artifact:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from stages.parts.settings import EvaluateConfig
 from stages.parts.students.checkpoint import Checkpoint, unpack
 from stages.parts.teacher.teacher import TeacherConfig
 from stages.running.progress import Bar, rank_and_world
+
+if TYPE_CHECKING:
+    from stages.parts.teacher.refine import Refiner
 
 
 def run(
@@ -58,20 +61,28 @@ def run_teacher(
     text: Artifact,
     out: Location,
     *,
+    refiner: Refiner,
     device: torch.device,
     workers: int,
 ) -> dict[str, Any]:
-    """Scores the teacher training-free: its dense tokens against the same text embeddings, by the same code."""
+    """Scores the teacher training-free: its refined dense tokens against the same text embeddings, by the same code."""
     from stages.parts.teacher.teacher import load_teacher  # the one place of this stage that needs CLIP
 
     teacher = load_teacher(teacher_cfg, device)
     arrays = text.read(0)
     embeddings = torch.from_numpy(np.concatenate([arrays["seen"], arrays["unseen"]])).to(device)
     side = teacher.input_size
+    network = None
+    if refiner.refine.affinity == "network":
+        from stages.parts.students.backbone import load_backbone
+
+        network = load_backbone(refiner.affinity, device)
 
     def score(pixels: torch.Tensor) -> torch.Tensor:
         squashed = torch.nn.functional.interpolate(pixels, (side, side), mode="bicubic", antialias=True)
-        _, dense = teacher.encode_views(squashed.round().clamp(0, 255).to(torch.uint8))
+        views = squashed.round().clamp(0, 255).to(torch.uint8)
+        _, dense = teacher.encode_views(views)
+        dense = refiner.tokens(dense, None if network is None else network(views))
         return torch.einsum("bhwd,kd->bkhw", torch.nn.functional.normalize(dense, dim=-1), embeddings)
 
     about = {"scored": "teacher, training-free", "recipe": teacher.recipe}

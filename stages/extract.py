@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,12 +17,19 @@ from torch.utils.data import DataLoader
 from cache.store import Artifact
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.data.views import ViewsConfig
-from stages.parts.settings import ExtractConfig
+from stages.parts.settings import AffinityConfig, ExtractConfig
 from stages.parts.teacher.crops import BadView, TeacherBatch, TeacherView, TeacherViews, collate_views
 from stages.parts.teacher.files import load_text_source
 from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
 from stages.parts.teacher.tokens import PendingTokens, encode, token_arrays
 from stages.running.progress import Bar, Clock, ShardQueue, say
+
+if TYPE_CHECKING:
+    from stages.parts.students.backbone import Backbone
+
+
+TIERS = {"tokens": "", "dense": "dense", "affinity": "features"}
+"""Artifacts of one shard a batch of views; the second name is the one array of a tier that has one."""
 
 
 def run(
@@ -33,17 +40,24 @@ def run(
     prompts: tuple[str, ...],
     out: Mapping[str, Artifact],
     *,
+    affinity: AffinityConfig,
     device: torch.device,
     workers: int,
 ) -> dict[str, Any]:
-    """Fills the artifacts `tokens`, `text` and, if given, `dense`; does only what is missing; returns the summary.
+    """Fills the artifacts `tokens`, `text` and, if given, `dense` and `affinity`; does only what is missing.
 
+    Returns the summary.
     Raises InputError for bad images past `data.max_bad` and StoreError where the store fails; committed shards
     stay.
     """
     teacher = load_teacher(teacher_cfg, device)
     write_text(teacher, prompts, data, out["text"])
-    return fill(cfg, teacher, views, data, out, workers=workers)
+    network = None
+    if "affinity" in out:
+        from stages.parts.students.backbone import load_backbone
+
+        network = load_backbone(affinity, device)
+    return fill(cfg, teacher, views, data, out, workers=workers, network=network)
 
 
 def fill(
@@ -54,20 +68,23 @@ def fill(
     out: Mapping[str, Artifact],
     *,
     workers: int,
+    network: Backbone | None = None,
 ) -> dict[str, Any]:
     """`run` with a teacher at hand, and all but the text embeddings."""
     rows, shards = len(data) * views.count, -(-len(data) * views.count // cfg.shard)
-    tiers = [a for a in (out["tokens"], out.get("dense")) if a is not None]
+    tiers = {kind: out[kind] for kind in TIERS if kind in out}
     clock, quarantine = Clock(), Quarantine(data.cfg.max_bad)
-    ready = [a.committed() for a in tiers]
+    ready = {kind: a.committed() for kind, a in tiers.items()}
     if data.cfg.max_bad:
-        quarantine.bad += [b for _, mark in out["tokens"].marks(ready[0]) for b in mark["stats"]["bad"]]
+        quarantine.bad += [b for _, mark in out["tokens"].marks(ready["tokens"]) for b in mark["stats"]["bad"]]
+    # A second network that is added later does not ask the teacher again.
+    asked = None if all(len(ready[kind]) == shards for kind in tiers if kind != "affinity") else teacher
     source = TeacherViews(data, views, teacher.input_size, teacher.crop_size)
-    done = len(set.intersection(*map(set, ready)))
+    done = len(set.intersection(*map(set, ready.values())))
     with (
         Bar("extract", rows - min(done * cfg.shard, rows), "views", divided=True) as bar,
         ThreadPoolExecutor(1) as writer,
-        ShardQueue(tiers, shards) as queue,
+        ShardQueue([*tiers.values()], shards) as queue,
     ):
         while queue.open():
             writing: Future[None] | None = None
@@ -76,7 +93,7 @@ def fill(
             loaded = _load(cfg, source, queue, workers, pin=teacher.device.type == "cuda")
             while (batch := _next(loaded, clock)) is not None:
                 with clock("teacher"):
-                    encoded.append(encode(teacher, batch, cfg))
+                    encoded.append(encode(asked, batch, cfg, network))
                 shard_views += batch.views
                 for view in batch.views:
                     if isinstance(view, BadView):
@@ -92,9 +109,9 @@ def fill(
             if writing is not None:
                 writing.result()
         rate = bar.overall
-    _check_bad(tiers[0], shards, data.cfg.max_bad)
+    _check_bad(tiers["tokens"], shards, data.cfg.max_bad)
     summary = _summary(out, data.vocabulary.seen, shards, clock, rate) | {"normalisation": teacher.normalisation}
-    for artifact in tiers:
+    for artifact in tiers.values():
         if artifact.summary() is None:  # a run for other prompts alone has nothing to say of finished tokens
             artifact.finish(summary)
     return summary
@@ -132,7 +149,7 @@ def _next(loaded: Iterator[TeacherBatch], clock: Clock) -> TeacherBatch | None:
 
 
 def _write(
-    tiers: list[Artifact],
+    tiers: dict[str, Artifact],
     queue: ShardQueue,
     shard: int,
     batch: list[TeacherView | BadView],
@@ -145,11 +162,11 @@ def _write(
     classes = [r for v in views for r in v.regions]
     bad = [str(v.error) for v in batch if isinstance(v, BadView)]
     stats = {"bad": bad, "regions": len(classes), "classes": sorted(set(classes))}
-    for artifact in tiers[1:]:
+    for kind in reversed(tiers):  # the tokens last: they are what other stages count
+        artifact = tiers[kind]
         if artifact.commit(shard) is None:
-            artifact.write(shard, ids, {"dense": joined["dense"]}, stats)
-    if tiers[0].commit(shard) is None:
-        tiers[0].write(shard, ids, token_arrays(views, joined), stats)
+            arrays = token_arrays(views, joined) if kind == "tokens" else {TIERS[kind]: joined[TIERS[kind]]}
+            artifact.write(shard, ids, arrays, stats)
     queue.release(shard)
 
 

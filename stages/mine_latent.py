@@ -7,6 +7,7 @@ the interpreter); the teacher encodes the crops of many images at once.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from stages.parts.data.views import ViewsConfig
 from stages.parts.mining.miner import Mined, Miner, crops_of, dense_again, latent_arrays
 from stages.parts.settings import ExtractConfig, MiningConfig
 from stages.parts.teacher.crops import view_row
+from stages.parts.teacher.refine import Refiner
 from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
 from stages.parts.teacher.tokens import encode_crops
 from stages.running.progress import Bar, Clock, ShardQueue
@@ -35,13 +37,18 @@ def run(
     dense: Artifact | None,
     out: Artifact,
     *,
+    refiner: Refiner,
+    features: Artifact | None,
     device: torch.device,
     workers: int,
 ) -> dict[str, Any]:
     """Fills the artifact `latent`; does only what is missing; returns the summary.
 
     `dense` None: the dense tokens are computed again, view by view, as `extract` would have stored them.
+    `features`: the second network's maps, where `refiner` reads them.
     """
+    if features is not None and features.summary() is None:
+        raise InputError(f"{features}: the second network's features are missing; run `clip2seg extract` first")
     if tokens.summary() is None:
         raise InputError(f"{tokens}: extract has not finished; run `clip2seg extract` first")
     teacher = load_teacher(teacher_cfg, device)
@@ -49,7 +56,7 @@ def run(
     index = {image_id: i for i, image_id in enumerate(data.ids)}
     ready = set(out.committed())
     total = sum(len(mark["ids"]) for _, mark in tokens.marks([s for s in range(shards) if s not in ready]))
-    miner = Miner(cfg, data, views, teacher.crop_size, gpu=device.type == "cuda")
+    miner = Miner(cfg, data, views, teacher.crop_size, gpu=device.type == "cuda", refiner=refiner)
     with (
         Bar("mine-latent", total, "views", divided=True) as bar,
         miner.pool(workers) as pool,
@@ -63,14 +70,16 @@ def run(
                     maps: Iterator[np.ndarray] = dense.rows(shard, "dense")
                 else:
                     maps = dense_again(teacher, data, views, rows, extract)
+                second = features.rows(shard, "features") if features is not None else repeat(None)
                 found: list[Mined] = []
                 local = [np.zeros((0, teacher.dim), extract.dtype)]
                 for start in range(0, len(rows), extract.batch):
                     part = rows[start : start + extract.batch]
                     with clock("dense"):
                         fields = [np.asarray(next(maps), np.float32) for _ in part]
+                        others = [next(second) for _ in part]
                     with clock("mine"):
-                        mined = list(pool.map(miner.mine, part, fields))
+                        mined = list(pool.map(miner.mine, part, fields, others))
                     with clock("teacher"):
                         local.append(encode_crops(teacher, crops_of(mined), extract))
                     found += mined

@@ -8,7 +8,7 @@ teacher sees other batches, which may change the last bit of a token. Loads CLIP
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from stages.parts.learning.batches import Batch, CachedTokens, TrainingSet, coll
 from stages.parts.mining.miner import Miner, crops_of, latent_arrays
 from stages.parts.settings import ExtractConfig, MiningConfig
 from stages.parts.teacher.crops import BadView, TeacherView, TeacherViews, collate_views
+from stages.parts.teacher.refine import Refiner
 from stages.parts.teacher.teacher import Teacher
 from stages.parts.teacher.tokens import encode, encode_crops, token_arrays
 
@@ -27,13 +28,14 @@ class OnlineTeacher:
     teacher: Teacher
     extract: ExtractConfig
     mining: MiningConfig
+    refiner: Refiner = field(default_factory=Refiner)
 
     def __call__(self, training: TrainingSet, sampler: Iterable[list[tuple[int, int]]]) -> Iterator[Batch]:
         """The batches of `turns`, lists of (image, turn). Raises BadSample for an unusable image."""
         views, teacher = training.views.count, self.teacher
         source = TeacherViews(training.data, training.views, teacher.input_size, teacher.crop_size)
         gpu = teacher.device.type == "cuda"
-        miner = Miner(self.mining, training.data, training.views, teacher.crop_size, gpu)
+        miner = Miner(self.mining, training.data, training.views, teacher.crop_size, gpu, self.refiner)
         for items in sampler:
             rows = sorted({training.images[place] * views + epoch % views for place, epoch in items})
             training.use(self._tokens(source, miner, rows, training.num_seen))

@@ -27,7 +27,7 @@ from stages.parts.teacher.teacher import Teacher, load_teacher, untrained_teache
 PHOTOS, VOC_PHOTOS = "photos", "photos_voc"
 SIZES = {PHOTOS: (480, 640), VOC_PHOTOS: (375, 500)}
 """Height and width of a world's drawn photos [pixels]: the most frequent ones of COCO and of VOC."""
-DRAWN = 256
+DRAWN = 128
 """Photos that are drawn; more are further names for the same files."""
 SEEN = 8
 """Seen classes in a drawn photo: as many local crops."""

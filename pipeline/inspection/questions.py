@@ -27,6 +27,7 @@ from stages.running.progress import say
 if TYPE_CHECKING:
     from stages.inspect import CachedViews
     from stages.inspect_student import StudentPredictor
+    from stages.parts.teacher.refine import Refiner
 
 THRESHOLDS = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Merge thresholds that `mining` tries, beside the preset's own."""
@@ -45,7 +46,7 @@ class Inspection:
     @cached_property
     def tiers(self) -> dict[str, Artifact]:
         """The artifacts that exist, by kind."""
-        every = {kind: self.plan.artifact(kind) for kind in ("tokens", "text", "dense", "latent")}
+        every = {kind: self.plan.artifact(kind) for kind in ("tokens", "text", "dense", "affinity", "latent")}
         return {k: a for k, a in every.items() if k == "tokens" or a.at.get_json("zarr.json") is not None}
 
     @cached_property
@@ -65,7 +66,18 @@ class Inspection:
             tiers.get("latent"),
             dense,
             None if dense else self._encode,
+            self.refiner.stored,
+            tiers.get("affinity"),
         )
+
+    @cached_property
+    def refiner(self) -> Refiner:
+        """What [refine] and [affinity] make of a stored map; loads torch."""
+        from stages.parts.teacher.refine import Refiner
+
+        if self.plan.reads_network():
+            self._stored("affinity", "extract")
+        return Refiner(self.plan.config.refine, self.plan.config.affinity)
 
     @cached_property
     def teacher(self) -> Any:
@@ -151,7 +163,9 @@ class Inspection:
 
         cfg, cached = self.plan.config.mine_latent, self.cached
         thresholds = sorted({*THRESHOLDS, cfg.merge_threshold})
-        rows = mining_sweep(cached, cfg, thresholds, images=images, full_labels=full_labels)
+        rows = mining_sweep(
+            cached, cfg, thresholds, images=images, full_labels=full_labels, cells_of=self.refiner.cells
+        )
         return {"now": cfg.merge_threshold, "rows": rows}
 
     def search(self, text: str, k: int) -> dict[str, Any]:

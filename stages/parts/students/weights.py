@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from cache.errors import InputError
 
 if TYPE_CHECKING:
+    from stages.parts.students.backbone import Backbone
     from stages.parts.students.build import Student
 
 Tensors = dict[str, Tensor]
@@ -56,7 +57,7 @@ class LoadReport:
         )
 
 
-def load_encoder_weights(student: Student, path: Path) -> LoadReport:
+def load_encoder_weights(student: Student | Backbone, path: Path) -> LoadReport:
     """Load a public checkpoint (.safetensors, .pth, .pt) into `student.encoder`, in place.
 
     Names may be the authors', torchvision's, timm's or mmseg's (mit and vit), bare or under "backbone.",
