@@ -1,7 +1,7 @@
 """The base of every settings table. Imports nothing of this project.
 
 Every stage and part owns its settings as a subclass of `Settings`; `pipeline.config` composes them
-into a preset. A field that only says *where* something is (a path) is annotated `Where`: it never enters
+into a preset. A field that only says *where* something is (a path) is annotated `PathSetting`: it never enters
 a fingerprint; what is found there enters by its digest.
 """
 
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict
 
 IGNORE = 255
-"""The label of a pixel that says nothing: no loss, no score (method.md, words and shapes)."""
+"""Ignore index: excluded from loss and metrics (method.md, symbols)."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,6 @@ class Settings(BaseModel):
     )
 
     def fingerprint_fields(self) -> dict[str, Any]:
-        """The fields that change numbers, as plain JSON types: everything but `Where` fields."""
+        """The fields that change numbers, as plain JSON types: everything but `PathSetting` fields."""
         hidden = {k for k, f in type(self).model_fields.items() if any(isinstance(m, _PathMark) for m in f.metadata)}
         return self.model_dump(mode="json", exclude=hidden)

@@ -108,7 +108,7 @@ class Plan:
         text_source = identity.pop("text", "")
         numbers = c.teacher.fingerprint_fields()
         numbers.pop("prompts")
-        for name in ("recipe", "gaussian_std"):
+        for name in ("recipe", "gaussian_std", "window", "stride"):
             del numbers[name]
         views = c.views.fingerprint_fields() if c.views.count > 1 else {"count": 1}
         data = {"digest": self.train_data.digest, "seen": self.vocabulary.seen_table()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.data.views import Array
 from stages.parts.drawing.overlays import grid, overlay, palette
 from stages.parts.learning.distributed import all_gather_object, all_reduce_sum, process_group
+from stages.parts.scoring.bias_curve import BiasCurve, Point
+from stages.parts.scoring.bias_curve import grid as bias_grid
 from stages.parts.scoring.gallery import ImageScore, extremes, mixed, score_image
 from stages.parts.scoring.inference import Scorer, class_scores, predicted, student_scorer
 from stages.parts.scoring.metrics import Scores, confusion, scores
@@ -88,6 +91,46 @@ def run_teacher(
     about = {"scored": "teacher, training-free", "recipe": teacher.recipe}
     with process_group(str(out), device, *rank_and_world()):
         return _score(cfg, data, score, out, device, workers, about)
+
+
+def run_curve(
+    cfg: EvaluateConfig,
+    data: Dataset,
+    text: Artifact,
+    run_at: Location,
+    also: Sequence[float] = (),
+    *,
+    device: torch.device,
+    workers: int,
+) -> list[Point]:
+    """The student's scores over the seen bias, from one pass; writes nothing. `cfg.seen_bias` is left out of it.
+
+    The biases are evenly spaced, 0 in the middle, as far as the scores reach, and those of `also`.
+
+    Raises InputError for a bad sample: a curve of some of the images would be compared with scores of all.
+    """
+    checkpoint = load_student(run_at)
+    embeddings = all_text(text, data, checkpoint, str(run_at))
+    seen, every = len(data.vocabulary.seen), len(data.vocabulary.ordered)
+    if seen == every:
+        raise InputError(f"split {data.vocabulary.split!r} has no unseen class: there is nothing to calibrate")
+    scorer = student_scorer(checkpoint.student.to(device), embeddings.to(device))
+    plain = cfg.model_copy(update={"seen_bias": 0.0})
+    loader = DataLoader(_Pairs(data), batch_size=1, collate_fn=list, num_workers=workers)
+    curve: BiasCurve | None = None
+    with Bar("calibrate", len(data), "images") as bar:
+        for (pair,) in loader:
+            bar.advance()
+            if isinstance(pair, BadSample):
+                raise InputError(str(pair))
+            found = class_scores(scorer, pair[0], plain, seen, device)
+            if curve is None:
+                # How far scores reach is the student's own: the first image says it.
+                biases = bias_grid(found[:seen].amax(0) - found[seen:].amax(0))
+                curve = BiasCurve(np.union1d(biases, np.array(also)), seen, every, device)
+            curve.add(found, torch.from_numpy(pair[1]).to(device))
+    assert curve is not None  # an empty list of images is refused where it is opened
+    return curve.points()
 
 
 def load_student(run_at: Location) -> Checkpoint:

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 def leaves(app: typer.Typer, words: tuple[str, ...] = ()) -> dict[str, Callable[..., None]]:
     """The function of every command of the console script, by the command's words."""
-    own = {
+    own: dict[str, Callable[..., None]] = {
         " ".join((*words, info.name or str(info.callback.__name__))): info.callback for info in app.registered_commands
     }
-    groups = [leaves(group.typer_instance, (*words, str(group.name))) for group in app.registered_groups]
+    groups: list[dict[str, Callable[..., None]]] = [
+        leaves(group.typer_instance, (*words, str(group.name))) for group in app.registered_groups
+    ]
     return {k.replace("_", "-"): v for part in (own, *groups) for k, v in part.items()}
 
 

@@ -18,6 +18,7 @@ from cache.errors import InputError
 from cache.location import Location
 from cache.settings import IGNORE
 from stages.parts.scoring.inference import class_scores, predicted, student_scorer
+from stages.parts.teacher.refine import Refiner
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -216,7 +217,7 @@ def test_the_teacher_is_scored_by_the_same_code(tiny: Tiny, tmp_path: Path) -> N
     plan = tiny.plan()
     report = stage.run_teacher(
         plan.config.eval, plan.config.teacher, plan.val_data, plan.artifact("text"), Location(str(tmp_path)),
-        device=CPU, workers=0,
+        refiner=Refiner(plan.config.refine, plan.config.affinity), device=CPU, workers=0,
     )  # fmt: skip
     assert report["scored"] == "teacher, training-free" and report["recipe"] == "vanilla"
     assert [c["pixels"] for c in report["classes"]] == [

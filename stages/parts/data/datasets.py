@@ -155,7 +155,7 @@ def dataset_vocabulary(cfg: DataConfig, renumbered: bool = False) -> Vocabulary:
 
 
 class Quarantine:
-    """Unusable samples, set aside by name up to a limit: never silently skipped."""
+    """Unusable samples, recorded by name up to a limit: never silently skipped."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

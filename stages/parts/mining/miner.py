@@ -1,4 +1,4 @@
-"""The latent classes of cached views: mined on their cells, cropped for the teacher, as arrays of the cache.
+"""Latent classes of cached views: mines their cells, crops the regions for the teacher, makes the cache's arrays.
 
 What `mine-latent` and the online teacher share (method.md section 2).
 """
@@ -50,18 +50,18 @@ class Miner:
     refiner: Refiner = field(default_factory=Refiner)
 
     def pool(self, workers: int) -> ThreadPoolExecutor:
-        """Threads that mine side by side, each with one core for itself."""
+        """Threads that mine different images, one core each."""
         return ThreadPoolExecutor(1 if self.gpu else max(1, workers), initializer=one_thread)
 
     def seen(self, row: int) -> tuple[Array, Array]:
-        """One view's image uint8 [H, W, 3], and where it is open to latent classes: 255, else 0, uint8 [H, W]."""
+        """One view: its image uint8 [H, W, 3], and uint8 [H, W], 255 where a latent class may be, else 0."""
         image_index, v = divmod(row, self.views.count)
         labels = self.data.labels(image_index, "seen")
         image, labels, view = cached_view(self.views, self.data, image_index, v, labels)
         return image, _open(labels, view)
 
     def known(self, image_index: int) -> Array:
-        """Where a whole image is open to latent classes, from its mask alone: 255, else 0, uint8 [H, W]."""
+        """That map for a whole image, from its mask alone: uint8 [H, W], 255 where a latent class may be, else 0."""
         return _open(self.data.labels(image_index, "seen"), None)
 
     def mine(self, row: int, dense: np.ndarray, features: np.ndarray | None = None) -> Mined:
@@ -81,8 +81,8 @@ class Miner:
 
 
 def _open(labels: Array, view: View | None) -> Array:
-    """255 where a view is open to latent classes, else 0: uint8 [H, W]."""
-    # Padding is no part of the world: it counts as annotated, or it would become a latent class.
+    """255 where a view has no label and is no padding, else 0: uint8 [H, W]."""
+    # Padding counts as annotated, or it would become a latent class.
     free = labels == IGNORE if view is None else (labels == IGNORE) & inside(view)
     return np.where(free, np.uint8(IGNORE), np.uint8(0))
 

@@ -42,7 +42,7 @@ class BadView:
 
 @dataclass(frozen=True)
 class TeacherBatch:
-    """Views in one parcel, which a loader's worker hands over as shared memory instead of copying it.
+    """A collated batch of views; a loader worker hands it over in shared memory, without a copy.
 
     `images` uint8 [n, 3, S, S] and `crops` uint8 [p, 3, s, s] of the good ones; `views` good and bad, in order,
     without their pixels.
@@ -79,7 +79,7 @@ def collate_views(views: list[TeacherView | BadView]) -> TeacherBatch:
 
 
 def view_id(image_id: str, v: int, count: int) -> str:
-    """Name of a view in the cache: the image's id, with the view's number where there are several."""
+    """Id of a view in the cache: the image's id, with the view's number where there are several."""
     return image_id if count == 1 else f"{image_id}#{v}"
 
 

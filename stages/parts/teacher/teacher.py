@@ -76,6 +76,13 @@ class TeacherConfig(Settings):
     gaussian_std: float = Field(default=5.0, gt=0)
     """Width of naclip's neighbourhood, in cells, above 0 (C: NACLIP's own 5). Read by `naclip` only."""
 
+    window: int = Field(default=0, ge=0)
+    """Dense tokens from windows of this side [pixels] over the view, overlapping ones averaged; 0: from the view
+    at once (P). Global and local tokens are as without it."""
+
+    stride: int = Field(default=0, ge=0)
+    """Step between windows in pixels; 0: half a window (C: NACLIP's 112 for 224). Read with `window` only."""
+
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the image tower: fp32, or autocast to bf16 or fp16; text is always fp32 (D)."""
 
@@ -91,7 +98,13 @@ class TeacherConfig(Settings):
         """What of the recipe's settings determines dense tokens, as plain JSON."""
         # Up to 0.1 `maskclip` named what is `value` now: tokens of that name must not be taken for today's.
         name = "maskclip with residual" if self.recipe == "maskclip" else self.recipe
-        return [name, *([self.gaussian_std] if self.recipe == "naclip" else [])]
+        spread = [self.gaussian_std] if self.recipe == "naclip" else []
+        return [name, *spread, *([f"window {self.window} by {self.window_stride}"] if self.window else [])]
+
+    @property
+    def window_stride(self) -> int:
+        """The step between windows [pixels]."""
+        return self.stride or max(self.window // 2, 1)
 
 
 def teacher_identity(cfg: TeacherConfig) -> dict[str, str]:
@@ -183,7 +196,7 @@ class Teacher:
     def __init__(self, cfg: TeacherConfig, model: Any, device: torch.device) -> None:
         import torch
 
-        from stages.parts.teacher.towers import native_size
+        from stages.parts.teacher.towers import WindowedTower, native_size
 
         self.cfg, self.device, self.digest = cfg, device, _weights_digest(model)
         self._model = model.to(device)
@@ -192,6 +205,7 @@ class Teacher:
         self.recipe = _recipe(cfg, model.visual)
         self._views = self._tower(self.input_size)
         self._crops = self._views if self.crop_size == self.input_size else self._tower(self.crop_size)
+        self._windows = WindowedTower(self._tower(cfg.window), self.input_size, cfg) if cfg.window else None
         shape = (1, 3, 1, 1)
         preprocess = model.visual.preprocess_cfg
         self.normalisation = {key: tuple(preprocess[key]) for key in ("mean", "std")}
@@ -203,7 +217,11 @@ class Teacher:
     def encode_views(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 [B, 3, S, S], S = `input_size` -> global [B, D], dense [B, h, w, D]: float32, not normalised."""
         with self._frozen():
-            pooled, dense = self._views.tokens(self._normalised(images, self.input_size))
+            pixels = self._normalised(images, self.input_size)
+            if self._windows is None:
+                pooled, dense = self._views.tokens(pixels)
+            else:
+                pooled, dense = self._views(pixels), self._windows(pixels)
         return pooled.float(), dense.float()
 
     def encode_crops(self, images: Tensor) -> Tensor:
@@ -216,13 +234,16 @@ class Teacher:
             return self._crops(self._normalised(images, self.crop_size)).float()
 
     def macs(self) -> tuple[int, int]:
-        """Multiply-accumulates of the standard forward pass of one view, and of one crop.
+        """Multiply-accumulates of the standard forward pass of one view, its windows included, and of one crop.
 
         What a recipe other than vanilla computes besides is not counted (docs/teachers.md has its time).
         """
         from stages.parts.students.macs import count_macs
 
-        return count_macs(self._views, self.input_size), count_macs(self._crops, self.crop_size)
+        view = count_macs(self._views, self.input_size)
+        if self._windows is not None:
+            view += len(self._windows.corners) * count_macs(self._windows.tower, self.cfg.window)
+        return view, count_macs(self._crops, self.crop_size)
 
     def encode_text(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """K names, templates with one `{}` each -> text embeddings [K, D] (`TextTower.encode`)."""

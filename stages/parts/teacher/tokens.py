@@ -1,4 +1,4 @@
-"""Tokens of batches, as the cache and the online teacher both want them: the same calls, the same rounding."""
+"""Encodes batches for the cache and for the online teacher alike: the same calls, the same rounding."""
 
 from __future__ import annotations
 
