@@ -239,7 +239,7 @@ class Plan:
 
     def _progress(self, kind: str, shards: int) -> tuple[str, bool, str]:
         artifact = self.artifact(kind)
-        if artifact.summary() is not None:
+        if artifact.summary(shards) is not None:
             return kind, True, "complete"
         if artifact.dropped():
             return kind, True, "dropped"
@@ -248,7 +248,7 @@ class Plan:
 
     def _finished(self, kind: str, mark: str) -> tuple[str, bool, str]:
         at = self.address(kind)
-        done = at.get_json("complete.json") is not None
+        done = at.get_mark("complete.json") is not None
         return kind, done, "complete" if done else "begun" if at.names() else "missing"
 
 

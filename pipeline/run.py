@@ -178,7 +178,7 @@ def _online_teacher(plan: Plan, machine: Machine) -> OnlineTeacher:
 def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Scores of the student."""
     if (done := _done(plan, "eval")) is not None:
-        return done | {"report": plan.address("eval").get_json("report.json")}
+        return done | {"report": plan.address("eval").get_mark("report.json")}
     from stages import evaluate as stage
 
     report = stage.run(
@@ -212,8 +212,8 @@ def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list
 def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Scores of the teacher, training-free; loads CLIP."""
     at = plan.address("teacher")
-    if at.get_json("complete.json") is not None:
-        return _result("eval", True, {}, at) | {"report": at.get_json("report.json")}
+    if at.get_mark("complete.json") is not None:
+        return _result("eval", True, {}, at) | {"report": at.get_mark("report.json")}
     from stages import evaluate as stage
 
     report = stage.run_teacher(

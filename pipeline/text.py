@@ -108,7 +108,7 @@ def eval_text(plan: Plan, result: dict[str, Any]) -> str:
     }
     missing = []
     for name, at in references.items():
-        found = at.get_json("report.json") if at != plan.address("eval") else None
+        found = at.get_mark("report.json") if at != plan.address("eval") else None
         if found:
             rows.append([name, *_scores(found)])
         else:

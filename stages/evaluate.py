@@ -6,7 +6,6 @@ alone loads CLIP. Several processes (torchrun) divide the images; rank 0 alone w
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -18,6 +17,8 @@ from torch.utils.data import DataLoader, Subset
 from torch.utils.data import Dataset as TorchDataset
 
 from cache.errors import InputError
+from cache.headers import FILE as STUDENT
+from cache.headers import student_bytes
 from cache.location import Location
 from cache.store import Artifact
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
@@ -135,13 +136,7 @@ def run_curve(
 
 def load_student(run_at: Location) -> Checkpoint:
     """The finished student of a run."""
-    mark, packed = run_at.get_mark("complete.json"), run_at.get("student.safetensors")
-    if mark is None or packed is None:
-        raise InputError(f"{run_at}: no trained student there; run `clip2seg train` first, to its end")
-    digest = hashlib.sha256(packed).hexdigest()
-    if mark.get("objects", {}).get("student.safetensors", digest) != digest:
-        raise InputError(f"{run_at}/student.safetensors: damaged; run `clip2seg cache verify --repair`, then train")
-    return unpack(packed, f"{run_at}/student.safetensors")
+    return unpack(student_bytes(run_at, finished=True), f"{run_at}/{STUDENT}")
 
 
 def all_text(text: Artifact, data: Dataset, checkpoint: Checkpoint, where: str) -> torch.Tensor:
@@ -242,14 +237,14 @@ def _score(
         return report
     chosen = {"grid": mixed(image_scores, cfg.pictures, seen, every)}
     chosen |= {end: [one.index for one in shown] for end, shown in (("best", best), ("worst", worst))}
-    out.put_json("confusion.json", {"classes": list(words.ordered), "counts": counts.tolist()})
+    out.put_mark("confusion.json", {"classes": list(words.ordered), "counts": counts.tolist()})
     for name, images in chosen.items():
         if images:
             shown = [pairs.pair(i) for i in images]
             drawn = [predicted(class_scores(scorer, image, cfg, seen, device)) for image, _ in shown]
             out.put(f"{name}.png", _pictures(shown, drawn, words.ordered, seen))
-    out.put_json("report.json", report)
-    out.put_json("complete.json", {"summary": {k: report[k] for k in ("sIoU", "uIoU", "hIoU")}})
+    out.put_mark("report.json", report)
+    out.put_mark("complete.json", {"summary": {k: report[k] for k in ("sIoU", "uIoU", "hIoU")}})
     return report
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from cache.claims import writing
 from cache.store import Artifact
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.data.views import ViewsConfig
@@ -50,14 +51,16 @@ def run(
     Raises InputError for bad images past `data.max_bad` and StoreError where the store fails; committed shards
     stay.
     """
-    teacher = load_teacher(teacher_cfg, device)
-    write_text(teacher, prompts, data, out["text"])
-    network = None
-    if "affinity" in out:
-        from stages.parts.students.backbone import load_backbone
+    # One claim over all tiers, from the first moment: some are written late, or between two shards not at all.
+    with writing(*(artifact.at for artifact in out.values())):
+        teacher = load_teacher(teacher_cfg, device)
+        write_text(teacher, prompts, data, out["text"])
+        network = None
+        if "affinity" in out:
+            from stages.parts.students.backbone import load_backbone
 
-        network = load_backbone(affinity, device)
-    return fill(cfg, teacher, views, data, out, workers=workers, network=network)
+            network = load_backbone(affinity, device)
+        return fill(cfg, teacher, views, data, out, workers=workers, network=network)
 
 
 def fill(
@@ -112,8 +115,8 @@ def fill(
     _check_bad(tiers["tokens"], shards, data.cfg.max_bad)
     summary = _summary(out, data.vocabulary.seen, shards, clock, rate) | {"normalisation": teacher.normalisation}
     for artifact in tiers.values():
-        if artifact.summary() is None:  # a run for other prompts alone has nothing to say of finished tokens
-            artifact.finish(summary)
+        if artifact.summary(shards) is None:  # a run for other prompts alone has nothing to say of finished tokens
+            artifact.finish(summary, shards)
     return summary
 
 
@@ -172,7 +175,7 @@ def _write(
 
 def write_text(teacher: Teacher, prompts: tuple[str, ...], data: Dataset, out: Artifact) -> None:
     """Fills the artifact `text`, unless it is complete."""
-    if out.summary() is not None:
+    if out.summary(1) is not None:
         return
     words, k = data.vocabulary, len(data.vocabulary.seen)
     with ShardQueue([out], 1) as queue:
@@ -184,7 +187,7 @@ def write_text(teacher: Teacher, prompts: tuple[str, ...], data: Dataset, out: A
                     every = teacher.encode_text(words.ordered, prompts).float().cpu().numpy()
                 out.write(shard, [], {"seen": every[:k], "unseen": every[k:]}, {})
                 queue.release(shard)
-    out.finish({"classes": len(words.ordered)})
+    out.finish({"classes": len(words.ordered)}, 1)
     say(f"text embeddings of {len(words.ordered)} classes -> {out}")
 
 
@@ -205,14 +208,10 @@ def _summary(
     met: set[int] = set()
     sizes: dict[str, int] = dict.fromkeys(out, 0)
     for kind, artifact in out.items():
-        wanted = range(shards) if kind == "tokens" else artifact.committed()
-        for shard, mark in artifact.marks(wanted):
+        for _, mark in artifact.marks(range(1 if kind == "text" else shards)):
             sizes[kind] += sum(size for size, _ in mark["objects"].values())
             if kind == "tokens":
                 stats = mark["stats"]
-                if "regions" not in stats:  # a shard of an older run that this one completed
-                    own = artifact.read(shard, ["local_region"])["local_region"].tolist()
-                    stats = {**stats, "regions": len(own), "classes": own}
                 views, regions = views + len(mark["ids"]), regions + stats["regions"]
                 bad += stats["bad"]
                 met |= set(stats["classes"])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cache.claims import writing
 from cache.errors import InputError
 from cache.settings import IGNORE
 from cache.store import Artifact
@@ -47,10 +48,29 @@ def run(
     `dense` None: the dense tokens are computed again, view by view, as `extract` would have stored them.
     `features`: the second network's maps, where `refiner` reads them.
     """
+    with writing(out.at):
+        return _run(cfg, extract, teacher_cfg, views, data, tokens, dense, out, refiner, features, device, workers)
+
+
+def _run(
+    cfg: MiningConfig,
+    extract: ExtractConfig,
+    teacher_cfg: TeacherConfig,
+    views: ViewsConfig,
+    data: Dataset,
+    tokens: Artifact,
+    dense: Artifact | None,
+    out: Artifact,
+    refiner: Refiner,
+    features: Artifact | None,
+    device: torch.device,
+    workers: int,
+) -> dict[str, Any]:
     if features is not None and features.summary() is None:
         raise InputError(f"{features}: the second network's features are missing; run `clip2seg extract` first")
     if tokens.summary() is None:
         raise InputError(f"{tokens}: extract has not finished; run `clip2seg extract` first")
+    tokens.check_rows(len(data) * views.count)
     teacher = load_teacher(teacher_cfg, device)
     shards, clock = len(tokens.shards()), Clock()
     index = {image_id: i for i, image_id in enumerate(data.ids)}
@@ -66,6 +86,7 @@ def run(
             for shard in queue.claims():
                 ids = tokens.shard_ids(shard)
                 rows = [view_row(i, index, views.count) for i in ids]
+                check_photos(tokens, shard, data, [row // views.count for row in rows])
                 if dense is not None:
                     maps: Iterator[np.ndarray] = dense.rows(shard, "dense")
                 else:
@@ -88,7 +109,7 @@ def run(
                     _write(out, shard, ids, found, np.concatenate(local), teacher)
                 queue.release(shard)
     summary = _summary(out, shards, clock)
-    out.finish(summary)
+    out.finish(summary, shards)
     return summary
 
 
@@ -116,3 +137,13 @@ def _summary(out: Artifact, shards: int, clock: Clock) -> dict[str, Any]:
             **{k: round(1e3 * v / max(len(classes), 1), 2) for k, v in clock.seconds.items()},
         },
     }
+
+
+def check_photos(tokens: Artifact, shard: int, data: Dataset, images: list[int]) -> None:
+    """Raises InputError where a photo of a shard is not, byte for byte, the one that was extracted."""
+    for i, crc in zip(images, tokens.read(shard, ["photo_crc"])["photo_crc"], strict=True):
+        if data.photo_crc(i) != crc:
+            raise InputError(
+                f"{data.records[i].image}: is not the photo that was extracted; put that one back, or move the cache "
+                "away and run `clip2seg extract` again"
+            )

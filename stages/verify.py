@@ -90,7 +90,7 @@ def run(
             if isinstance(made, BadView):
                 found.faults.append(f"{view}: {made.error}")
             elif _tokens(found, tokens, shard, place, made, teacher, extract, dense) and latent is not None:
-                _latent(found, latent, shard, place, view, *miner.seen(row), teacher, extract)
+                _latent(found, latent, shard, place, view, *miner.view(row), teacher, extract)
             bar.advance()
     return {**vars(found), "least_cosine": LEAST_COSINE}
 
@@ -115,7 +115,7 @@ def _tokens(
     stored, encoded = tokens.read(shard), encode(teacher, collate_views([made]), extract).arrays()
     again = token_arrays([made], encoded)
     own = slice(*stored["local_offsets"][place : place + 2])
-    for name in ("image_size", "view_seed", "labels_crc"):
+    for name in ("image_size", "view_seed", "labels_crc", "photo_crc"):
         if not found.same(made.id, name, stored[name][place], again[name][0]):
             return False
     found.same(made.id, "local_region", stored["local_region"][own], again["local_region"])

@@ -33,7 +33,7 @@ def loader(world: World, rounds: int, device: torch.device) -> dict[str, Any]:
     keep_freed_memory()  # as every stage does
     config, data = world.plan.config, world.data
     seen, size = len(data.vocabulary.seen), config.train.batch
-    tokens = load_cache(*write_cache(world, GRID, DIM), num_seen=seen)
+    tokens = load_cache(*write_cache(world, GRID, DIM), num_seen=seen, rows=len(data))
     training = TrainingSet(data, config.views, seen, tokens, seed=0, photometric=config.train.photometric)
     views = TeacherViews(data, config.views, config.teacher.input_size or 224, config.teacher.crop_size or 224)
     batch = collate([training[i, 0] for i in range(min(size, len(data)))]).to(device)

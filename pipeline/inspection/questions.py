@@ -6,7 +6,6 @@ missing: a tier not stored, a student not trained.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache.curves import curves_at
 from cache.errors import InputError
 from cache.location import Location
 from cache.search import Hit, TokenIndex, open_index
@@ -47,7 +47,7 @@ class Inspection:
     def tiers(self) -> dict[str, Artifact]:
         """The artifacts that exist, by kind."""
         every = {kind: self.plan.artifact(kind) for kind in ("tokens", "text", "dense", "affinity", "latent")}
-        return {k: a for k, a in every.items() if k == "tokens" or a.at.get_json("zarr.json") is not None}
+        return {k: a for k, a in every.items() if k == "tokens" or a.at.size("zarr.json") is not None}
 
     @cached_property
     def cached(self) -> CachedViews:
@@ -90,7 +90,7 @@ class Inspection:
     def student(self) -> StudentPredictor | None:
         """The trained student; None where training has not finished."""
         at = self.plan.address("train")
-        if at.get_json("complete.json") is None:
+        if at.get_mark("complete.json") is None:
             say(f"no trained student at {at}: its features and prediction are left out (`clip2seg train` makes one)")
             return None
         from stages.evaluate import all_text, load_student
@@ -227,10 +227,9 @@ class Inspection:
         from stages.parts.drawing.figures import loss_curves
 
         at = self.plan.address("train")
-        lines = (at.get("curves.jsonl") or b"").decode().splitlines()
-        if not lines:
+        curves = curves_at(at)
+        if not curves:
             raise InputError(f"{at}: no loss curves there; run `clip2seg train {self.plan.name}` first")
-        curves = [json.loads(line) for line in lines]
         name = at.name
         picture = self.put(f"losses-{name}.png", loss_curves(f"{self.plan.name}   {name}", curves))
         return {"picture": picture, "points": len(curves), "first": curves[0], "last": curves[-1]}

@@ -48,7 +48,10 @@ class Run:
     @cached_property
     def summary(self) -> dict[str, Any] | None:
         """Summary of a finished run; None while it isn't."""
-        mark = self.at.get_json("complete.json")
+        try:
+            mark = self.at.get_mark("complete.json")
+        except StoreError:  # a list shows what it can; `cache verify` names what is damaged
+            return None
         return None if mark is None else mark.get("summary", {})
 
     @cached_property
@@ -59,7 +62,10 @@ class Run:
         for name in parent.children():
             if not name.startswith("eval-"):
                 continue
-            report = parent.child(name).get_json("report.json")
+            try:
+                report = parent.child(name).get_mark("report.json")
+            except StoreError:
+                continue
             if report and str(report.get("run", "")).rstrip("/").rpartition("/")[2] == self.at.name:
                 found.append((parent.child(name), report))
         return sorted(found, key=lambda pair: -int(pair[1].get("images", 0)))

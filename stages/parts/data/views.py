@@ -210,8 +210,8 @@ def _sources(view: View, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDAr
 
 
 def _gather(values: Array, rows: NDArray[np.int64], cols: NDArray[np.int64], view: View) -> Array:
-    seen = values[rows].take(cols[::-1] if view.flip else cols, axis=1)
-    return seen if seen.shape == (_side(view),) * 2 else _padded(seen, view, np.uint8(IGNORE))
+    part = values[rows].take(cols[::-1] if view.flip else cols, axis=1)
+    return part if part.shape == (_side(view),) * 2 else _padded(part, view, np.uint8(IGNORE))
 
 
 def _padded(seen: Array, view: View, fill: np.uint8) -> Array:

@@ -53,7 +53,7 @@ class Miner:
         """Threads that mine different images, one core each."""
         return ThreadPoolExecutor(1 if self.gpu else max(1, workers), initializer=one_thread)
 
-    def seen(self, row: int) -> tuple[Array, Array]:
+    def view(self, row: int) -> tuple[Array, Array]:
         """One view: its image uint8 [H, W, 3], and uint8 [H, W], 255 where a latent class may be, else 0."""
         image_index, v = divmod(row, self.views.count)
         labels = self.data.labels(image_index, "seen")
@@ -66,7 +66,7 @@ class Miner:
 
     def mine(self, row: int, dense: np.ndarray, features: np.ndarray | None = None) -> Mined:
         """One view from its stored tokens [h, w, D] and, where the refiner wants it, the second network's map."""
-        image, known = self.seen(row)
+        image, known = self.view(row)
         cells, unannotated, seconds = self.cells(known, dense, features)
         mask = latent_mask(known, cells)
         regions = present_regions(mask)

@@ -30,6 +30,7 @@ class TeacherView:
     image_size: tuple[int, int]
     view_seed: int
     labels_crc: int
+    photo_crc: int
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class TeacherViews(TorchDataset["TeacherView | BadView"]):
     def __getitem__(self, row: int) -> TeacherView | BadView:
         i, v = divmod(row, self.views.count)
         try:
-            labels = self.data.labels(i, "seen")
+            labels, photo_crc = self.data.labels(i, "seen"), self.data.photo_crc(i)
             seen_image, seen_labels, view = cached_view(self.views, self.data, i, v, labels)
         except BadSample as error:
             return BadView(row, error)
@@ -136,4 +137,5 @@ class TeacherViews(TorchDataset["TeacherView | BadView"]):
             image_size=(labels.shape[0], labels.shape[1]),
             view_seed=view.seed if view else 0,
             labels_crc=zlib.crc32(labels.tobytes()),
+            photo_crc=photo_crc,
         )

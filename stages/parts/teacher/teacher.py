@@ -19,6 +19,7 @@ from pydantic import Field
 from cache.digests import file_digest
 from cache.errors import InputError
 from cache.settings import PathSetting, Settings
+from stages.parts.teacher.config import check_model
 from stages.parts.teacher.files import (
     CONFIG,
     check_normalisation,
@@ -145,6 +146,13 @@ def _hub_name(cfg: TeacherConfig, source: dict[str, Any]) -> str:
     return cfg.model.removeprefix(HUB) if cfg.model.startswith(HUB) else str(source.get("hf_hub", "")).strip("/")
 
 
+def is_tag(model: str, tag: str) -> bool:
+    """Whether `tag` is one of open_clip's own names of weights for a model, and so never a file."""
+    import open_clip
+
+    return tag in open_clip.list_pretrained_tags_by_model(model.replace("/", "-"))
+
+
 class TextTower:
     """The teacher's text encoder alone: class names to embeddings, no image tower built or tried."""
 
@@ -177,8 +185,12 @@ class TextTower:
         import open_clip
 
         if self._tokenizer is None:
+            own = self.cfg.model.startswith((LOCAL, HUB))
             try:
-                self._tokenizer = open_clip.get_tokenizer(self.cfg.model)
+                text = open_clip.get_model_config(self.cfg.model.replace("/", "-") if not own else self.cfg.model) or {}
+                # transformers would ask, on a terminal, whether to run a tokenizer's own code; the answer is no.
+                asked = {"trust_remote_code": False} if text.get("text_cfg", {}).get("hf_tokenizer_name") else {}
+                self._tokenizer = open_clip.get_tokenizer(self.cfg.model, **asked)
             except Exception as error:  # whatever the hub, the disk or a tokenizer library raises
                 raise InputError(tokenizer_problem(self.cfg.model, error, first_line(error))) from error
         result: Tensor = self._model.encode_text(self._tokenizer(prompts).to(self.device)).float()
@@ -381,6 +393,11 @@ def _check_source(cfg: TeacherConfig) -> None:
     import open_clip
 
     if cfg.model.startswith(HUB):
+        try:
+            published = open_clip.get_model_config(cfg.model)
+        except Exception:  # no network, or no such repository: `create_model` says so
+            return
+        check_model(published, cfg.model)
         return
     if cfg.model.startswith(LOCAL):
         folder = Path(cfg.model.removeprefix(LOCAL))
