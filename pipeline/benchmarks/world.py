@@ -53,7 +53,8 @@ class World:
     def artifact(self, kind: str, name: str) -> Artifact:
         """A new artifact in the folder."""
         at = Location(str(self.folder / name))
-        return Artifact(at, kind).create({"dtype": self.plan.config.extract.dtype, "stage": "benchmark"})
+        about = {"dtype": self.plan.config.extract.dtype, "stage": "benchmark", "seen": [*self.data.vocabulary.seen]}
+        return Artifact(at, kind).create(about)
 
 
 def open_world(preset: str, images: int, overrides: Sequence[str], data: str, folder: Path) -> World:

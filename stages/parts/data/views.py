@@ -214,12 +214,12 @@ def _gather(values: Array, rows: NDArray[np.int64], cols: NDArray[np.int64], vie
     return part if part.shape == (_side(view),) * 2 else _padded(part, view, np.uint8(IGNORE))
 
 
-def _padded(seen: Array, view: View, fill: np.uint8) -> Array:
+def _padded(part: Array, view: View, fill: np.uint8) -> Array:
     """The visible part [h, w], mirrored already, in the view's square: top left, or top right in a mirrored one."""
     side = _side(view)
     square = np.full((side, side), fill)
-    left = side - seen.shape[1] if view.flip else 0
-    square[: seen.shape[0], left : left + seen.shape[1]] = seen
+    left = side - part.shape[1] if view.flip else 0
+    square[: part.shape[0], left : left + part.shape[1]] = part
     return square
 
 
