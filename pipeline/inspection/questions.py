@@ -168,6 +168,12 @@ class Inspection:
         )
         return {"now": cfg.merge_threshold, "rows": rows}
 
+    def recipes(self, *, images: int, full_labels: bool) -> dict[str, Any]:
+        """Recipes, refinements and merge thresholds compared on a sample; reads no cache."""
+        from pipeline.inspection.recipes import compare
+
+        return compare(self, images=images, full_labels=full_labels)
+
     def search(self, text: str, k: int) -> dict[str, Any]:
         """Tokens nearest to words: a known class name uses its stored embedding, anything else the text tower."""
         words = self.plan.vocabulary.ordered
@@ -250,6 +256,7 @@ QUESTIONS: Mapping[str, tuple[str, int]] = {
     "summary": ("", 0),
     "quality": ("", 1000),
     "mining": ("", 200),
+    "recipes": ("", 40),
     "image": ("an image's ID", 0),
     "search": ("TEXT", 12),
     "neighbours": ("ID:REGION", 11),
@@ -287,6 +294,11 @@ def ask(
         case "mining":
             found = of.mining(images=k, full_labels=full_labels)
             return text.mining_text(found), found
+        case "recipes":
+            from pipeline.inspection.recipes import recipes_text
+
+            found = of.recipes(images=k, full_labels=full_labels)
+            return recipes_text(found), found
         case "image":
             found = image(of, what, full_labels=full_labels)
             return text.image_text(found), found
