@@ -129,7 +129,9 @@ def train(
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
-    compile_: Annotated[bool, typer.Option("--compile", help="torch.compile the student.")] = False,
+    compile_: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="torch.compile student and pixel loss.")
+    ] = False,
     online: Annotated[
         bool, typer.Option("--online-teacher", help="No cache: CLIP in the loop, to prove and measure the cache.")
     ] = False,
