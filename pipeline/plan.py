@@ -20,12 +20,14 @@ from cache.errors import InputError
 from cache.location import Location
 from cache.schema import SCHEMA
 from cache.store import Artifact
+from cache.tiers import CacheTiers
 from pipeline.config import Config, load_config, preset_name
 from pipeline.invocation import ARTIFACTS, Invocation
 from stages.parts.data.datasets import Dataset, open_dataset
 from stages.parts.data.vocabulary import Vocabulary, prompt_set
 from stages.parts.students import weights_digest
 from stages.parts.teacher.teacher import teacher_identity
+from stages.running.recipes import CacheRecipe, TrainRecipe
 
 PACKAGES = ("clip2seg", "torch", "open_clip_torch", "segmentation-models-pytorch", "zarr", "numpy")
 
@@ -152,7 +154,7 @@ class Plan:
     @property
     def distilled(self) -> bool:
         """Whether training reads tokens at all; the baseline of Table 3 does not."""
-        return self.config.distill.loss != "none" or self.config.latent_embedding.enabled
+        return self.train_recipe.distilled
 
     def fingerprint(self, kind: str) -> str:
         """Eight hex digits for a kind of artifact."""
@@ -168,10 +170,27 @@ class Plan:
         """The cache artifact of a kind (tokens, dense, latent, text)."""
         return Artifact(self.address(kind), kind)
 
+    def tiers(self) -> CacheTiers:
+        """The four artifacts of the cache."""
+        return CacheTiers(*(self.artifact(kind) for kind in ("tokens", "dense", "latent", "text")))
+
+    @property
+    def cache_recipe(self) -> CacheRecipe:
+        """The settings that decide what the cache holds."""
+        c = self.config
+        return CacheRecipe(c.teacher, c.views, c.extract, c.mine_latent)
+
+    @property
+    def train_recipe(self) -> TrainRecipe:
+        """The settings that training reads."""
+        c = self.config
+        return TrainRecipe(c.train, c.views, c.student, c.distill, c.latent_embedding, c.pixel_loss)
+
     def provenance(self, kind: str, stage: str) -> dict[str, Any]:
         """What the root of an artifact says of itself."""
         return {
-            "stage": f"{stage} {self.name}",
+            "stage": stage,
+            "preset": self.name,
             "fingerprint": self.fingerprint(kind),
             "ingredients": self.ingredients[kind],
             "dtype": self.config.extract.dtype,

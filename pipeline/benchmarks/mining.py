@@ -103,10 +103,9 @@ def mine_latent(world: World, rounds: int, device: torch.device, workers: int) -
 def _dense(world: World, device: torch.device) -> Any:
     """The dense tier: the teacher's own, or, of drawn photos, one that clusters alike."""
     if not world.drawn:
-        out = {kind: world.artifact(kind, f"teacher/{kind}") for kind in ("tokens", "dense", "text")}
-        cfg = world.plan.config
-        stage.fill(cfg.extract, world.teacher(device), cfg.views, world.data, out, workers=0)
-        return out["dense"]
+        out = world.tiers("teacher")
+        stage.fill(world.plan.cache_recipe, world.teacher(device), world.data, out, workers=0)
+        return out.dense
     dense, shard, data = world.artifact("dense", "made-dense"), world.plan.config.extract.shard, world.data
     for s, start in enumerate(range(0, len(data), shard)):
         rows = range(start, min(start + shard, len(data)))

@@ -17,6 +17,7 @@ from PIL import Image
 from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
+from cache.tiers import CacheTiers
 from pipeline.config import load_config, preset_name
 from pipeline.plan import Plan
 from stages.parts.data.datasets import Dataset
@@ -54,6 +55,10 @@ class World:
         """A new artifact in the folder."""
         at = Location(str(self.folder / name))
         return Artifact(at, kind).create({"dtype": self.plan.config.extract.dtype, "stage": "benchmark"})
+
+    def tiers(self, name: str) -> CacheTiers:
+        """Four new artifacts in a folder below."""
+        return CacheTiers(*(self.artifact(kind, f"{name}/{kind}") for kind in ("tokens", "dense", "latent", "text")))
 
 
 def open_world(preset: str, images: int, overrides: Sequence[str], data: str, folder: Path) -> World:

@@ -119,13 +119,11 @@ def sweep_rows(over: Sequence[str]) -> dict[str, list[str]]:
 
 def table_text(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """The paper's layout: hIoU, sIoU, uIoU, mean and sd over seeds; then the means over well supported classes."""
-    support = next(k for k in rows[-1]["reports"][0] if k.startswith("classes_with_"))
-    lines: list[list[object]] = [
-        ["", *SCORES, "|", *(f"{s} ({support.removeprefix('classes_with_')})" for s in SCORES)]
-    ]
+    least = rows[-1]["reports"][0].supported.min_pixels
+    lines: list[list[object]] = [["", *SCORES, "|", *(f"{s} ({least}_pixels)" for s in SCORES)]]
     for row in rows:
-        all_of = [_mean_sd([r[s] for r in row["reports"]]) for s in SCORES]
-        supported = [_mean_sd([r[support][s] for r in row["reports"]]) for s in SCORES]
+        all_of = [_mean_sd([getattr(r, s) for r in row["reports"]]) for s in SCORES]
+        supported = [_mean_sd([getattr(r.supported, s) for r in row["reports"]]) for s in SCORES]
         lines.append([row["name"], *all_of, "|", *supported])
     seeds = max(len(row["reports"]) for row in rows)
     return f"{title}, {seeds} seed{'s' if seeds > 1 else ''}\n\n{columns(lines)}"
