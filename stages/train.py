@@ -142,7 +142,7 @@ def _run(
     def packed(iteration: int) -> bytes:
         """The student's file after so many iterations."""
         about = {"provenance": folder.provenance, "iteration": iteration}
-        return pack(learner.student, recipe.student, data.vocabulary.seen, embeddings, about)
+        return pack(trainer.student, recipe.student, data.vocabulary.seen, embeddings, about)
 
     start, curves, seconds = _resumed(out, trainer)
     if tokens is None:
@@ -246,7 +246,7 @@ def _resumed(out: Location, trainer: Trainer) -> tuple[int, list[dict[str, float
         )
     if packed is None:
         return 0, [], 0.0
-    about = unpack_state(packed, {"learner": trainer.learner}, trainer.optimiser, f"{out}/state.safetensors")
+    about = unpack_state(packed, trainer.modules(), trainer.optimiser, f"{out}/state.safetensors")
     if about.get("scaler"):
         trainer.scaler.load_state_dict(about["scaler"])
     lines = (out.get("curves.jsonl") or b"").decode().splitlines()
@@ -267,7 +267,7 @@ def _save(
     # The state goes last: it is what a resumed run believes.
     out.put("student.safetensors", student)
     state = {"iteration": iteration, "seconds": seconds, "scaler": trainer.scaler.state_dict()}
-    out.put("state.safetensors", pack_state({"learner": trainer.learner}, trainer.optimiser, state))
+    out.put("state.safetensors", pack_state(trainer.modules(), trainer.optimiser, state))
 
 
 def _finite(losses: dict[str, torch.Tensor], iteration: int, out: Location) -> dict[str, float]:
@@ -285,12 +285,13 @@ def _finite(losses: dict[str, torch.Tensor], iteration: int, out: Location) -> d
 def _picture(board: Board, learner: Learner, batch: Batch, iteration: int) -> None:
     """The batch's first crop, its pseudo mask and what the student sees among the seen classes."""
     learner.eval()
+    shown = batch.part(0, len(batch.images)).student_input()
     # `forward`, so that a compiled student is not compiled again for one picture.
-    features = learner.student.forward(batch.images[:1]).float()
+    features = learner.student.forward(shown).float()
     scores = torch.einsum("bdhw,kd->bkhw", features, learner.text)
     size = batch.masks.shape[1:]
     found = predicted(torch.nn.functional.interpolate(scores, size, mode="bilinear")[0])
-    crop = batch.images[0].float().cpu()
+    crop = shown[0].cpu()
     crop = (crop - crop.min()) / (crop.max() - crop.min()).clamp(min=1e-6) * 255
     image = crop.byte().permute(1, 2, 0).numpy()
     colours = palette(len(learner.text) + 40)

@@ -16,7 +16,7 @@ from stages.parts.teacher.crops import TeacherViews, collate_views
 from stages.parts.teacher.tokens import encode
 
 TARGET = {"cpu": 1.10, "cuda": 1.25}
-"""Most wall time of the stage over the teacher alone (issue 7)."""
+"""Most wall time of the stage over the teacher alone."""
 
 
 def extract(world: World, rounds: int, device: torch.device, workers: int) -> dict[str, Any]:

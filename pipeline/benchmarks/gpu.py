@@ -31,7 +31,7 @@ STUDENTS = {
 """Student of the paper -> the preset that trains it."""
 DIM, SEEN = 512, 156
 GOAL = 20.0
-"""Steps a second of SegFormer-B4 at 512 pixels, batch 16, bf16, on an H200 (issue 7)."""
+"""Steps a second of SegFormer-B4 at 512 pixels, batch 16, bf16, on an H200."""
 STEPS = 5
 
 

@@ -19,7 +19,7 @@ from stages.running.progress import say
 COUNTS = (250, 1000, 4000)
 STAGES = ("extract", "mine-latent", "train", "eval")
 TARGET = 1.10
-"""Most peak memory of the largest count over the smallest (issue 7)."""
+"""Most peak memory of the largest count over the smallest."""
 ITERATIONS = 40
 SETTINGS = (
     # The demo's teacher on small views: milliseconds an image, so that what grows is not hidden behind it.

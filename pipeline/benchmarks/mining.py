@@ -17,7 +17,7 @@ from stages.parts.mining.clustering import bare_kmeans, gpus, kmeans_inputs, min
 from stages.parts.mining.miner import Miner, latent_arrays
 
 TARGET = 1.2
-"""Most time of the stage, the teacher's crops left out, over bare faiss (issue 7)."""
+"""Most time of the stage, the teacher's crops left out, over bare faiss."""
 
 
 def mine_latent(world: World, rounds: int, device: torch.device, workers: int) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from stages.parts.data.datasets import (
     dataset_vocabulary,
     locate_subset,
 )
+from stages.parts.data.images import read_mask
+from stages.parts.data.suspicions import MaskValues, looks_binary, mask_values, suspicions
 from stages.parts.data.vocabulary import Vocabulary
 from stages.running.progress import Bar
 
@@ -49,6 +51,12 @@ class ListReport:
     """Shortest and longest side of all photos in pixels; (0, 0) without a photo."""
     classes: ClassStatistics
     """Over all K classes."""
+    suspicions: tuple[str, ...] = ()
+    """What its masks look like, other than class labels."""
+    unlisted: int = 0
+    """Photos in the folder that are on neither list."""
+    files: tuple[str, ...] = ()
+    """The photos' files, in the order of `ids`."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,8 @@ class CheckReport:
     @property
     def problems(self) -> tuple[str, ...]:
         """What would stop a run or falsify its scores."""
-        both = sorted(set(self.train.ids) & set(self.val.ids))
+        twice = set(self.train.files) & set(self.val.files)
+        both = sorted(one for one, file in zip(self.train.ids, self.train.files, strict=True) if file in twice)
         shared = f"{len(both)} ids are on both lists, first {both[0]!r}; take them off one" if both else None
         found = [*self.train.missing, *self.train.bad, *self.val.missing, *self.val.bad]
         return (*found, shared) if shared else tuple(found)
@@ -77,6 +86,14 @@ class CheckReport:
                     f"list {part.name}: {part.listed} ids, the official list has {part.official}; "
                     "scores can't be compared with published ones"
                 )
+            lines += [f"list {part.name}: {line}" for line in part.suspicions]
+        if len(words.ordered) == 1:
+            lines.append(
+                f"one class alone, {words.ordered[0]!r}: where no other competes, its IoU is 100 whatever the student "
+                "does; give the background a value and a name to have it scored against"
+            )
+        if self.train.unlisted:
+            lines.append(f"{self.train.unlisted} photos are on neither list and are not used; add them to one")
         if untaught := [name for name in words.seen if name in self.train.classes.absent]:
             lines.append(f"seen classes without a training pixel: {', '.join(untaught)}; they can't be learnt")
         if untested := self.val.classes.absent:
@@ -144,7 +161,17 @@ def _check_list(cfg: DataConfig, subset: Subset, workers: int) -> ListReport:
         bad=tuple(line for part in parts for line in part.bad),
         sides=(min(sides), max(sides)) if sides else (0, 0),
         classes=reduce(lambda a, b: a.plus(b), (part.classes for part in parts), empty),
+        suspicions=_suspicions([mask for part in parts for mask in part.masks], words),
+        unlisted=found.unlisted,
+        files=tuple(str(record.image) for record in found.records),
     )
+
+
+def _suspicions(masks: list[MaskValues], words: Vocabulary) -> tuple[str, ...]:
+    found = suspicions(masks, words.ignore)
+    if not looks_binary(masks, words.raw_values):
+        return found
+    return (*found, '0 and 255 alone, and 255 means "no label": the masks look binary; list 255 under `values`')
 
 
 @dataclass(frozen=True)
@@ -152,21 +179,24 @@ class _Audit:
     bad: tuple[str, ...]
     sides: tuple[int, ...]
     classes: ClassStatistics
+    masks: tuple[MaskValues, ...]
 
 
 def _audit(data: Dataset) -> _Audit:
     quarantine = Quarantine(2 * len(data))
     decoded: list[Record] = []
     sides: list[int] = []
+    masks: list[MaskValues] = []
     for i, record in enumerate(data.records):
         try:
             sides += data.image(i).shape[:2]
+            masks.append(mask_values(read_mask(record.mask, data.cfg.max_pixels)))
         except BadSample as error:
             quarantine.add(error)
         else:
             decoded.append(record)
     classes = class_statistics(replace(data, records=decoded), "all", quarantine)
-    return _Audit(tuple(quarantine.bad), (min(sides), max(sides)) if sides else (), classes)
+    return _Audit(tuple(quarantine.bad), (min(sides), max(sides)) if sides else (), classes, tuple(masks))
 
 
 def _audits(chunks: list[Dataset], workers: int) -> Iterator[_Audit]:

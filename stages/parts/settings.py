@@ -72,6 +72,20 @@ class DistillConfig(Settings):
     negatives: Literal["image", "batch"] = "image"
     """Regions a local token is compared with: those of its image (P), or of the batch, of all processes."""
 
+    same_class: Literal["masked", "positive", "negative"] = "masked"
+    """With negatives of the batch: regions of the same seen class in other images are left out, are positives too, or
+    are negatives (D: masked; as negatives they would push a class away from itself)."""
+
+    alike: float = Field(default=1.0, gt=0, le=1)
+    """With negatives of the batch: latent regions of two images whose teacher tokens have a cosine above it are no
+    negatives of each other; 1: all are (D)."""
+
+    bank_alike: float = Field(default=1.0, gt=0, le=1)
+    """Tokens of the bank whose cosine with the image's own is above it are no negatives of L_g; 1: all are (D)."""
+
+    pool_temperature: float = Field(default=1.0, gt=0)
+    """Factor on sqrt(D) in W of Eq. 2: below 1 fewer positions make up the student's global token (P: 1)."""
+
 
 class GeneratorConfig(Settings):
     """The latent embeddings: table [latent-embedding].
@@ -94,6 +108,12 @@ class GeneratorConfig(Settings):
 
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout of the transformer layer; 0.1 is PyTorch's own default for it (D)."""
+
+    delay: int = Field(default=0, ge=0)
+    """Iterations before latent regions become classes of the pixel loss; until then their pixels count as 255 (D)."""
+
+    lr_multiplier: float = Field(default=1.0, gt=0)
+    """Factor on the head's learning rate for the calibrator (D)."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -159,6 +179,10 @@ class TrainConfig(Settings):
 
     max_grad_norm: float = Field(default=0.0, ge=0)
     """Largest gradient norm; 0 does not clip (C)."""
+
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of the student's weights, which is then what is kept: 0.99 averages over
+    about 100 iterations. 0: the last weights (D)."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

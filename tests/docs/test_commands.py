@@ -146,11 +146,25 @@ def test_every_function_that_the_method_page_names_is_in_its_file() -> None:
     assert len(rows) > 8 and missing == []
 
 
+def test_every_section_of_the_method_page_that_the_source_cites_is_there() -> None:
+    sections = set(re.findall(r"^## (\d)\. ", (ROOT / "docs/method.md").read_text(), re.MULTILINE))
+    tests = [f for f in (ROOT / "tests").rglob("*.py") if f != Path(__file__)]
+    cited = {
+        (str(file.relative_to(ROOT)), number)
+        for file in (*SOURCES, *PAGES, *tests)
+        for group in re.findall(r"method\.md,? (?:sections? )?(\d(?:(?:,| and|) \d)*)\b", file.read_text())
+        for number in re.findall(r"\d", group)
+    }
+    assert len(cited) > 30 and [where for where in sorted(cited) if where[1] not in sections] == []
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial-own-data.md"])
 def test_the_lines_from_python_run(page: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they stand, with a run and a photo in place of the ones they name."""
     (script,) = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
     run = str(tiny.run("train")["address"])
+    tiny.run("mine-latent")
+    script = re.sub(r'"artifacts/demo"', repr(str(tiny.artifacts / "tiny")), script)
     script, runs = re.subn(r'"artifacts/[^"]*"', repr(run), script)
     script, photos = re.subn(r'"photo\.\w+"', repr(str(tiny.data / "JPEGImages/val01.jpg")), script)
     assert (runs, photos) == (1, 1)

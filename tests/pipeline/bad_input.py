@@ -261,6 +261,11 @@ def shape_of(path: Path) -> tuple[int, int]:
         return image.height, image.width
 
 
+def coloured(height: int, width: int) -> np.ndarray:
+    """A picture of two colours, one of them no grey."""
+    return np.eye(height, width, dtype=np.uint8)[..., None] * np.array([128, 0, 0], np.uint8)
+
+
 def grey(w: World, dtype: str = "uint8") -> np.ndarray:
     return np.full(shape_of(w.photo), 100, dtype)
 

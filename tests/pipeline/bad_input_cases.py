@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from tests.pipeline.bad_input import REFUSED, REPORTS, WORKS, Bomb, Made, World, bomb_png, grey, shape_of
+from tests.pipeline.bad_input import REFUSED, REPORTS, WORKS, Bomb, Made, World, bomb_png, coloured, grey, shape_of
 
 NESTED = "[" * 100_000
 """Brackets that never close: parsers that call themselves run out of stack."""
@@ -48,7 +48,7 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
     "mask: zero bytes": (REFUSED, lambda w: w.write(w.mask, b"").stage("extract")),
     "mask: cut in half": (REFUSED, lambda w: w.truncated(w.mask).stage("extract")),
     "mask: colours": (
-        REFUSED, lambda w: w.image(np.zeros((*shape_of(w.photo), 3), np.uint8), w.mask).stage("extract")),
+        REFUSED, lambda w: w.image(coloured(*shape_of(w.photo)), w.mask).stage("extract")),
     "mask: another size": (REFUSED, lambda w: w.image(np.ones((5, 5), np.uint8), w.mask).stage("extract")),
     "mask: a value outside the list": (REFUSED, lambda w: w.image(grey(w), w.mask).stage("extract")),
     "mask: 16 bits and outside": (
@@ -329,8 +329,8 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
     "data init: one name for two values": (REFUSED, lambda w: w.own(3, 4, names="3 cat\n4 cat\n").init()),
     "data init: a name without a value": (REFUSED, lambda w: w.own(names="sheep\n").init()),
     "data init: masks in colour": (
-        REFUSED, lambda w: w.own().image(np.zeros((8, 8, 3), np.uint8), w.root / "own/masks/0.png").image(
-            np.zeros((8, 8, 3), np.uint8), w.root / "own/masks/1.png").gone(w.root / "own/masks/2.png").gone(
+        REFUSED, lambda w: w.own().image(coloured(8, 8), w.root / "own/masks/0.png").image(
+            coloured(8, 8), w.root / "own/masks/1.png").gone(w.root / "own/masks/2.png").gone(
             w.root / "own/images/2.jpg").init()),
     "data init: 16-bit depths for masks": (
         REFUSED, lambda w: w.own().image(

@@ -205,9 +205,8 @@ def test_bad_evaluation_images_are_set_aside_by_name_up_to_the_limit(
     tiny.run("train")
     plan = tiny.plan("data.max_bad=1", data=fresh_tiny.data)
     out = Location(str(fresh_tiny.root / "out"))
-    report = stage.run(
-        plan.config.eval, plan.val_data, plan.artifact("text"), tiny.plan().address("train"), out, compute=Compute(torch.device("cpu"), workers),
-    )  # fmt: skip
+    run_at, compute = tiny.plan().address("train"), Compute(torch.device("cpu"), workers)
+    report = stage.run(plan.config.eval, plan.val_data, plan.artifact("text"), run_at, out, compute=compute)
     assert report.images == 5 and len(report.bad) == 1 and "val02.jpg" in report.bad[0]
 
 

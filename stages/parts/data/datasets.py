@@ -17,7 +17,7 @@ from pydantic import Field
 
 from cache.errors import InputError
 from cache.settings import PathSetting, Settings
-from stages.parts.data.images import MAX_PIXELS, BadSample, image_size, read_image, read_mask
+from stages.parts.data.images import MAX_PIXELS, BadSample, mask_size_problem, read_image, read_mask
 from stages.parts.data.layouts import LAYOUTS, LayoutName, Located, Record, Subset, locate
 from stages.parts.data.vocabulary import Vocabulary, load_vocabulary
 
@@ -92,12 +92,8 @@ class Dataset:
         """
         record = self.records[i]
         raw = read_mask(record.mask, self.cfg.max_pixels)
-        size = image_size(record.image, self.cfg.max_pixels)
-        if raw.shape != size:
-            raise BadSample(
-                f"{record.mask}: mask is {raw.shape[1]} x {raw.shape[0]} pixels, its image {record.image.name} "
-                f"{size[1]} x {size[0]}; make them equal"
-            )
+        if problem := mask_size_problem(record.mask, raw.shape, record.image, self.cfg.max_pixels):
+            raise BadSample(problem)
         self._audit(raw, record.mask)
         return self._tables[which][raw]
 

@@ -53,17 +53,51 @@ def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
 def read_mask(path: Path, max_pixels: int) -> NDArray[np.integer[Any]]:
     """A mask's raw values [H, W]: a palette or grey image's indices, or the `LabelMap` of a .mat file.
 
-    EXIF is not looked at. Raises BadSample for anything that isn't one channel of integers.
+    Grey saved as colour (three equal channels, whatever the alpha) counts as grey. EXIF is not looked at. Raises
+    BadSample for anything that isn't one channel of integers.
     """
     if path.suffix == ".mat":
         return _label_map(path, max_pixels)
     with _opened(path, _MASK_FORMATS, max_pixels) as image:
         if image.mode == "1":
             return np.asarray(image, np.uint8)
+        if image.mode in ("LA", "RGB", "RGBA"):
+            return _equal_channels(image, path)
         if image.mode not in ("L", "P", *_SIXTEEN_BIT):
             raise BadSample(f"{path}: a mask has one channel, this is {image.mode}; save it as grey or palette PNG")
         spread = _SPREAD.get(_stored_as(image), 1)
         return np.asarray(image) // spread
+
+
+def mask_size_problem(mask: Path, found: tuple[int, ...], image: Path, max_pixels: int) -> str | None:
+    """What is wrong with a mask of shape `found` [H, W] for its photo, in words; None where they fit."""
+    size = image_size(image, max_pixels)
+    if tuple(found) == size:
+        return None
+    sizes = f"{mask}: mask is {found[1]} x {found[0]} pixels, its image {image.name} {size[1]} x {size[0]}"
+    if tuple(found) == size[::-1] and _is_turned(image, max_pixels):
+        return f"{sizes}: the photo is rotated by EXIF, the mask isn't; rotate the mask, or drop the photo's EXIF entry"
+    return f"{sizes}; make them equal"
+
+
+def _is_turned(path: Path, max_pixels: int) -> bool:
+    with _opened(path, _PHOTO_FORMATS, max_pixels) as image:
+        return image.getexif().get(_ORIENTATION) in _SIDEWAYS
+
+
+def _equal_channels(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    """The one channel of grey saved as colour."""
+    values = np.asarray(image)
+    if image.mode == "LA":
+        return np.ascontiguousarray(values[..., 0])
+    if (values[..., :1] == values[..., 1:3]).all():
+        return np.ascontiguousarray(values[..., 0])
+    colours = np.unique(values[..., :3].reshape(-1, 3), axis=0)
+    shown = ", ".join(str(tuple(c.tolist())) for c in colours[:4])
+    raise BadSample(
+        f"{path}: a mask holds one class number per pixel, this one {len(colours)} colours ({shown}"
+        f"{', ...' if len(colours) > 4 else ''}); replace each colour by its class's number"
+    )
 
 
 def read_sbd_mask(path: Path, max_pixels: int) -> NDArray[np.uint8]:

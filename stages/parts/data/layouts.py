@@ -5,15 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cache.errors import InputError
+from stages.parts.data.pairing import paired
 
 _LISTS = Path(__file__).parent / "lists"
-_PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG")
+_PHOTOS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+_PHOTO_NAME = re.compile(rf"(.+?)({'|'.join(map(re.escape, _PHOTOS))})(?:[\s,;].*)?", re.IGNORECASE)
+"""A photo's path at the beginning of a line, whatever follows it."""
+_NESTED = "__"
+"""Stands for the slash in the id of a photo in a sub-folder."""
 
 LayoutName = Literal["voc", "folder", "coco_stuff", "context"]
 Subset = Literal["train", "val"]
@@ -34,7 +40,7 @@ class MaskFolder:
     """One place where a layout's masks may lie; `{list}` stands for the list's name."""
 
     folder: str
-    suffix: str = ".png"
+    suffixes: tuple[str, ...] = (".png",)
     renumbered: bool = False
     """Masks hold 1..K in vocabulary order (0 = none) instead of the vocabulary's raw values."""
 
@@ -46,7 +52,7 @@ class Layout:
     images: str
     """Folder of the photos."""
     suffixes: tuple[str, ...]
-    """Endings of the photos."""
+    """Endings of the photos, in small letters; capitals are read too."""
     masks: tuple[MaskFolder, ...]
     """The first one that holds every listed id is read."""
     lists: tuple[str, ...] = ()
@@ -55,6 +61,9 @@ class Layout:
     """(list name, shipped official list) for lists the data set's own archive lacks."""
     unlisted: Unlisted = "refuse"
     """Without a list: refuse, take all photos, or deal them out by the hash of their ids."""
+    nested: bool = False
+    """Photos and masks may lie in sub-folders, alike in both; the id of `day/p0.jpg` is `day__p0`. Without lists,
+    sub-folders that bear the lists' names are the lists."""
 
 
 LAYOUTS: dict[LayoutName, Layout] = {
@@ -65,7 +74,12 @@ LAYOUTS: dict[LayoutName, Layout] = {
         lists=("ImageSets/Segmentation/{list}.txt", "ImageSets/{list}.txt"),
     ),
     "folder": Layout(
-        images="images", suffixes=_PHOTOS, masks=(MaskFolder("masks"),), lists=("{list}.txt",), unlisted="hash"
+        images="images",
+        suffixes=_PHOTOS,
+        masks=(MaskFolder("masks", (".png", ".tif", ".tiff", ".bmp", ".gif")),),
+        lists=("{list}.txt",),
+        unlisted="hash",
+        nested=True,
     ),
     "coco_stuff": Layout(
         images="images/{list}",
@@ -76,7 +90,7 @@ LAYOUTS: dict[LayoutName, Layout] = {
     "context": Layout(
         images="JPEGImages",
         suffixes=(".jpg",),
-        masks=(MaskFolder("trainval", ".mat"), MaskFolder("SegmentationClassContext", renumbered=True)),
+        masks=(MaskFolder("trainval", (".mat",)), MaskFolder("SegmentationClassContext", renumbered=True)),
         lists=("ImageSets/SegmentationContext/{list}.txt", "trainval_merged.json"),
         shipped=(("val", "context_val"),),
     ),
@@ -96,6 +110,10 @@ class Located:
     missing: list[str] = field(default_factory=list)
     """One line for each id that lacks a file."""
     renumbered: bool = False
+    unlisted: int = 0
+    """Photos in the folder that are on none of the lists."""
+    dealt: bool = False
+    """Whether there are no lists, so that the ids were dealt out by hash."""
 
 
 def locate(layout: Layout, root: Path, lists: Mapping[Subset, str], subset: Subset) -> Located:
@@ -109,27 +127,58 @@ def locate(layout: Layout, root: Path, lists: Mapping[Subset, str], subset: Subs
     if root == Path() or not root.is_dir():
         raise InputError(f"{root}: no such folder; set data.root to the data set's folder")
     image_folder = root / layout.images.format(list=list_name)
-    images = _files(image_folder, layout.suffixes, root)
-    ids, source = _ids(layout, root, lists, subset, images)
-    masks = [
-        (place, _files(root / place.folder.format(list=list_name), (place.suffix,), root, True))
-        for place in layout.masks
-    ]
-    place, names = min(masks, key=lambda candidate: sum(i not in candidate[1] for i in ids))
-    mask_folder = root / place.folder.format(list=list_name)
+    images = _files(image_folder, layout.suffixes, root, nested=layout.nested)
+    named = _ids(layout, root, lists, subset, images)
+    ids = named.ids
+    wanted = [i for i in ids if i in images]
+    found = []
+    for place in layout.masks:
+        folder = root / place.folder.format(list=list_name)
+        names = _files(folder, place.suffixes, root, optional=True, nested=layout.nested)
+        found.append((place, folder, paired(wanted, names) if layout.nested else names))
+    place, mask_folder, names = min(found, key=lambda candidate: sum(i not in candidate[2] for i in ids))
     missing = [f"{image_folder / i}{layout.suffixes[0]}: no such image" for i in ids if i not in images]
-    missing += [f"{mask_folder / i}{place.suffix}: no such mask" for i in ids if i not in names]
+    lacking = [i for i in ids if i not in names]
+    seen = f"; {_what_is_there(mask_folder)}" if lacking and layout.nested else ""
+    missing += [f"{mask_folder / i}{place.suffixes[0]}: no such mask{seen}" for i in lacking]
     records = [Record(i, image_folder / images[i], mask_folder / names[i]) for i in ids if i in images and i in names]
-    return Located(source, len(ids), records, missing, place.renumbered)
+    return Located(named.source, len(ids), records, missing, place.renumbered, named.unlisted, named.dealt)
 
 
-def read_ids(path: Path) -> list[str]:
-    """The ids of a list file: one plain name a line, no empty list, none twice. Raises InputError."""
+def _what_is_there(folder: Path) -> str:
+    """The files of a mask folder in a few words."""
+    if not folder.is_dir():
+        return f"there is no folder {folder.name}"
+    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    shown = ", ".join(names[:3]) or "nothing"
+    jpeg = any(name.lower().endswith((".jpg", ".jpeg")) for name in names)
+    return f"{folder.name} holds {shown}" + (" ... (JPEG blurs class numbers: save masks as PNG)" if jpeg else "")
+
+
+def read_ids(path: Path, layout: Layout | None = None) -> list[str]:
+    """The ids of a list file: one plain name a line, no empty list, none twice. Raises InputError.
+
+    Lines as other tools write them are read too: `p0.jpg`, and with a layout `images/p0.jpg masks/p0.png`.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: can't be read as text; write one id a line") from error
-    return _checked([line.strip() for line in lines if line.strip()], path)
+    return _checked([_id_of(line.strip(), layout) for line in lines if line.strip()], path)
+
+
+def _id_of(line: str, layout: Layout | None) -> str:
+    """The id in a line of a list; a line that is no photo's path below the layout's folder stays as it is."""
+    match = _PHOTO_NAME.fullmatch(line)
+    if match is None:
+        return line
+    folder = layout.images if layout else ""
+    stem = match[1].removeprefix("./")
+    stem = stem.removeprefix("/" if folder and stem.startswith(f"/{folder}/") else "").removeprefix(f"{folder}/")
+    parts = stem.split("/")
+    if len(parts) > 1 and (layout is None or not layout.nested or not all(p.strip(".") for p in parts)):
+        return line
+    return _NESTED.join(parts)
 
 
 def shipped_list(name: str) -> list[str]:
@@ -137,30 +186,56 @@ def shipped_list(name: str) -> list[str]:
     return read_ids(_LISTS / f"{name}.txt")
 
 
-def _ids(
-    layout: Layout, root: Path, lists: Mapping[Subset, str], subset: Subset, images: dict[str, str]
-) -> tuple[list[str], str]:
+class _Ids(NamedTuple):
+    """The ids of a list, where they came from, how many photos no list names, and whether they were dealt."""
+
+    ids: list[str]
+    source: str
+    unlisted: int = 0
+    dealt: bool = False
+
+
+def _ids(layout: Layout, root: Path, lists: Mapping[Subset, str], subset: Subset, images: dict[str, str]) -> _Ids:
     list_name = lists[subset]
     candidates = [root / template.format(list=list_name) for template in layout.lists]
     for path in candidates:
         if path.is_file():
-            return (_detail_ids(path, list_name) if path.suffix == ".json" else read_ids(path)), str(path)
+            ids = _detail_ids(path, list_name) if path.suffix == ".json" else read_ids(path, layout)
+            return _Ids(ids, str(path), _unlisted(layout, root, lists, images) if layout.nested else 0)
     if shipped := dict(layout.shipped).get(list_name):
-        return shipped_list(shipped), f"the official list {shipped}"
-    ids = sorted(images)
+        return _Ids(shipped_list(shipped), f"the official list {shipped}")
+    ids, dealt = sorted(images), False
     listed = any((root / t.format(list=name)).exists() for t in layout.lists for name in lists.values())
     if layout.unlisted == "hash" and not listed:  # one list of two is a mistake: the other would overlap it
-        ids, source = _dealt(ids, subset), f"{root} (no lists: every fifth photo by hash is val)"
+        by_folder = {name: [i for i in ids if i.startswith(name + _NESTED)] for name in lists.values()}
+        if all(by_folder.values()):
+            ids, source = by_folder[list_name], str(root / layout.images / list_name)
+        else:
+            ids, source = _dealt(ids, subset), f"{root} (no lists: every fifth photo by hash is val)"
+            dealt = True
     elif layout.unlisted == "all":
         source = str(root / layout.images.format(list=list_name))
     else:
         looked = " or ".join(str(path) for path in candidates)
-        raise InputError(f"data.{subset} = {list_name!r}: no such list; expected {looked}")
+        raise InputError(f"data.{subset} = {list_name!r}: no such list; expected {looked}{_other_lists(layout, root)}")
     if not ids:
         raise InputError(f"{source}: no {' '.join(layout.suffixes)} file for {subset}; put the photos there")
     for one in ids:
         _check_plain(one, source)
-    return ids, source
+    return _Ids(ids, source, dealt=dealt)
+
+
+def _unlisted(layout: Layout, root: Path, lists: Mapping[Subset, str], images: dict[str, str]) -> int:
+    named: set[str] = set()
+    for path in (root / t.format(list=name) for t in layout.lists for name in lists.values()):
+        named.update(read_ids(path, layout) if path.is_file() else ())
+    return len(images.keys() - named)
+
+
+def _other_lists(layout: Layout, root: Path) -> str:
+    """The lists that are there, for one that isn't."""
+    there = sorted({p.stem for t in layout.lists for p in root.glob(t.format(list="*"))} - {"names"})
+    return f"; there is {', '.join(there[:6])}" if there else ""
 
 
 def _dealt(ids: list[str], subset: Subset) -> list[str]:
@@ -200,21 +275,32 @@ def _check_plain(name: str, where: str) -> None:
         raise InputError(f"{where}: {name[:60]!r} isn't a plain name; give the file's name alone, without folder")
 
 
-def _files(folder: Path, suffixes: tuple[str, ...], root: Path, optional: bool = False) -> dict[str, str]:
-    """File names of a folder by stem. A link is followed only where it stays inside `root`."""
+def _files(
+    folder: Path, suffixes: tuple[str, ...], root: Path, *, optional: bool = False, nested: bool = False
+) -> dict[str, str]:
+    """File names below a folder by id. A link is followed only where it stays inside `root`; hidden files, such as
+    the `._p0.jpg` of Mac archives, are none."""
     if not folder.is_dir():
         if optional:
             return {}
         raise InputError(f"{folder}: no such folder; check data.root and data.layout")
     found: dict[str, str] = {}
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            stem, suffix = os.path.splitext(entry.name)  # noqa: PTH122 - a Path for each of 118k names is slow
-            if suffix not in suffixes:
-                continue
-            if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root.resolve()):
-                raise InputError(f"{entry.path}: a link out of {root}; copy the file there")
-            if stem in found:
-                raise InputError(f"{entry.path}: {found[stem]} has the same id; rename one")
-            found[stem] = entry.name
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        with os.scandir(folder / below) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                stem, suffix = os.path.splitext(entry.name)  # noqa: PTH122 - a Path for each of 118k names is slow
+                if suffix.lower() not in suffixes:
+                    if nested and entry.is_dir(follow_symlinks=False):
+                        waiting.append(f"{below}{entry.name}/")
+                    continue
+                if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root.resolve()):
+                    raise InputError(f"{entry.path}: a link out of {root}; copy the file there")
+                one = (below + stem).replace("/", _NESTED)
+                if one in found:
+                    raise InputError(f"{entry.path}: {found[one]} has the same id; rename one")
+                found[one] = below + entry.name
     return found

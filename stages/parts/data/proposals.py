@@ -8,7 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.settings import IGNORE
+BACKGROUND = "background"
+_NO_CLASS = (
+    "void",
+    "unlabeled",
+    "unlabelled",
+    "ignore",
+    "ignored",
+    "ignore region",
+    "don't care",
+    "dont care",
+    "no label",
+)
 
 
 @dataclass(frozen=True)
@@ -25,26 +36,34 @@ class ClassCount:
     """Id of the photo where it is largest."""
 
 
-def propose_unseen(classes: tuple[ClassCount, ...]) -> tuple[str, ...]:
+def says_nothing(name: str) -> bool:
+    """Whether a class name means "no label": void, unlabelled, ignore ..."""
+    return name.lower().replace("-", " ").replace("_", " ").strip() in _NO_CLASS
+
+
+def propose_unseen(classes: Sequence[ClassCount]) -> tuple[str, ...]:
     """About a fifth of the classes, at least one of two: well enough shown to be scored, not the most frequent ones.
 
     Classes of the middle of the order by evaluation images, nearest the median first; the most frequent class stays
-    seen, since training needs it most.
+    seen, since training needs it most, and so does background, which is no thing to find. Names that no mask holds are
+    unseen already; where they outnumber the shown classes, none of these is hidden.
     """
-    order = sorted(classes, key=lambda c: (-c.val_images, -c.val_pixels, c.value))
+    shown = [c for c in classes if (c.train_pixels or c.val_pixels) and c.name.lower() != BACKGROUND]
+    bare = [c.name for c in classes if not c.train_pixels and not c.val_pixels]
+    order = sorted(shown, key=lambda c: (-c.val_images, -c.val_pixels, c.value))
     candidates = [c for c in order[1:] if c.val_images and c.train_images] or order[1:]
-    wanted = min(max(1, round(len(classes) / 5)), len(candidates))
+    wanted = 0 if len(bare) > len(shown) else min(max(1, round(len(shown) / 5)), len(candidates))
     middle = (len(candidates) - 1) / 2
     near = sorted(range(len(candidates)), key=lambda k: (abs(k - middle), k))[:wanted]
-    chosen = {candidates[k].name for k in near}
+    chosen = {candidates[k].name for k in near} | set(bare)
     return tuple(c.name for c in classes if c.name in chosen)
 
 
 def propose_val(masks: Mapping[str, Mapping[int, int]]) -> set[str]:
     """About a fifth of the photos for evaluation, so that every class shown in two photos or more is on both lists.
 
-    masks: id -> {mask value: pixels}. Rarest class first: a fifth of its photos, at least one, in the order of a hash
-    of their ids; so the same photos give the same lists everywhere.
+    masks: id -> {mask value: pixels}, without values that say nothing. Rarest class first: a fifth of its photos, at
+    least one, in the order of a hash of their ids; so the same photos give the same lists everywhere.
     """
     order = sorted(masks, key=lambda one: hashlib.sha256(one.encode()).hexdigest())
     shown: dict[int, list[str]] = {}
@@ -52,43 +71,51 @@ def propose_val(masks: Mapping[str, Mapping[int, int]]) -> set[str]:
         for value in masks[one]:
             shown.setdefault(value, []).append(one)
     val: set[str] = set()
-    for ids in sorted((ids for value, ids in shown.items() if value != IGNORE), key=lambda ids: (len(ids), ids)):
+    for ids in sorted(shown.values(), key=lambda ids: (len(ids), ids)):
         short = max(1, len(ids) // 5) - sum(one in val for one in ids)
         free = [one for one in ids if one not in val]
         val.update(free[: max(0, min(short, len(free) - 1))])
     return val or set(order[:1])
 
 
-def vocabulary_toml(classes: Sequence[ClassCount], unseen: Sequence[str], background: int | None) -> str:
-    """`classes.toml`: names with their counts, values, what is ignored, and the proposed unseen classes."""
-    ignore = [IGNORE] if background is None else [background, IGNORE]
+def vocabulary_toml(classes: Sequence[ClassCount], unseen: Sequence[str], ignored: Mapping[int, str]) -> str:
+    """`classes.toml`: names with their counts, values, what is ignored, and the proposed unseen classes.
+
+    ignored: raw value -> why it says nothing.
+    """
     lines = [
         "# Classes of this data set, counted by `clip2seg data init`. CLIP reads the names: write them as you would",
         '# say them ("potted plant"), in singular. Names and values stand in the same order.',
         "names = [",
     ]
     for c in classes:
+        shown = f"{c.train_images} training and {c.val_images} evaluation photos, largest in {_comment(c.example)}"
         lines.append(
-            f"  {_quoted(c.name)},  # value {c.value}: {c.train_images} training and {c.val_images} evaluation photos, "
-            f"largest in {_comment(c.example)}"
+            f"  {_quoted(c.name)},  # value {c.value}: {shown if c.example else 'in no mask, found by its name'}"
         )
     lines += [
         "]",
         f"values = {[c.value for c in classes]}",
         "",
         "# Mask values that say nothing: no loss, no score."
-        + (" 0 is taken for background; make it a class by naming it above." if background == 0 else ""),
-        f"ignore = {ignore}",
+        + "".join(f" {value}: {_comment(why)}." for value, why in ignored.items() if why),
+        f"ignore = {sorted(ignored)}",
         "",
-        "# Classes whose labels training never sees; evaluation scores them. A proposal: classes with photos on both",
-        "# lists, from the middle of the order by frequency. Empty: plain supervised segmentation.",
+        "# Classes whose labels training never sees; evaluation scores them where masks show them. A proposal: classes",
+        "# with photos on both lists, from the middle of the order by frequency, and all that no mask holds. Empty:",
+        "# plain supervised segmentation.",
         f"unseen = [{', '.join(_quoted(name) for name in unseen)}]",
     ]
     return "\n".join(lines) + "\n"
 
 
-def preset_toml(photos: int, layout: str, vocabulary: str, lists: tuple[str, str], teacher: str, weights: str) -> str:
-    """A commented preset for `photos` training photos; teacher and weights "" mean CLIP ViT-B/16 and ImageNet's."""
+def preset_toml(
+    photos: int, layout: str, at: tuple[str, str], lists: tuple[str, str], teacher: str, weights: str
+) -> str:
+    """A commented preset for `photos` training photos; teacher and weights "" mean CLIP ViT-B/16 and ImageNet's.
+
+    at: the data set's folder, and its vocabulary.
+    """
     model = teacher or "ViT-B-16-quickgelu"
     local = model.startswith(("local-dir:", "hf-hub:"))
     if model.startswith("local-dir:"):
@@ -101,8 +128,8 @@ def preset_toml(photos: int, layout: str, vocabulary: str, lists: tuple[str, str
 
 [data]
 layout = "{layout}"
-root = "./"
-vocabulary = "{vocabulary}"
+root = {_quoted(at[0])}
+vocabulary = {_quoted(at[1])}
 train = "{lists[0]}"
 val = "{lists[1]}"
 

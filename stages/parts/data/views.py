@@ -96,33 +96,40 @@ def draw(cfg: ViewsConfig, seed: int, image_id: str, v: int, size: tuple[int, in
     short = cfg.size * random.uniform(*cfg.scale)
     height, width = (max(1, round(side * short / min(size))) for side in size)
     flip = bool(random.random() < 0.5) and cfg.flip
+    classes = np.flatnonzero(byte_counts(labels)[:IGNORE])
     for _ in range(CROP_TRIES):
         y = int(random.integers(max(height - cfg.size, 0) + 1))
         x = int(random.integers(max(width - cfg.size, 0) + 1))
         view = View((height, width), (y, x, y + cfg.size, x + cfg.size), flip, number)
-        if cfg.max_class_share >= 1 or _largest_share(apply_labels(labels, view)) <= cfg.max_class_share:
+        if cfg.max_class_share >= 1:
+            break
+        # A single class fills whatever it is in: all tries fail, and nothing needs counting.
+        if len(classes) > 1 and _largest_share(labels, view, classes) <= cfg.max_class_share:
             break
     return view
 
 
-def apply_image(image: Array, view: View) -> Array:
+def apply_image(image: Array, view: View, size: tuple[int, int] | None = None) -> Array:
     """The view of an image: uint8 [H, W, 3] -> [S, S, 3].
 
-    Bilinear with antialiasing (PIL). Padding has the image's mean colour: the same neutral fill as outside a
-    region (`stages.parts.data.regions`), so a teacher sees no edge brighter than the picture.
+    `size` (H, W) of the whole photo, where `image` was decoded at 1/2, 1/4 or 1/8 of it. Bilinear with antialiasing
+    (PIL). Padding has the image's mean colour: the same neutral fill as outside a region
+    (`stages.parts.data.regions`), so a teacher sees no edge brighter than the picture.
     """
-    size = image.shape[0], image.shape[1]
+    size = size or (image.shape[0], image.shape[1])
+    scale = round(size[0] / image.shape[0])  # a decoder rounds sides up, so that the quotient isn't exact
     bottom, right = _visible(view)
     top, left = view.crop[:2]
     part = Image.fromarray(image).resize(
         (right - left, bottom - top),
         Image.Resampling.BILINEAR,
-        box=(*_start(view, size)[::-1], *_stop(view, size)[::-1]),
+        box=tuple(c / scale for c in (*_start(view, size)[::-1], *_stop(view, size)[::-1])),
     )
-    seen = np.array(part)  # a copy: torch warns about arrays that can't be written
-    if seen.shape[:2] != (side := _side(view), side):
-        seen = _padded(seen, side, mean_colour(image))
-    return _mirrored(seen, view)
+    if view.flip:
+        part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if part.size == (_side(view),) * 2:
+        return np.array(part)  # a copy: torch warns about arrays that can't be written
+    return _padded(np.asarray(part), view, mean_colour(image))
 
 
 def apply_labels(labels: Array, view: View) -> Array:
@@ -142,10 +149,8 @@ def apply_cells(cells: Array, image_size: tuple[int, int], view: View) -> Array:
 
 def inside(view: View) -> NDArray[np.bool_]:
     """Which pixels of the view show the image and not padding: bool [S, S]."""
-    (bottom, right), (top, left, _, _), side = _visible(view), view.crop, _side(view)
-    shown = np.zeros((side, side), dtype=np.bool_)
-    shown[: bottom - top, : right - left] = True
-    return _mirrored(shown, view)
+    (bottom, right), (top, left, _, _) = _visible(view), view.crop
+    return _padded(np.ones((bottom - top, right - left), np.uint8), view, np.uint8(0)).view(np.bool_)
 
 
 def whole(image: Array, size: int) -> Array:
@@ -194,24 +199,34 @@ def _sources(view: View, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDAr
 
 
 def _gather(values: Array, rows: NDArray[np.int64], cols: NDArray[np.int64], view: View) -> Array:
-    seen = values[rows[:, None], cols[None, :]]
-    return _mirrored(_padded(seen, _side(view), np.uint8(IGNORE)), view)
+    seen = values[rows].take(cols[::-1] if view.flip else cols, axis=1)
+    return seen if seen.shape == (_side(view),) * 2 else _padded(seen, view, np.uint8(IGNORE))
 
 
-def _padded(seen: Array, side: int, fill: Array | np.uint8) -> Array:
-    """`seen` in the top left corner of a square of `side`, the rest filled."""
+def _padded(seen: Array, view: View, fill: Array | np.uint8) -> Array:
+    """The visible part, mirrored already, in the view's square: top left, or top right in a mirrored one."""
+    side = _side(view)
     square = np.empty((side, side, *seen.shape[2:]), dtype=np.uint8)
     square[:] = fill
-    square[: seen.shape[0], : seen.shape[1]] = seen
+    square[: seen.shape[0], side - seen.shape[1] if view.flip else 0 :][:, : seen.shape[1]] = seen
     return square
 
 
-def _mirrored(values: NDArray[T], view: View) -> NDArray[T]:
-    return np.ascontiguousarray(values[:, ::-1] if view.flip else values)
+def _largest_share(labels: Array, view: View, classes: NDArray[np.int64]) -> float:
+    """Share of the most frequent class among the labelled pixels of a view; 1 where nothing is labelled.
+
+    Counts each source pixel as often as the view shows it, instead of blowing it up first.
+    """
+    rows, cols = _sources(view, (labels.shape[0], labels.shape[1]))
+    rows, often = np.unique(rows, return_counts=True)
+    cols, wide = np.unique(cols, return_counts=True)
+    shown, wide = labels[rows].take(cols, axis=1), wide.astype(np.float32)
+    # A row's sum is below 2^24, which float32 holds exactly; all rows' together need not be.
+    counts = [often @ ((shown == k).astype(np.float32) @ wide) for k in classes]
+    total = sum(counts)
+    return float(max(counts) / total) if total else 1.0
 
 
-def _largest_share(labels: Array) -> float:
-    """Share of the most frequent class among labelled pixels; 1 where nothing is labelled, to try again."""
-    counts = np.bincount(labels.reshape(-1), minlength=256)[:IGNORE]
-    total = int(counts.sum())
-    return int(counts.max()) / total if total else 1.0
+def byte_counts(values: Array) -> NDArray[np.int64]:
+    """How often each value 0..255 occurs in uint8 [H, W]: int64 [256]. Pillow counts bytes; numpy copies them first."""
+    return np.array(Image.fromarray(values).histogram())

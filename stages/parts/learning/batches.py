@@ -7,9 +7,10 @@ batches. Reads seen labels only.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 from cache.errors import InputError
 from cache.settings import IGNORE
 from stages.parts.data.datasets import Dataset
-from stages.parts.data.photometric import distorted
+from stages.parts.data.photometric import distorted, draw_distortion
 from stages.parts.data.regions import present_regions, pseudo_mask
 from stages.parts.data.views import Array, ViewsConfig, apply_image, apply_labels, draw, inside, view_seed
 
@@ -72,45 +73,113 @@ def _owners(offsets: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Regions:
+    """The R regions of a batch's B images, image by image; each has a pixel in its image's Y_p.
+
+    `image` [R] 0..B-1, `id` [R] in Y_p (seen class, or K_s + latent id; no pair twice), `slot` [R] place among
+    those of its image: int64. `ids`: the same ids by image, on the host: whatever decides a shape is read from
+    there, so that a step never waits for its device to answer.
+    """
+
+    image: Tensor
+    id: Tensor
+    slot: Tensor
+    ids: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, ids: Sequence[Sequence[int]]) -> Regions:
+        """From the ids of each image's regions, on the CPU."""
+        own = tuple(tuple(int(r) for r in image) for image in ids)
+        flat = [(b, r, s) for b, image in enumerate(own) for s, r in enumerate(image)]
+        image, region, slot = torch.tensor(flat, dtype=torch.int64).reshape(-1, 3).T.contiguous()
+        return cls(image, region, slot, own)
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    @property
+    def most(self) -> int:
+        """Regions of the image that has most."""
+        return max(map(len, self.ids), default=0)
+
+    def latent(self, num_seen: int) -> int:
+        """The largest latent id + 1; 0 where there is no latent region."""
+        return max(0, 1 + max((r for image in self.ids for r in image), default=-1) - num_seen)
+
+    def rows(self, first: int, last: int) -> slice:
+        """Where the regions of images `first` .. `last` - 1 stand."""
+        start = sum(map(len, self.ids[:first]))
+        return slice(start, start + sum(map(len, self.ids[first:last])))
+
+    def part(self, first: int, last: int) -> Regions:
+        """The regions of images `first` .. `last` - 1."""
+        own = self.rows(first, last)
+        return Regions(self.image[own] - first, self.id[own], self.slot[own], self.ids[first:last])
+
+
+@dataclass(frozen=True)
 class Batch:
-    """One step's input. `images` [B, 3, S, S] ImageNet-normalised; `masks` Y_p uint8 [B, S, S]; `tokens` C_g
-    [B, D]; flat over the batch's R regions: `local` C_l [R, D], `region_image` [R], `region_id` [R] in Y_p.
-    Without a cache (the baseline of Table 3) D is 0 and R is 0.
+    """One step's input. `images` uint8 [B, 3, S, S], and what `distortion` float32 [B, 5] will do to them ([B, 0]:
+    nothing); `masks` Y_p uint8 [B, S, S]; `tokens` C_g [B, D]; `local` C_l [R, D] of the `regions`. Without a cache
+    (the baseline of Table 3) D is 0 and R is 0.
     """
 
     images: Tensor
+    distortion: Tensor
     masks: Tensor
     tokens: Tensor
     local: Tensor
-    region_image: Tensor
-    region_id: Tensor
+    regions: Regions
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device; tokens as float32."""
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items()}
-        moved["tokens"], moved["local"] = moved["tokens"].float(), moved["local"].float()
-        return Batch(**moved)
+        """The batch on a device; tokens as float32. Waits for nothing where it was pinned."""
+        moved = _each(self, lambda t: t.to(device, non_blocking=True))
+        return replace(moved, tokens=moved.tokens.float(), local=moved.local.float())
+
+    def student_input(self) -> Tensor:
+        """The images distorted and normalised, made where the batch lies: float32 [B, 3, S, S], channels last."""
+        levels = distorted(self.images, self.distortion) if self.distortion.shape[1] else self.images
+        return normalised(levels).contiguous(memory_format=torch.channels_last)
+
+    def pin_memory(self) -> Batch:
+        """The same in memory from which a GPU copies while it computes; torch's loader calls this."""
+        return _each(self, Tensor.pin_memory)
 
     def part(self, i: int, parts: int) -> Batch:
         """Images i, i + 1, ... of an even cut into `parts`."""
         size = len(self.images) // parts
         first, last = i * size, (i + 1) * size
-        own = (self.region_image >= first) & (self.region_image < last)
         return Batch(
             self.images[first:last],
+            self.distortion[first:last],
             self.masks[first:last],
             self.tokens[first:last],
-            self.local[own],
-            self.region_image[own] - first,
-            self.region_id[own],
+            self.local[self.regions.rows(first, last)],
+            self.regions.part(first, last),
         )
+
+
+Fields = TypeVar("Fields", Batch, Regions)
+
+
+def _each(of: Fields, change: Callable[[Tensor], Tensor]) -> Fields:
+    """A batch with each of its tensors changed."""
+    made: dict[str, Any] = {}
+    for field in fields(of):
+        value = getattr(of, field.name)
+        made[field.name] = _each(value, change) if isinstance(value, Regions) else value
+        if isinstance(value, Tensor):
+            made[field.name] = change(value)
+    return replace(of, **made)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One crop before batching: image uint8 [S, S, 3], mask Y_p uint8 [S, S], row in the cache, visible regions."""
+    """One crop before batching: image uint8 [S, S, 3], its distortion float32 [5] or [0], mask Y_p uint8 [S, S],
+    tokens, ids of the regions in Y_p."""
 
     image: Array
+    distortion: np.ndarray
     mask: Array
     tokens: np.ndarray
     local: np.ndarray
@@ -174,10 +243,10 @@ class TrainingSet(TorchDataset[Sample]):
             visible = np.isin(self.cache.region[own], present_regions(mask))
             local, regions = self.cache.local[own][visible], self.cache.region[own][visible]
             tokens = self.cache.tokens[row]
-        crop = apply_image(image, view)
+        distortion = np.zeros(0, np.float32)
         if self.photometric:
-            crop = distorted(crop, view_seed(self.seed + 1, image_id, epoch))
-        return Sample(crop, mask, tokens, local, regions)
+            distortion = draw_distortion(view_seed(self.seed + 1, image_id, epoch))
+        return Sample(apply_image(image, view), distortion, mask, tokens, local, regions)
 
     def _row(self, image_id: str, v: int | None, labels: Array) -> int | None:
         if self.cache is None:
@@ -192,22 +261,25 @@ class TrainingSet(TorchDataset[Sample]):
 
 def collate(samples: list[Sample]) -> Batch:
     """Samples -> Batch."""
-    pixels = torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2)
     return Batch(
-        normalised(pixels),
+        torch.from_numpy(np.stack([s.image for s in samples])).permute(0, 3, 1, 2),
+        torch.from_numpy(np.stack([s.distortion for s in samples])),
         torch.from_numpy(np.stack([s.mask for s in samples])),
         torch.from_numpy(np.stack([s.tokens for s in samples])),
         torch.from_numpy(np.concatenate([s.local for s in samples])),
-        torch.from_numpy(np.repeat(np.arange(len(samples)), [len(s.regions) for s in samples])),
-        torch.from_numpy(np.concatenate([s.regions for s in samples]).astype(np.int64)),
+        Regions.of([s.regions.tolist() for s in samples]),
     )
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] -> float32, by ImageNet's mean and standard deviation: the student's input."""
-    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(3, 1, 1)
+    """Levels 0..255 [B, 3, H, W] -> float32, by ImageNet's mean and standard deviation: the student's input."""
+    mean, std = _per_channel(IMAGENET_MEAN, pixels.device), _per_channel(IMAGENET_STD, pixels.device)
     return (pixels.float() / 255 - mean) / std
+
+
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """[3, 1, 1]. Filled on the device: a copy from the host's memory would make the host wait for it."""
+    return torch.cat([torch.full((1, 1, 1), v, device=device) for v in values])
 
 
 class EpochBatchSampler:

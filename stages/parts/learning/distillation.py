@@ -1,63 +1,54 @@
 """CLIP-to-Seg distillation: global and local tokens of the student pulled to the teacher's (method.md section 4).
 
-Regions of a batch are flat and ragged, in any order: `region_image` [R] (0..B-1) and `region_id` [R] (id in
-Y_p: seen class, or K_s + latent id), no pair twice. A region without a pixel in Y_p (a crop may hide it)
-takes no part. All of it is float32, whatever autocast says, and free of loops over images or classes.
+Regions of a batch are flat and ragged (`batches.Regions`). All of it is float32, whatever autocast says, free of
+loops over images or classes, and never waits for the device.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cache.errors import InputError
+from stages.parts.learning.batches import Regions
 from stages.parts.settings import DistillConfig as DistillConfig
 
 
-def global_token(features: Tensor, teacher: Tensor) -> Tensor:
+def global_token(features: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """Eq. 2: the student's global token, features pooled where they agree with the teacher's global token.
 
-    F [B, D, h, w], C_g [B, D] -> F_g [B, D]. W = softmax(C_g^T F / sqrt(D)) over positions, F_g = W F^T; both
-    raw: normalised, their products are too small for W to be anything but uniform.
+    F [B, D, h, w], C_g [B, D] -> F_g [B, D]. W = softmax(C_g^T F / (sqrt(D) * temperature)) over positions,
+    F_g = W F^T; both raw: normalised, their products are too small for W to be anything but uniform.
     """
     with _full_precision(features):
         flat = features.float().flatten(2)
-        scores = torch.einsum("bd,bdn->bn", teacher.float(), flat) / math.sqrt(flat.shape[1])
+        scores = torch.einsum("bd,bdn->bn", teacher.float(), flat) / (math.sqrt(flat.shape[1]) * temperature)
         return torch.einsum("bn,bdn->bd", scores.softmax(dim=1), flat)
 
 
-def region_means(
-    features: Tensor, masks: Tensor, region_image: Tensor, region_id: Tensor, most: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Eq. 3: mean of the features over each region, F [B, D, h, w], Y_p [B, H, W] -> f [R, D], present [R] bool.
+def region_means(features: Tensor, masks: Tensor, regions: Regions) -> Tensor:
+    """Eq. 3: mean of the features over each region, F [B, D, h, w], Y_p [B, H, W] -> f [R, D].
 
     Masks are brought to F's resolution as areas: a cell weighs as much as the pixels of the region that it
-    holds, so a region of a single pixel doesn't vanish. A region without any pixel gets zeros, `present` False.
-    `most`: regions of the fullest image, when known beforehand; otherwise it is counted, and the device waited for.
+    holds, so a region of a single pixel doesn't vanish.
     """
     with _full_precision(features):
-        slot = region_slots(region_image)
-        if most is None:
-            most = int(slot.max()) + 1 if slot.numel() else 0
-        area = _areas(masks, region_image, region_id, slot, most, (features.shape[2], features.shape[3]))
+        area = _areas(masks, regions, (features.shape[2], features.shape[3]))
         total = area.sum(dim=2, keepdim=True)
         means = area @ features.float().flatten(2).transpose(1, 2) / total.clamp(min=1)
-        return means[region_image, slot], total[region_image, slot, 0] > 0
+        return means[regions.image, regions.slot]
 
 
-def _areas(
-    masks: Tensor, region_image: Tensor, region_id: Tensor, slot: Tensor, most: int, grid: tuple[int, int]
-) -> Tensor:
-    """Pixels of each region in each cell, float32 [B, most, h * w]."""
+def _areas(masks: Tensor, regions: Regions, grid: tuple[int, int]) -> Tensor:
+    """Pixels of each region in each cell, float32 [B, most regions of an image, h * w]."""
     batch, height, width = masks.shape
-    (h, w), device = grid, masks.device
+    (h, w), device, most = grid, masks.device, regions.most
     # A table from the ids of Y_p to slots; slot `most` takes what belongs to no region, 255 first of all.
     slots = torch.full((batch, 256), most, device=device)
-    slots[region_image, region_id.long()] = slot
+    slots[regions.image, regions.id] = regions.slot
     pixel_slot = slots.gather(1, masks.flatten(1).long())
     rows, columns = torch.arange(height, device=device) * h // height, torch.arange(width, device=device) * w // width
     cell = (rows[:, None] * w + columns).flatten()
@@ -66,11 +57,6 @@ def _areas(
     counts = torch.zeros(batch * (most + 1) * h * w, dtype=torch.int32, device=device)
     counts.scatter_add_(0, place.flatten(), counts.new_ones(1).expand(place.numel()))
     return counts.view(batch, most + 1, h * w)[:, :most].float()
-
-
-def region_slots(region_image: Tensor) -> Tensor:
-    """Place of each region among those of its image, 0.., in the order given: [R] -> [R]."""
-    return (region_image[:, None] == region_image).tril(-1).sum(dim=1)
 
 
 class Bank(nn.Module):
@@ -108,46 +94,65 @@ class Bank(nn.Module):
         return slots
 
 
-def global_loss(student: Tensor, bank: Tensor, valid: Tensor, positive: Tensor, tau: float) -> Tensor:
-    """L_g: InfoNCE of F_g [B, D] against the bank [M, D]; `valid` [M], `positive` [B] = own slots. Mean over B."""
+def global_loss(
+    student: Tensor, bank: Tensor, valid: Tensor, positive: Tensor, tau: float, alike: float = 1.0
+) -> Tensor:
+    """L_g: InfoNCE of F_g [B, D] against the bank [M, D]; `valid` [M], `positive` [B] = own slots. Mean over B.
+
+    Tokens of the bank whose cosine with the positive is above `alike` are no negatives; 1: all are.
+    """
     with _full_precision(student):
-        cosine = _unit(student) @ _unit(bank).T
-        return functional.cross_entropy((cosine / tau).masked_fill(~valid, -math.inf), positive)
+        tokens = _unit(bank)
+        logits = (_unit(student) @ tokens.T / tau).masked_fill(~valid, -math.inf)
+        if alike < 1:
+            own = positive[:, None] == torch.arange(len(tokens), device=tokens.device)
+            logits = logits.masked_fill((tokens[positive] @ tokens.T > alike) & ~own, -math.inf)
+        return functional.cross_entropy(logits, positive)
 
 
 def local_loss(
     student: Tensor,
     teacher: Tensor,
-    region_image: Tensor,
-    present: Tensor,
-    batch: int,
-    tau: float,
-    negatives: Literal["image", "batch"] = "image",
-    others: Tensor | None = None,
+    regions: Regions,
+    cfg: DistillConfig,
+    num_seen: int,
+    others: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """L_l, Eq. 4: InfoNCE of f_l [R, D] against the local tokens c [R, D] of its image (or of the batch).
 
     Mean over the regions of an image, then over the B images; an image of one region adds 0 (negatives `image`).
-    Regions that are not `present` [R] are neither query nor negative. `others` [Q, D]: with negatives `batch`, the
-    present regions' tokens on other processes, negatives too.
+    With negatives `batch`, `cfg.same_class` and `cfg.alike` say what regions of other images are to each other, and
+    `others` (tokens [Q, D], ids [Q]) are the regions on other processes. Several positives: the mean of their losses.
     """
     with _full_precision(student):
-        allowed = present.expand(len(present), -1)
-        if negatives == "image":
-            allowed = allowed & (region_image[:, None] == region_image)
-        # Its own positive is left to an absent region, or its unused row would be NaN.
-        allowed = allowed | torch.eye(len(present), dtype=torch.bool, device=present.device)
-        cosine = _unit(student) @ _unit(teacher).T
-        logits = (cosine / tau).masked_fill(~allowed, -math.inf)
-        if others is not None and negatives == "batch":
-            logits = torch.cat([logits, _unit(student) @ _unit(others).T / tau], dim=1)
-        return image_mean(-logits.log_softmax(dim=1).diagonal(), region_image, present, batch)
+        tokens, ids, image = teacher, regions.id, regions.image
+        if others is not None and cfg.negatives == "batch":
+            tokens, ids = torch.cat([tokens, others[0]]), torch.cat([ids, others[1]])
+            image = functional.pad(image, (0, len(others[1])), value=-1)  # no image of this process
+        tokens = _unit(tokens)
+        logits = _unit(student) @ tokens.T / cfg.tau
+        positive = torch.eye(len(student), len(tokens), dtype=torch.bool, device=logits.device)
+        elsewhere = regions.image[:, None] != image
+        if cfg.negatives == "image":
+            logits = logits.masked_fill(elsewhere, -math.inf)
+        else:
+            same = elsewhere & (regions.id[:, None] == ids) & (ids < num_seen)
+            if cfg.same_class == "positive":
+                positive = positive | same
+            elif cfg.same_class == "masked":
+                logits = logits.masked_fill(same, -math.inf)
+            if cfg.alike < 1:
+                latent = elsewhere & (regions.id[:, None] >= num_seen) & (ids >= num_seen)
+                alike = tokens[: len(student)] @ tokens.T > cfg.alike
+                logits = logits.masked_fill(latent & alike, -math.inf)
+        loss = torch.where(positive, -logits.log_softmax(dim=1), 0).sum(dim=1) / positive.sum(dim=1)
+        return image_mean(loss, regions)
 
 
-def image_mean(values: Tensor, region_image: Tensor, present: Tensor, batch: int) -> Tensor:
-    """Mean of values [R] over the present regions of each image, then over the B images; no region counts 0."""
+def image_mean(values: Tensor, regions: Regions) -> Tensor:
+    """Mean of values [R] over the regions of each image, then over the B images; an image without any counts 0."""
     with _full_precision(values):
-        member = (region_image == torch.arange(batch, device=values.device)[:, None]) & present
+        member = regions.image == torch.arange(len(regions.ids), device=values.device)[:, None]
         return ((member.float() @ values.float()) / member.sum(dim=1).clamp(min=1)).mean()
 
 
@@ -195,33 +200,30 @@ class Distiller(nn.Module):
         """
         if self.cfg.loss == "none" or not self.cfg.use_global:
             return features.new_zeros((), dtype=torch.float32)
-        token = global_token(features, global_tokens)
+        token = global_token(features, global_tokens, self.cfg.pool_temperature)
         if self.bank is None:
             return self._distance(token, global_tokens).mean()
         slots = self.bank.enqueue(global_tokens if gathered is None else gathered)
         own = slots[offset : offset + len(global_tokens)]
-        return global_loss(token, self.bank.tokens, self.bank.valid, own, self.cfg.tau)
+        return global_loss(token, self.bank.tokens, self.bank.valid, own, self.cfg.tau, self.cfg.bank_alike)
 
     def local_loss(
         self,
         means: Tensor,
-        present: Tensor,
         local_tokens: Tensor,
-        region_image: Tensor,
-        batch: int,
-        others: Tensor | None = None,
+        regions: Regions,
+        num_seen: int,
+        others: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """L_l of the regions' means f [R, D] and `present` [R] (both of `region_means`) and C_l [R, D].
+        """L_l of the regions' means f [R, D] (`region_means`) and C_l [R, D].
 
-        `others` [Q, D]: the present regions' C_l on other processes, for negatives `batch`.
+        `others` (tokens [Q, D], ids [Q]): the regions on other processes, for negatives `batch`.
         """
         if self.cfg.loss == "none" or not self.cfg.use_local:
             return means.new_zeros((), dtype=torch.float32)
         if self.cfg.loss == "infonce":
-            return local_loss(
-                means, local_tokens, region_image, present, batch, self.cfg.tau, self.cfg.negatives, others
-            )
-        return image_mean(self._distance(means, local_tokens), region_image, present, batch)
+            return local_loss(means, local_tokens, regions, self.cfg, num_seen, others)
+        return image_mean(self._distance(means, local_tokens), regions)
 
     def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         """[n, D], [n, D] -> [n]."""

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @contextmanager
 def process_group(name: str, device: torch.device, rank: int, world: int) -> Iterator[None]:
-    """The process group of `world` processes while a stage runs; gloo on the CPU, nccl on GPUs.
+    """The process group of `world` processes while a stage runs; gloo for the CPU's tensors, nccl for GPUs'.
 
     All leave together, so what rank 0 wrote is there for every one. `name`: what an error calls the work. Raises
     InputError where another process is lost.
@@ -40,7 +40,8 @@ def process_group(name: str, device: torch.device, rank: int, world: int) -> Ite
         return
     try:
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
+            # With GPUs gloo too: what the host asks of the others need not wait for a device.
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=PrefixStore(_word(_store(), rank, world), _store()),
             rank=rank,
             world_size=world,
@@ -145,10 +146,13 @@ def all_gather(rows: Tensor) -> Tensor:
 
 
 def gather_from_others(rows: Tensor) -> Tensor:
-    """[n, D] of each process, `n` its own -> the rows of all others, [m, D]. Waits for the device. No gradient."""
+    """[n, D] of each process, `n` its own -> the rows of all others, [m, D]. No gradient.
+
+    Waits for the other processes' hosts, which say their `n`, and for no device.
+    """
     if not _several():
         return rows[:0]
-    counts = all_gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+    counts = all_gather(torch.tensor([len(rows)])).tolist()
     padded = rows.new_zeros(max(counts), rows.shape[1])
     padded[: len(rows)] = rows.detach()
     parts = all_gather(padded).chunk(world()) if max(counts) else [padded] * world()

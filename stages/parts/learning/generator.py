@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stages.parts.learning.distillation import region_slots
+from stages.parts.learning.batches import Regions
 from stages.parts.settings import GeneratorConfig as GeneratorConfig
 
 FFN = 2048
@@ -36,52 +36,41 @@ class LatentGenerator(nn.Module):
     def forward(
         self,
         means: Tensor,
-        present: Tensor,
         global_tokens: Tensor,
         local_tokens: Tensor,
-        region_image: Tensor,
-        region_id: Tensor,
+        regions: Regions,
         num_seen: int,
-        latent: int | None = None,
-        most: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """A'_u [B, L, D] and which of its rows are meant, [B, L] bool; row j is the class with id num_seen + j.
 
-        `means` f [R, D] and `present` [R] of ALL regions of the batch (`distillation.region_means`), C_g [B, D],
-        C_l [R, D]; flat regions as there. Regions that are not present give no row and no memory. `latent`: the
-        largest latent id + 1, `most`: regions of the fullest image; counted when not given, and the device waited
-        for. L is at least 1, so that every parameter takes part in every step. Rows that are not meant are finite.
+        `means` f [R, D] of ALL regions of the batch (`distillation.region_means`), C_g [B, D], C_l [R, D]. L, the
+        largest latent id + 1, is at least 1, so that every parameter takes part in every step. Rows that are not
+        meant are finite.
         """
-        if latent is None:
-            latent = int(region_id.max()) + 1 - num_seen if region_id.numel() else 0
-        latent = max(latent, 1)
+        latent = max(regions.latent(num_seen), 1)
         batch, dim = global_tokens.shape
-        column = region_id.long() - num_seen
-        wanted = present & (column >= 0)
+        column = regions.id - num_seen
+        wanted = column >= 0
         # Column `latent` takes what gives no row, so that no shape depends on the data.
         column = torch.where(wanted, column, latent)
         queries = local_tokens if self.cfg.inputs == "cls" else means
         rows = queries.new_zeros(batch, latent + 1, dim)
-        rows = rows.index_put((region_image, column), queries)[:, :latent]
-        filled = wanted.new_zeros(batch, latent + 1).index_put((region_image, column), wanted)[:, :latent]
+        rows = rows.index_put((regions.image, column), queries)[:, :latent]
+        filled = wanted.new_zeros(batch, latent + 1).index_put((regions.image, column), wanted)[:, :latent]
         if self.layer is None:
             return rows, filled
         if self.cfg.calibrator == "mlp":
             return self.layer(rows), filled
-        memory, known = self._memory(global_tokens, local_tokens, region_image, present, most)
+        memory, known = self._memory(global_tokens, local_tokens, regions)
         return self._attend(rows, filled, memory, known), filled
 
-    def _memory(
-        self, global_tokens: Tensor, local_tokens: Tensor, region_image: Tensor, present: Tensor, most: int | None
-    ) -> tuple[Tensor, Tensor]:
+    def _memory(self, global_tokens: Tensor, local_tokens: Tensor, regions: Regions) -> tuple[Tensor, Tensor]:
         """[C_g; C_l] of each image, [B, 1 + most, D], and which rows are tokens, [B, 1 + most]."""
         batch, dim = global_tokens.shape
-        slot = region_slots(region_image)
-        if most is None:
-            most = int(slot.max()) + 1 if slot.numel() else 0
-        most = max(most, 1)
-        local = local_tokens.new_zeros(batch, most, dim).index_put((region_image, slot), local_tokens)
-        known = present.new_zeros(batch, most).index_put((region_image, slot), present)
+        most = max(regions.most, 1)
+        local = local_tokens.new_zeros(batch, most, dim).index_put((regions.image, regions.slot), local_tokens)
+        counts = (regions.image == torch.arange(batch, device=local.device)[:, None]).sum(dim=1)
+        known = torch.arange(most, device=local.device) < counts[:, None]
         both = torch.cat([global_tokens[:, None].to(local.dtype), local], dim=1)
         known = torch.cat([known.new_ones(batch, 1), known], dim=1)
         if self.cfg.memory == "local":

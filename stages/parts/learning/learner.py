@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cache.settings import IGNORE
 from stages.parts.learning.batches import Batch
 from stages.parts.learning.distillation import Distiller, region_means
 from stages.parts.learning.distributed import all_gather, gather_from_others, rank
@@ -29,29 +30,39 @@ class Learner(nn.Module):
         self.distiller = Distiller(distill, dim) if distill.loss != "none" else None
         self.generator = LatentGenerator(generator, dim) if generator.enabled else None
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Every loss term, weighted, and their sum `total` (Eq. 6); all float32 scalars."""
-        features = self.student(batch.images)
+    def forward(self, batch: Batch, iteration: int | None = None) -> dict[str, Tensor]:
+        """Every loss term, weighted, and their sum `total` (Eq. 6); all float32 scalars.
+
+        Before iteration `latent-embedding.delay` latent regions are no classes of the pixel loss; None: it is over.
+        """
+        features = self.student(batch.student_input())
         terms: dict[str, Tensor] = {}
         latent = filled = None
         if self.distiller is not None or self.generator is not None:
-            means, present = region_means(features, batch.masks, batch.region_image, batch.region_id)
+            means = region_means(features, batch.masks, batch.regions)
             if self.distiller is not None:
-                size = len(batch.images)
-                every, first = all_gather(batch.tokens), rank() * size
+                every, first = all_gather(batch.tokens), rank() * len(batch.images)
                 terms["global"] = self.distiller.global_loss(features, batch.tokens, every, first)
-                others = gather_from_others(batch.local[present]) if self.distiller.cfg.negatives == "batch" else None
-                terms["local"] = self.distiller.local_loss(
-                    means, present, batch.local, batch.region_image, size, others
-                )
+                others = _regions_of_others(batch) if self.distiller.cfg.negatives == "batch" else None
+                terms["local"] = self.distiller.local_loss(means, batch.local, batch.regions, len(self.text), others)
             if self.generator is not None:
-                regions = (batch.tokens, batch.local, batch.region_image, batch.region_id)
-                latent, filled = self.generator(means, present, *regions, len(self.text))
+                latent, filled = self.generator(means, batch.tokens, batch.local, batch.regions, len(self.text))
+        masks = batch.masks
+        if self.generator is not None and iteration is not None and iteration < self.generator.cfg.delay:
+            # Computed and masked, not skipped: every parameter has a gradient, as other processes expect.
+            filled = torch.zeros_like(filled)  # type: ignore[arg-type]
+            masks = torch.where(masks < len(self.text), masks, IGNORE)
         logits = pixel_logits(features, self.text, latent, filled, self.pixel)
-        terms |= pixel_loss(logits, batch.masks, self.pixel)
+        terms |= pixel_loss(logits, masks, self.pixel)
         return {"total": torch.stack(list(terms.values())).sum(), **terms}
 
     def extras(self) -> dict[str, nn.Module]:
         """What training needs besides the student: the bank, FROSTER's head, the generator."""
         both = {"distiller": self.distiller, "generator": self.generator}
         return {name: module for name, module in both.items() if module is not None}
+
+
+def _regions_of_others(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Local tokens [Q, D] and ids [Q] of the regions on other processes; one message for both."""
+    rows = gather_from_others(torch.cat([batch.local, batch.regions.id[:, None].to(batch.local.dtype)], dim=1))
+    return rows[:, :-1], rows[:, -1].long()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,7 @@ from stages.parts.learning.distributed import rank, world
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.schedule import lr_factor
 from stages.parts.settings import TrainConfig
-from stages.parts.students import extra_groups, gather_norms, parameter_groups
+from stages.parts.students import Student, extra_groups, gather_norms, parameter_groups
 
 
 def make_optimiser(learner: Learner, cfg: TrainConfig) -> torch.optim.AdamW:
@@ -26,7 +27,8 @@ def make_optimiser(learner: Learner, cfg: TrainConfig) -> torch.optim.AdamW:
     """
     groups = parameter_groups(learner.student, cfg.lr, cfg.head_lr_multiplier, cfg.weight_decay)
     for name, module in learner.extras().items():
-        groups += extra_groups(name, module, cfg.lr * cfg.head_lr_multiplier, cfg.weight_decay)
+        factor = learner.generator.cfg.lr_multiplier if module is learner.generator else 1.0
+        groups += extra_groups(name, module, cfg.lr * cfg.head_lr_multiplier * factor, cfg.weight_decay)
     for group in groups:
         group["base_lr"] = group["lr"]
     return torch.optim.AdamW(groups, fused=True)  # one pass over the weights instead of a dozen
@@ -47,6 +49,7 @@ class Trainer:
         self.cfg, self.learner, self.optimiser, self.device = cfg, learner, optimiser, device
         # As the crops of a batch lie, or every step would turn the kernels over and back.
         learner.to(memory_format=torch.channels_last)
+        self.average: Student | None = copy.deepcopy(learner.student).requires_grad_(False) if cfg.ema else None
         self.dtype = autocast_dtype(cfg.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
         self.rank = rank()
@@ -73,7 +76,7 @@ class Trainer:
         for part in range(cfg.grad_accumulation_steps):
             with self._silent(part):
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-                    terms = self.forward(batch.part(part, cfg.grad_accumulation_steps))
+                    terms = self.forward(batch.part(part, cfg.grad_accumulation_steps), iteration)
                 self.scaler.scale(terms["total"] / cfg.grad_accumulation_steps).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / cfg.grad_accumulation_steps
@@ -82,7 +85,19 @@ class Trainer:
             clip_grad_norm_(self.learner.parameters(), cfg.max_grad_norm)
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        if self.average is not None:
+            _follow(self.average, self.learner.student, min(cfg.ema, (1 + iteration) / (10 + iteration)))
         return sums
+
+    @property
+    def student(self) -> Student:
+        """The student that is kept: the moving average where there is one."""
+        return self.average or self.learner.student
+
+    def modules(self) -> dict[str, nn.Module]:
+        """All that a resumed run needs besides the optimiser."""
+        average: dict[str, nn.Module] = {} if self.average is None else {"average": self.average}
+        return {"learner": self.learner, **average}
 
     def _silent(self, part: int) -> AbstractContextManager[None]:
         """Gradients travel once a step, with its last part."""
@@ -90,6 +105,16 @@ class Trainer:
             return nullcontext()
         silent: AbstractContextManager[None] = self.shared.no_sync()
         return silent
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, net: nn.Module, decay: float) -> None:
+    """average = decay * average + (1 - decay) * net, weights and running statistics; counts are copied."""
+    own, new = average.state_dict(), net.state_dict()
+    floats = [name for name, value in own.items() if value.is_floating_point()]
+    torch._foreach_lerp_([own[n] for n in floats], [new[n] for n in floats], 1 - decay)
+    for name in own.keys() - set(floats):
+        own[name].copy_(new[name])
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

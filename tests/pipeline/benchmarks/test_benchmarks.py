@@ -193,7 +193,7 @@ def test_students_are_trained_on_a_batch_of_the_asked_size(tiny: Tiny) -> None:
     assert found["rows"]["small"]["it/s"] > 0 and "small: share of the bf16 peak" in found["ratios"]
     made = fixed_batch(2, 64, 3, 32, latent=1)
     assert [present_regions(m.numpy()) for m in made.masks] == [[0, 1, 2, 3]] * 2
-    assert made.region_id.tolist() == [0, 1, 2, 3] * 2 and made.local.shape == (8, 32)
+    assert made.regions.ids == ((0, 1, 2, 3),) * 2 and made.local.shape == (8, 32)
 
 
 def test_the_suite_keeps_a_table_for_each_world_and_replaces_it(tiny: Tiny, tmp_path: Path) -> None:

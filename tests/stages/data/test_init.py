@@ -14,12 +14,12 @@ from stages.data.init import init
 from stages.parts.data.proposals import ClassCount, propose_unseen, propose_val
 
 
-def write_folder(root: Path, masks: list[list[int]]) -> Path:
+def write_folder(root: Path, masks: list[list[int]], dtype: type[np.unsignedinteger] = np.uint8) -> Path:
     """A photo of 8 x 8 px for each list of mask values, which share its columns."""
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True)
     for i, values in enumerate(masks):
-        mask = np.repeat(np.array(values, np.uint8), 8)[None].repeat(8, 0)
+        mask = np.repeat(np.array(values, dtype), 8)[None].repeat(8, 0)
         Image.fromarray(mask).save(root / "masks" / f"p{i:02d}.png")
         Image.fromarray(np.zeros((*mask.shape, 3), np.uint8)).save(root / "images" / f"p{i:02d}.jpg")
     return root
@@ -120,3 +120,124 @@ def test_a_mask_of_another_size_is_left_out_by_name(tmp_path: Path) -> None:
     assert len(report.bad) == 1 and "p03.png" in report.bad[0] and report.train + report.val == 5
     listed = (root / "train.txt").read_text() + (root / "val.txt").read_text()
     assert "p03" not in listed
+
+
+def classes_toml(root: Path) -> dict[str, list]:
+    return tomllib.loads((root / "classes.toml").read_text())
+
+
+def test_binary_masks_are_refused_until_255_has_a_name(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "d", [[0, 255]] * 6)
+    with pytest.raises(InputError, match=r"0 and 255 alone.*look binary: write `255 THE OBJECT'S NAME`"):
+        init(str(root))
+    assert not (root / "classes.toml").exists() and not (root / "train.txt").exists()
+    (root / "names.txt").write_text("0 background\n255 tumour\n")
+    report = init(str(root))
+    written = classes_toml(root)
+    assert (written["names"], written["values"], written["ignore"]) == (["background", "tumour"], [0, 255], [])
+    assert report.unseen == () and not report.warnings  # background is no thing to find, tumour the only one
+    found = check(load_config(str(report.preset)).data)
+    assert not found.problems and (found.train.classes.pixels > 0).all() and found.train.classes.unlabelled == 0
+
+
+def test_one_class_alone_is_said_to_score_100(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "d", [[0, 1]] * 6)
+    (root / "names.txt").write_text("1 tumour\n")
+    report = init(str(root))
+    assert "one class alone, 'tumour'" in report.text() and "IoU is 100" in report.text()
+    assert any("IoU is 100" in note for note in check(load_config(str(report.preset)).data).notes)
+
+
+def test_names_that_no_mask_holds_become_unseen_classes_and_are_told(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "d", [[1, 2]] * 6)
+    (root / "names.txt").write_text("".join(f"{v} thing {v}\n" for v in range(1, 9)))
+    report = init(str(root))
+    assert "6 names stand for values that no mask holds (thing 3, " in report.text()
+    # More names than labelled classes: none of the two is hidden.
+    assert classes_toml(root)["unseen"] == [f"thing {v}" for v in range(3, 9)]
+    assert check(load_config(str(report.preset)).data).vocabulary.seen == ("thing 1", "thing 2")
+
+
+def test_65535_is_no_label(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "d", [[300, 65535], [2, 300]] * 4, np.uint16)
+    report = init(str(root))
+    assert [c.value for c in report.classes] == [2, 300] and classes_toml(root)["ignore"] == [255, 65535]
+    assert not check(load_config(str(report.preset)).data).problems
+
+
+def test_void_is_no_class_and_what_is_ignored_is_shown(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "d", [[0, 1, 2, 11]] * 6)
+    (root / "names.txt").write_text("1 cat\n2 dog\n11 Void\n")
+    report = init(str(root))
+    assert classes_toml(root)["ignore"] == [0, 11, 255] and [c.name for c in report.classes] == ["cat", "dog"]
+    shown = [line for line in report.text().splitlines() if line.endswith("  ignored")]
+    assert len(shown) == 2 and "taken for background" in shown[0] and f"{report.train * 64:,}" in shown[0]
+
+
+def test_smoothed_masks_are_warned_of(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "d", [[1, 2, 9, 40]] * 6)
+    for path in (root / "masks").iterdir():
+        Image.open(path).resize((64, 64), Image.Resampling.BICUBIC).save(path)
+        Image.new("RGB", (64, 64)).save(root / "images" / f"{path.stem}.jpg")
+    report = init(str(root))
+    assert "warning: " in report.text() and "nearest-neighbour" in report.text()
+    assert any("smoothed" in note for note in check(load_config(str(report.preset)).data).notes)
+
+
+def test_masks_in_colour_are_refused_with_their_colours(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "d", [[1, 2]] * 4)
+    for path in (root / "masks").iterdir():
+        colours = np.array([[[0, 0, 0], [128, 0, 0]]], np.uint8).repeat(8, 0).repeat(8, 1)
+        Image.fromarray(colours).save(path)
+    with pytest.raises(InputError, match=r"2 colours \(\(0, 0, 0\), \(128, 0, 0\)\).*none of the 4 photos"):
+        init(str(root))
+
+
+def test_a_photo_turned_by_exif_is_told(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "d", [[1, 2]] * 4)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (16, 8)).save(root / "images/p01.jpg", exif=exif)
+    assert "rotated by EXIF" in init(str(root)).bad[0]
+
+
+def test_force_keeps_names_and_unseen_classes_and_a_copy(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "d", [[1, 2], [2, 3], [1, 3]] * 4)
+    init(str(root))
+    mine = (root / "classes.toml").read_text().replace('"class 1"', '"cow"').replace('"class 2"', '"sheep"')
+    mine = mine[: mine.index("unseen")] + 'unseen = ["sheep"]\n'
+    (root / "classes.toml").write_text(mine)
+    report = init(str(root), force=True)
+    assert [c.name for c in report.classes] == ["cow", "sheep", "class 3"] and report.unseen == ("sheep",)
+    assert (root / "classes.toml.bak").read_text() == mine
+
+
+def test_the_preset_may_go_to_another_folder(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "my data", [[1, 2]] * 6)
+    before = sorted(root.rglob("*"))
+    report = init(str(root), out=str(tmp_path / "new/place"))
+    assert sorted(root.rglob("*")) == before and report.preset == tmp_path / "new/place/my_data.toml"
+    found = check(load_config(str(report.preset)).data)
+    assert not found.problems and len(found.train.ids) == report.train
+
+
+def test_paths_with_spaces_are_quoted_for_the_shell(tmp_path: Path) -> None:
+    report = init(str(write_folder(tmp_path / "my data", [[1, 2]] * 6)))
+    assert f"next: clip2seg data check '{report.preset}'" in report.text()
+
+
+def test_masks_with_an_ending_and_a_test_list_are_taken(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "d", [[1, 2]] * 6)
+    for path in list((root / "masks").iterdir()):
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
+    (root / "train.txt").write_text("".join(f"p0{i}.jpg\n" for i in range(3)))
+    (root / "test.txt").write_text("images/p04.jpg masks/p04_mask.png\n")
+    report = init(str(root))
+    assert (report.train, report.val) == (3, 1) and 'val = "test"' in report.preset.read_text()
+    assert "2 photos are on neither train.txt nor test.txt" in report.text()
+
+
+def test_a_mistyped_folder_gets_its_nearest_name(tmp_path: Path) -> None:
+    write_folder(tmp_path / "farm", [[1, 2]] * 4)
+    with pytest.raises(InputError, match=r"no such folder; is it .*/farm\?"):
+        init(str(tmp_path / "fram"))

@@ -149,8 +149,10 @@ def test_masks_of_few_bits_give_their_stored_values(tmp_path: Path) -> None:
 
 
 def test_colour_and_lossy_masks_are_refused(tmp_path: Path) -> None:
-    Image.new("RGB", (2, 2)).save(tmp_path / "rgb.png")
-    with pytest.raises(BadSample, match="one channel, this is RGB"):
+    Image.fromarray(np.array([[[9, 9, 9], [200, 0, 0]]], np.uint8)).save(tmp_path / "rgb.png")
+    with pytest.raises(
+        BadSample, match=r"one class number per pixel, this one 2 colours \(\(9, 9, 9\), \(200, 0, 0\)\)"
+    ):
         read_mask(tmp_path / "rgb.png", LIMIT)
     Image.new("L", (2, 2)).save(tmp_path / "lossy.png", format="JPEG")
     with pytest.raises(BadSample, match=r"lossy\.png"):

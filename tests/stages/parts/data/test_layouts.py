@@ -163,3 +163,67 @@ def test_context_reads_the_phases_of_its_official_file_and_ships_the_val_list(tm
         (tmp_path / "trainval_merged.json").write_text(broken)
         with pytest.raises(InputError, match=r"trainval_merged\.json: isn't"):
             locate(LAYOUTS["context"], tmp_path, LISTS, "train")
+
+
+def folder(root: Path, subset: str = "train") -> Located:
+    return locate(LAYOUTS["folder"], root, LISTS, subset)
+
+
+def test_endings_in_any_case_and_masks_of_other_formats_are_found(tmp_path: Path) -> None:
+    photos, masks = ("a.Jpg", "b.TIF", "c.jfif", "d.webp"), ("a.png", "b.tif", "c.PNG", "d.bmp")
+    touch(tmp_path, *(f"images/{n}" for n in photos), *(f"masks/{n}" for n in masks))
+    found = [folder(tmp_path, subset) for subset in LISTS]
+    assert sorted(r.image.name for part in found for r in part.records) == sorted(photos)
+    assert not any(part.missing for part in found)
+
+
+def test_hidden_files_are_no_photos(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg", "images/._a.jpg", "images/b.jpg", "masks/a.png", "masks/._a.png", "masks/b.png")
+    assert {r.id for s in LISTS for r in folder(tmp_path, s).records} == {"a", "b"}
+
+
+def test_photos_in_sub_folders_are_found_and_those_named_as_lists_are_the_lists(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        *(f"{kind}/{n}" for kind, e in (("images", "jpg"), ("masks", "png")) for n in (f"day/1.{e}", f"n/1.{e}")),
+    )
+    assert {r.id for s in LISTS for r in folder(tmp_path, s).records} == {"day__1", "n__1"}
+    listed(tmp_path, "train.txt", "images/day/1.jpg masks/day/1.png")
+    listed(tmp_path, "val.txt", "n/1.jpg")
+    assert [r.mask for r in folder(tmp_path).records] == [tmp_path / "masks/day/1.png"]
+    assert [r.id for r in folder(tmp_path, "val").records] == ["n__1"]
+    other = tmp_path / "other"
+    touch(other, "images/train/a.jpg", "images/train/b.jpg", "images/val/a.jpg")
+    touch(other, "masks/train/a.png", "masks/train/b.png", "masks/val/a.png")
+    assert [r.id for r in folder(other).records] == ["train__a", "train__b"]
+    assert [r.image for r in folder(other, "val").records] == [other / "images/val/a.jpg"]
+
+
+def test_lists_may_hold_endings_and_paths(tmp_path: Path) -> None:
+    touch(tmp_path, "JPEGImages/a b.jpg", "SegmentationClass/a b.png", "JPEGImages/c.jpg", "SegmentationClass/c.png")
+    listed(tmp_path, "ImageSets/train.txt", "/JPEGImages/a b.jpg /SegmentationClass/a b.png", "c.JPG")
+    assert [r.id for r in voc(tmp_path).records] == ["a b", "c"]
+
+
+@pytest.mark.parametrize("bad", ["../a.jpg", "/etc/a.jpg", "images/../../a.jpg", "x/../a.jpg", "a/.jpg"])
+def test_a_path_that_could_leave_the_folder_is_refused(tmp_path: Path, bad: str) -> None:
+    touch(tmp_path, "images/a.jpg", "masks/a.png")
+    listed(tmp_path, "train.txt", bad)
+    with pytest.raises(InputError, match="isn't a plain name"):
+        folder(tmp_path)
+
+
+def test_a_missing_mask_or_list_tells_what_is_there(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.jpg", "images/b.jpg", "masks/a.jpg", "masks/b.jpg")
+    assert "masks holds a.jpg, b.jpg ... (JPEG blurs" in folder(tmp_path).missing[0]
+    listed(tmp_path, "train.txt", "a")
+    listed(tmp_path, "test.txt", "b")
+    with pytest.raises(InputError, match=r"expected .*val\.txt; there is test, train"):
+        folder(tmp_path, "val")
+
+
+def test_photos_on_no_list_are_counted(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"images/{i}.jpg" for i in "abcde"), *(f"masks/{i}.png" for i in "abcde"))
+    listed(tmp_path, "train.txt", "a")
+    listed(tmp_path, "val.txt", "b")
+    assert folder(tmp_path).unlisted == 3

@@ -20,6 +20,7 @@ from stages.parts.learning.batches import (
     Batch,
     CachedTokens,
     EpochBatchSampler,
+    Regions,
     TrainingSet,
     collate,
     normalised,
@@ -172,21 +173,31 @@ def test_a_sample_is_a_function_of_seed_image_and_turn_alone(data: Dataset) -> N
         other[noise, noise]
     np.random.default_rng(0).random()
     again = other[3, 2]
-    np.testing.assert_array_equal(first.image, again.image)
-    np.testing.assert_array_equal(first.mask, again.mask)
-    assert not np.array_equal(first.image, one[3, 3].image)
-    assert not np.array_equal(first.image, training(data, views, seed=1, photometric=True)[3, 2].image)
+    elsewhere = training(data, views, seed=1, photometric=True)[3, 2]
+    for name in ("image", "distortion", "mask"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+    for name in ("image", "distortion"):
+        assert not np.array_equal(getattr(first, name), getattr(one[3, 3], name))
+        assert not np.array_equal(getattr(first, name), getattr(elsewhere, name))
 
 
-def test_photometric_distortion_touches_the_image_alone(data: Dataset) -> None:
+def test_photometric_distortion_touches_what_the_student_sees_and_nothing_else(data: Dataset) -> None:
     views = ViewsConfig(size=40)
     plain, distorted = training(data, views), training(data, views, photometric=True)
-    changed = 0
-    for epoch in range(20):
-        a, b = plain[1, epoch], distorted[1, epoch]
-        np.testing.assert_array_equal(a.mask, b.mask)
-        changed += not np.array_equal(a.image, b.image)
-    assert changed >= 14
+    a, b = (collate([samples[1, epoch] for epoch in range(20)]) for samples in (plain, distorted))
+    assert torch.equal(a.images, b.images) and torch.equal(a.masks, b.masks) and a.distortion.shape == (20, 0)
+    assert torch.equal(a.student_input(), normalised(a.images))
+    differs = (a.student_input() - b.student_input()).abs().amax((1, 2, 3)) > 1e-3
+    assert differs.sum() >= 14
+
+
+def test_pixels_travel_as_bytes_and_are_normalised_where_the_batch_lies(data: Dataset) -> None:
+    samples = training(data, ViewsConfig(size=40), photometric=True)
+    batch = collate([samples[i, 0] for i in range(4)])
+    assert batch.images.dtype == torch.uint8 and batch.student_input().dtype == torch.float32
+    assert batch.student_input().is_contiguous(memory_format=torch.channels_last)
+    parts = torch.cat([batch.part(i, 2).student_input() for i in range(2)])
+    torch.testing.assert_close(parts, batch.student_input(), rtol=0, atol=1e-5)
 
 
 def test_an_edited_mask_is_refused_before_it_is_trained_on(fresh_tiny: Tiny) -> None:
@@ -231,24 +242,41 @@ def test_a_batch_is_flat_over_regions_and_knows_their_images(data: Dataset) -> N
     batch = collate(items).to(torch.device("cpu"))
     assert batch.images.shape == (3, 3, 40, 40) and batch.masks.shape == (3, 40, 40)
     assert batch.tokens.dtype == batch.local.dtype == torch.float32
-    assert batch.region_image.tolist() == [i for i, item in enumerate(items) for _ in item.regions]
-    assert batch.region_id.tolist() == [int(r) for item in items for r in item.regions]
-    assert batch.local[:, 0].tolist() == [[0, 5, 2][i] for i in batch.region_image.tolist()]
+    regions = batch.regions
+    assert regions.image.tolist() == [i for i, item in enumerate(items) for _ in item.regions]
+    assert regions.id.tolist() == [int(r) for item in items for r in item.regions]
+    assert regions.slot.tolist() == [s for item in items for s in range(len(item.regions))]
+    assert regions.ids == tuple(tuple(item.regions.tolist()) for item in items)
+    assert batch.local[:, 0].tolist() == [[0, 5, 2][i] for i in regions.image.tolist()]
+
+
+def test_what_decides_a_shape_is_known_on_the_host() -> None:
+    regions = Regions.of([[0, 1, 4], [], [3]])
+    assert (len(regions), regions.most, regions.latent(3), regions.latent(9)) == (4, 3, 2, 0)
+    assert Regions.of([[], []]).most == Regions.of([[]]).latent(2) == 0
+    part = regions.part(1, 3)
+    assert (part.image.tolist(), part.id.tolist(), part.slot.tolist(), part.ids) == ([1], [3], [0], ((), (3,)))
 
 
 def test_the_parts_of_a_batch_are_the_batch(data: Dataset) -> None:
     samples = training(data, ViewsConfig(size=40))
     batch = collate([samples[i, 0] for i in range(4)])
     parts = [batch.part(i, 2) for i in range(2)]
-    for name in ("images", "masks", "tokens", "local", "region_id"):
+    for name in ("images", "distortion", "masks", "tokens", "local"):
         assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(batch, name)), name
-    assert torch.equal(torch.cat([parts[0].region_image, parts[1].region_image + 2]), batch.region_image)
+    joined = Regions.of(parts[0].regions.ids + parts[1].regions.ids)
+    assert joined.ids == batch.regions.ids
+    for name in ("image", "id", "slot"):
+        assert torch.equal(getattr(joined, name), getattr(batch.regions, name)), name
+        shift = 2 if name == "image" else 0
+        both = [getattr(parts[0].regions, name), getattr(parts[1].regions, name) + shift]
+        assert torch.equal(torch.cat(both), getattr(batch.regions, name)), name
 
 
 def test_without_a_cache_a_batch_has_labels_alone(data: Dataset) -> None:
     samples = TrainingSet(data, ViewsConfig(size=40), SEEN, None, seed=0, photometric=False)
     batch = collate([samples[i, 0] for i in range(3)]).to(torch.device("cpu"))
-    assert batch.tokens.shape == (3, 0) and batch.local.shape[0] == 0 and batch.region_id.shape == (0,)
+    assert batch.tokens.shape == (3, 0) and batch.local.shape[0] == 0 and batch.regions.id.shape == (0,)
     assert isinstance(batch.part(0, 3), Batch)
 
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch.nn import functional
 
 from cache.errors import InputError
+from stages.parts.learning.batches import Regions
 from stages.parts.learning.distillation import (
     Bank,
     DistillConfig,
@@ -19,7 +20,6 @@ from stages.parts.learning.distillation import (
     global_token,
     local_loss,
     region_means,
-    region_slots,
 )
 
 
@@ -38,12 +38,12 @@ def slow_infonce(query, positive, keys, tau):
     return -math.log(scores[positive] / sum(scores))
 
 
-def slow_region_means(features, masks, region_image, region_id):
+def slow_region_means(features, masks, regions):
     """Pixel by pixel, float64."""
     _, dim, h, w = features.shape
     height, width = masks.shape[1:]
     means = []
-    for b, region in zip(region_image.tolist(), region_id.tolist(), strict=True):
+    for b, region in zip(regions.image.tolist(), regions.id.tolist(), strict=True):
         total, pixels = torch.zeros(dim, dtype=torch.float64), 0
         for y in range(height):
             for x in range(width):
@@ -54,11 +54,15 @@ def slow_region_means(features, masks, region_image, region_id):
     return torch.stack(means)
 
 
-def slow_local_loss(student, teacher, region_image, batch, tau, scope):
-    images = []
+SEEN = 4
+"""Classes with labels; ids from here on are latent."""
+
+
+def slow_local_loss(student, teacher, regions, tau, scope):
+    images, batch = [], len(regions.ids)
     for b in range(batch):
-        own = [r for r in range(len(region_image)) if region_image[r] == b]
-        keys = own if scope == "image" else list(range(len(region_image)))
+        own = [r for r in range(len(regions)) if regions.image[r] == b]
+        keys = own if scope == "image" else list(range(len(regions)))
         losses = [slow_infonce(student[r], keys.index(r), [teacher[k] for k in keys], tau) for r in own]
         images.append(sum(losses) / len(losses) if losses else 0.0)
     return sum(images) / batch
@@ -151,8 +155,7 @@ def test_a_region_mean_weighs_cells_by_the_regions_pixels_in_them():
     features = torch.tensor([[[[1.0, 5.0]]]])
     masks = torch.tensor([[[7, 7, 7, 255], [7, 255, 255, 2]]], dtype=torch.uint8)
     # Region 7 has three pixels in the left cell and one in the right: (3 * 1 + 5) / 4. Region 2 has one pixel.
-    means, present = region_means(features, masks, torch.tensor([0, 0]), torch.tensor([7, 2]))
-    assert means.flatten().tolist() == [2.0, 5.0] and present.tolist() == [True, True]
+    assert region_means(features, masks, Regions.of([[7, 2]])).flatten().tolist() == [2.0, 5.0]
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 7), (4, 4)])
@@ -160,79 +163,118 @@ def test_region_means_equal_the_slow_reference(size):
     features = randn(3, 5, 4, 4)
     masks = torch.randint(0, 4, (3, *size), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     masks[masks == 3] = 255
-    region_image, region_id = torch.tensor([2, 0, 1, 0, 2]), torch.tensor([0, 1, 2, 2, 1])
-    slow = slow_region_means(features, masks, region_image, region_id)
-    fast, present = region_means(features, masks, region_image, region_id)
-    assert present.all()
-    torch.testing.assert_close(fast.double(), slow, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(region_means(features, masks, region_image, region_id, most=6)[0], fast)
+    regions = Regions.of([[1, 2], [2], [1, 0]])
+    slow = slow_region_means(features, masks, regions)
+    torch.testing.assert_close(region_means(features, masks, regions).double(), slow, atol=1e-6, rtol=1e-5)
 
 
 def test_a_region_of_one_pixel_does_not_vanish_at_the_features_resolution():
     features, masks = randn(1, 4, 2, 2), torch.zeros(1, 64, 64, dtype=torch.uint8)
     masks[0, 40, 3] = 9
-    means, present = region_means(features, masks, torch.tensor([0]), torch.tensor([9]))
-    assert present.all()
-    torch.testing.assert_close(means[0], features[0, :, 1, 0])
-
-
-def test_region_slots_count_within_the_image_in_any_order():
-    assert region_slots(torch.tensor([1, 0, 1, 1, 0])).tolist() == [0, 0, 1, 2, 1]
+    torch.testing.assert_close(region_means(features, masks, Regions.of([[9]]))[0], features[0, :, 1, 0])
 
 
 def test_the_local_loss_of_two_regions_by_hand():
     # Each query: cosine 1 with its own token, 0 with the other, tau 1: log(1 + 1/e).
     tokens = torch.eye(2)
-    loss = local_loss(tokens * 4, tokens, torch.tensor([0, 0]), torch.tensor([True, True]), batch=1, tau=1.0)
+    loss = local_loss(tokens * 4, tokens, Regions.of([[0, 1]]), DistillConfig(tau=1.0), SEEN)
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-1)))
 
 
 @pytest.mark.parametrize("scope", ["image", "batch"])
 def test_the_local_loss_equals_the_slow_reference(scope):
-    region_image = torch.tensor([0, 2, 0, 3, 2, 0, 2])
+    regions = Regions.of([[0, 1, 2], [], [3, 0, 1], [5]])
     student, teacher = randn(7, 6), randn(7, 6, seed=1) * 5
-    fast = local_loss(student, teacher, region_image, torch.ones(7, dtype=torch.bool), 4, 0.07, scope)
-    assert fast.item() == pytest.approx(slow_local_loss(student, teacher, region_image, 4, 0.07, scope), rel=1e-5)
+    fast = local_loss(student, teacher, regions, DistillConfig(negatives=scope, same_class="negative"), SEEN)
+    assert fast.item() == pytest.approx(slow_local_loss(student, teacher, regions, 0.07, scope), rel=1e-5)
+
+
+def slow_batch_loss(student, teacher, regions, tau, same_class, alike):
+    """Loops, one query at a time, float64: what regions of other images are to it, spelt out."""
+    unit, keys = functional.normalize(student.double(), dim=1), functional.normalize(teacher.double(), dim=1)
+    own_id, image, images = regions.id.tolist(), regions.image.tolist(), [[] for _ in regions.ids]
+    for r in range(len(regions)):
+        positives, compared = [r], []
+        for k in range(len(regions)):
+            elsewhere = image[k] != image[r]
+            if elsewhere and own_id[k] == own_id[r] < SEEN and same_class != "negative":
+                if same_class == "masked":
+                    continue
+                positives.append(k)
+            if elsewhere and min(own_id[k], own_id[r]) >= SEEN and float(keys[r] @ keys[k]) > alike:
+                continue
+            compared.append(float(unit[r] @ keys[k]) / tau)
+        whole = math.log(sum(math.exp(v) for v in compared))
+        images[image[r]].append(sum(whole - float(unit[r] @ keys[k]) / tau for k in positives) / len(positives))
+    return sum(sum(i) / len(i) for i in images if i) / len(images)
+
+
+@pytest.mark.parametrize("same_class", ["masked", "positive", "negative"])
+@pytest.mark.parametrize("alike", [1.0, 0.2])
+def test_regions_of_other_images_are_what_the_settings_say(same_class, alike):
+    regions = Regions.of([[0, 1, 4, 5], [], [1, 0, 4], [5, 6, 1]])
+    student, teacher = randn(10, 6), randn(10, 6, seed=1)
+    cfg = DistillConfig(negatives="batch", same_class=same_class, alike=alike)
+    slow = slow_batch_loss(student, teacher, regions, cfg.tau, same_class, alike)
+    assert local_loss(student, teacher, regions, cfg, SEEN).item() == pytest.approx(slow, rel=1e-4)
+
+
+def test_a_class_does_not_repel_itself_across_images():
+    # Both images show class 0; their teacher tokens differ. As negatives each would push the other's token away.
+    regions, teacher = Regions.of([[0], [0]]), torch.tensor([[1.0, 0.2, 0], [1.0, 0, 0.2]])
+    towards = {}
+    for same_class in ("masked", "positive", "negative"):
+        student = torch.tensor([[1.0, 0.5, 0], [0.3, 1, 0]], requires_grad=True)
+        loss = local_loss(student, teacher, regions, DistillConfig(negatives="batch", same_class=same_class), SEEN)
+        loss.backward()
+        towards[same_class] = -(student.grad[0] @ teacher[1]).item()
+    assert towards["negative"] < -0.01 and towards["masked"] == pytest.approx(0, abs=1e-6)
+    assert towards["positive"] > 0.01
+
+
+def test_regions_on_other_processes_count_as_those_of_other_images():
+    regions, student, teacher = Regions.of([[0, 4], [1, 5], [0, 5], [6]]), randn(7, 6), randn(7, 6, seed=1)
+    for same_class in ("masked", "positive"):
+        cfg = DistillConfig(negatives="batch", same_class=same_class, alike=0.1)
+        halves = []
+        for first, last, own, other in ((0, 2, slice(0, 4), slice(4, 7)), (2, 4, slice(4, 7), slice(0, 4))):
+            others = (teacher[other], regions.id[other])
+            halves.append(local_loss(student[own], teacher[own], regions.part(first, last), cfg, SEEN, others))
+        torch.testing.assert_close(torch.stack(halves).mean(), local_loss(student, teacher, regions, cfg, SEEN))
+
+
+def test_near_duplicates_in_the_bank_are_no_negatives():
+    bank = torch.tensor([[1.0, 0, 0], [0.99, 0.1, 0], [0, 1, 0], [0, 0, 0]])
+    valid, positive, student = torch.tensor([True, True, True, False]), torch.tensor([0]), torch.tensor([[1.0, 0, 0]])
+    kept = global_loss(student, bank[[0, 2]], valid[[0, 2]], positive, 0.07)
+    torch.testing.assert_close(global_loss(student, bank, valid, positive, 0.07, alike=0.9), kept)
+    assert global_loss(student, bank, valid, positive, 0.07) > kept + 0.5
+
+
+def test_a_lower_temperature_pools_fewer_positions():
+    features, teacher = randn(1, 8, 4, 4), randn(1, 8, seed=1)
+    best = features.flatten(2)[0, :, (teacher @ features.flatten(2)[0]).argmax()]
+    near = [(global_token(features, teacher, t)[0] - best).norm().item() for t in (1.0, 0.3, 0.01)]
+    assert near[0] > near[1] > near[2] and near[2] < 1e-3
 
 
 def test_an_image_with_one_region_adds_no_local_loss():
     student, teacher = randn(3, 4), randn(3, 4, seed=1)
-    present = torch.ones(3, dtype=torch.bool)
-    both = local_loss(student, teacher, torch.tensor([0, 0, 1]), present, 2, 0.07)
-    first = local_loss(student[:2], teacher[:2], torch.tensor([0, 0]), present[:2], 1, 0.07)
+    both = local_loss(student, teacher, Regions.of([[0, 1], [0]]), DistillConfig(), SEEN)
+    first = local_loss(student[:2], teacher[:2], Regions.of([[0, 1]]), DistillConfig(), SEEN)
     torch.testing.assert_close(both, first / 2)
-    assert local_loss(student[2:], teacher[2:], torch.tensor([0]), present[2:], 1, 0.07).item() == 0.0
+    assert local_loss(student[2:], teacher[2:], Regions.of([[0]]), DistillConfig(), SEEN).item() == 0.0
 
 
-def test_a_region_hidden_by_the_crop_is_neither_query_nor_negative():
-    features, masks = randn(1, 4, 2, 2), torch.tensor([[[0, 1], [0, 255]]], dtype=torch.uint8)
-    teacher, images = randn(3, 4, seed=1), torch.zeros(3, dtype=torch.int64)
-    means, present = region_means(features, masks, images, torch.tensor([0, 5, 1]))
-    assert present.tolist() == [True, False, True]
-    loss = local_loss(means, teacher, images, present, 1, 0.07)
-    seen = torch.tensor([0, 2])
-    torch.testing.assert_close(loss, local_loss(means[seen], teacher[seen], images[:2], present[seen], 1, 0.07))
-
-
-def test_hidden_regions_leave_gradients_finite():
-    features = randn(1, 4, 2, 2).requires_grad_()
-    masks = torch.full((1, 4, 4), 255, dtype=torch.uint8)
-    images = torch.zeros(2, dtype=torch.int64)
-    for loss in ("infonce", "cosine", "l2", "froster"):
-        distiller = Distiller(DistillConfig(loss=loss), 4)
-        means, present = region_means(features, masks, images, torch.tensor([0, 1]))
-        value = distiller.local_loss(means, present, randn(2, 4, seed=1), images, 1)
-        (gradient,) = torch.autograd.grad(value, features)
-        assert value.item() == 0.0 and torch.equal(gradient, torch.zeros_like(gradient))
-
-
-def test_a_batch_without_regions_has_a_local_loss_of_zero():
-    nothing = torch.zeros(0, dtype=torch.int64)
+@pytest.mark.parametrize("loss", ["infonce", "cosine", "l2", "froster"])
+def test_a_batch_without_regions_has_a_local_loss_of_zero(loss):
+    nothing = Regions.of([[], []])
     features = randn(2, 4, 2, 2).requires_grad_()
-    means, present = region_means(features, torch.full((2, 4, 4), 255, dtype=torch.uint8), nothing, nothing)
-    loss = Distiller(DistillConfig(), 4).local_loss(means, present, torch.zeros(0, 4), nothing, 2)
-    assert loss.item() == 0.0
-    loss.backward()
+    means = region_means(features, torch.full((2, 4, 4), 255, dtype=torch.uint8), nothing)
+    value = Distiller(DistillConfig(loss=loss), 4).local_loss(means, torch.zeros(0, 4), nothing, SEEN)
+    assert value.item() == 0.0
+    value.backward()
+    assert torch.equal(features.grad, torch.zeros_like(features))
 
 
 def one_of_each(loss):
@@ -241,7 +283,7 @@ def one_of_each(loss):
     student = torch.tensor([[1.0, math.sqrt(3), 0]])
     distiller = Distiller(DistillConfig(loss=loss), 3)
     features = student[:, :, None, None]
-    local = distiller.local_loss(student, torch.tensor([True]), teacher, torch.tensor([0]), 1)
+    local = distiller.local_loss(student, teacher, Regions.of([[0]]), SEEN)
     return distiller.global_loss(features, teacher).item(), local.item()
 
 
@@ -277,14 +319,14 @@ def test_frosters_head_gets_a_gradient_though_it_starts_at_zero():
 
 @pytest.mark.parametrize("loss", ["infonce", "cosine", "l2", "froster"])
 def test_global_and_local_can_be_switched_off_one_by_one(loss):
-    images, present = torch.tensor([0, 0]), torch.tensor([True, True])
+    regions = Regions.of([[0, 1]])
 
     def both(**switches):
         distiller = Distiller(DistillConfig(loss=loss, **switches), 4)
         distiller.global_loss(randn(2, 4, 2, 2, seed=5), randn(2, 4, seed=6))
         return (
             distiller.global_loss(randn(2, 4, 2, 2), randn(2, 4, seed=1)).item(),
-            distiller.local_loss(randn(2, 4, seed=2), present, randn(2, 4, seed=3), images, 1).item(),
+            distiller.local_loss(randn(2, 4, seed=2), randn(2, 4, seed=3), regions, SEEN).item(),
         )
 
     both_on = both()
@@ -305,16 +347,16 @@ def test_the_banks_tokens_are_teachers_only_and_carry_no_gradient():
 def test_autocast_changes_nothing():
     features, teacher, local = randn(2, 8, 4, 4), randn(2, 8, seed=1), randn(3, 8, seed=2)
     masks = torch.tensor([0, 1], dtype=torch.uint8).repeat(2, 8, 4)
-    images, ids = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0])
+    regions = Regions.of([[0, 1], [0]])
     for loss in ("infonce", "froster"):
         found = []
         for enabled in (False, True):
             torch.manual_seed(3)
             distiller = Distiller(DistillConfig(loss=loss), 8)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-                means, present = region_means(features, masks, images, ids)
+                means = region_means(features, masks, regions)
                 found.append(
-                    (distiller.global_loss(features, teacher), distiller.local_loss(means, present, local, images, 2))
+                    (distiller.global_loss(features, teacher), distiller.local_loss(means, local, regions, SEEN))
                 )
         assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
 

@@ -20,7 +20,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.parts.learning.batches import Batch
+from stages.parts.learning.batches import Batch, Regions
 from stages.parts.learning.distributed import (
     all_gather,
     all_gather_object,
@@ -41,6 +41,8 @@ CPU = torch.device("cpu")
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "infonce": ({}, {}),
     "infonce over the batch": ({"negatives": "batch"}, {}),
+    "same class attracts": ({"negatives": "batch", "same_class": "positive"}, {}),
+    "what is alike masked": ({"negatives": "batch", "alike": 0.05, "bank_alike": 0.05}, {}),
     "cosine": ({"loss": "cosine"}, {}),
     "l2": ({"loss": "l2"}, {}),
     "froster": ({"loss": "froster"}, {}),
@@ -89,20 +91,20 @@ def batch(case: str) -> Batch:
     """Four images, the halves very unequal: many classes; few of them and one image without any label."""
     random = torch.Generator().manual_seed(1)
     masks = torch.full((4, SIZE, SIZE), 255, dtype=torch.uint8)
-    regions = torch.zeros(0, 2, dtype=torch.long)
+    regions = Regions.of([[], [], [], []])
     if case != "nothing labelled":
         masks[0, :8, :8], masks[0, :8, 8:], masks[0, 8:, :8], masks[0, 8:, 8:] = 0, 1, 2, 3
         masks[1, 2:] = 1
         masks[1, 8:] = 2
-        masks[2, 4:8] = 2
-        regions = torch.tensor([[0, 0], [0, 1], [0, 2], [0, 3], [1, 1], [1, 2], [2, 2]])
+        masks[2, 4:8], masks[2, 10:12] = 2, 1
+        regions = Regions.of([[0, 1, 2, 3], [1, 2], [1, 2], []])
     return Batch(
-        torch.randn(4, 3, SIZE, SIZE, generator=random),
+        torch.randint(0, 256, (4, 3, SIZE, SIZE), generator=random, dtype=torch.uint8),
+        torch.zeros(4, 0),
         masks,
         torch.randn(4, D, generator=random),
         torch.randn(len(regions), D, generator=random),
-        regions[:, 0],
-        regions[:, 1],
+        regions,
     )
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from stages.parts.learning.batches import Regions
 from stages.parts.learning.generator import GeneratorConfig, LatentGenerator
 
 K_SEEN, DIM = 3, 16
 # Image 0: seen 1, latent 0 and 1. Image 1: seen 0 alone. Image 2: latent 0, and latent 2 with a gap before it.
-REGION_IMAGE = torch.tensor([0, 0, 0, 1, 2, 2])
-REGION_ID = torch.tensor([1, 3, 4, 0, 3, 5])
+REGIONS = Regions.of([[1, 3, 4], [0], [3, 5]])
 TABLE_6 = [("prototypes", "none"), ("prototypes", "mlp"), ("cls", "none"), ("cls", "mlp"), ("both", "transformer")]
 
 
@@ -27,11 +27,9 @@ def make(seed=0, **settings):
 def tokens():
     return {
         "means": randn(6, DIM),
-        "present": torch.ones(6, dtype=torch.bool),
         "global_tokens": randn(3, DIM, seed=1),
         "local_tokens": randn(6, DIM, seed=2),
-        "region_image": REGION_IMAGE,
-        "region_id": REGION_ID,
+        "regions": REGIONS,
     }
 
 
@@ -75,8 +73,8 @@ def test_a_batch_gives_what_each_image_alone_and_unpadded_gives(memory):
     generator, given = make(memory=memory), tokens()
     latent, _ = generator(**given, num_seen=K_SEEN)
     for image, ids in ((0, [0, 1]), (2, [0, 2])):
-        own = given["region_image"] == image
-        queries = given["means"][own & (given["region_id"] >= K_SEEN)]
+        own = REGIONS.image == image
+        queries = given["means"][own & (REGIONS.id >= K_SEEN)]
         parts = {"global": [given["global_tokens"][image, None]], "local": [given["local_tokens"][own]]}
         parts["both"] = parts["global"] + parts["local"]
         alone = generator.layer(queries[None], torch.cat(parts[memory])[None])[0]
@@ -105,20 +103,10 @@ def test_the_tokens_of_another_image_never_reach_an_embedding():
     assert torch.equal(after[0, :2], before[0, :2]) and not torch.equal(after[2, 0], before[2, 0])
 
 
-def test_a_region_hidden_by_the_crop_is_no_query_and_no_memory():
-    generator, given = make(), tokens()
-    given["present"] = torch.tensor([True, True, False, True, True, True])
-    latent, filled = generator(**given, num_seen=K_SEEN)
-    assert filled[0].tolist() == [True, False, False]
-    given["means"][2], given["local_tokens"][2] = 99.0, 99.0
-    changed, _ = generator(**given, num_seen=K_SEEN)
-    assert torch.equal(changed[0, 0], latent[0, 0])
-
-
 @pytest.mark.parametrize(("inputs", "calibrator"), TABLE_6)
 def test_a_batch_without_latent_regions_is_finite_and_reaches_every_parameter(inputs, calibrator):
     generator, given = make(inputs=inputs, calibrator=calibrator), tokens()
-    given["region_id"] = torch.tensor([0, 1, 2, 0, 0, 1])
+    given["regions"] = Regions.of([[0, 1, 2], [0], [0, 1]])
     latent, filled = generator(**given, num_seen=K_SEEN)
     assert latent.shape == (3, 1, DIM) and not filled.any() and latent.isfinite().all()
     if generator.layer is not None:
@@ -131,27 +119,19 @@ def test_no_attention_is_over_nothing(memory):
     # On some devices' kernels a softmax over nothing is NaN, and NaN times a gradient of zero is NaN.
     generator, given, masks = make(memory=memory), tokens(), {}
     generator.layer.register_forward_pre_hook(lambda _, __, named: masks.update(named), with_kwargs=True)
-    given["present"] = torch.tensor([True, True, True, False, True, True])
+    given |= {k: torch.cat([v[:3], v[4:]]) for k, v in given.items() if k in ("means", "local_tokens")}
+    given["regions"] = Regions.of([[1, 3, 4], [], [3, 5]])
     generator(**given, num_seen=K_SEEN)
     assert set(masks) == {"tgt_key_padding_mask", "memory_key_padding_mask"}
     assert not any(mask.all(dim=1).any() for mask in masks.values())
 
 
 def test_a_batch_without_any_region_is_finite():
-    nothing = torch.zeros(0, dtype=torch.int64)
     for memory in ("both", "local", "global"):
         latent, filled = make(memory=memory)(
-            torch.zeros(0, DIM), nothing.bool(), randn(2, DIM), torch.zeros(0, DIM), nothing, nothing, K_SEEN
+            torch.zeros(0, DIM), randn(2, DIM), torch.zeros(0, DIM), Regions.of([[], []]), K_SEEN
         )
         assert latent.isfinite().all() and not filled.any()
-
-
-def test_sizes_given_beforehand_change_nothing_but_padding():
-    generator, given = make(), tokens()
-    latent, filled = generator(**given, num_seen=K_SEEN)
-    wider, more = generator(**given, num_seen=K_SEEN, latent=5, most=7)
-    assert wider.shape[1] == 5 and not more[:, 3:].any() and torch.equal(more[:, :3], filled)
-    torch.testing.assert_close(wider[:, :3][filled], latent[filled], atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_reach_the_student_through_the_prototypes():

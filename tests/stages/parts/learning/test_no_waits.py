@@ -1,0 +1,184 @@
+"""A training step asks its device nothing, and mixes no devices: on tensors that pretend to be a GPU's.
+
+torch's FakeTensorMode gives every operation its shapes and devices and no values: it refuses operands of two
+devices, and raises wherever the host would have to wait for a value (`.item()`, boolean indexing, `nonzero`).
+Autograd's engine needs a real GPU, so the backward pass is left out here, but for the gradient that is our own.
+`clip2seg benchmark gpu-check` runs the same steps on a GPU under torch.cuda.set_sync_debug_mode("error").
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
+
+from stages.parts.data.photometric import draw_distortion
+from stages.parts.learning.batches import Batch, Sample, collate
+from stages.parts.learning.learner import Learner
+from stages.parts.learning.pixel_sums import _PixelSums
+from stages.parts.learning.trainer import Trainer, make_optimiser
+from stages.parts.scoring.inference import class_scores, student_scorer
+from stages.parts.settings import DistillConfig, EvaluateConfig, GeneratorConfig, PixelLossConfig, TrainConfig
+from stages.parts.students import StudentConfig, build_student
+
+GPU = torch.device("cuda")
+DIM, SEEN, SIDE = 16, 3, 64
+FAMILIES = [
+    StudentConfig(arch="unet", encoder="resnet18", weights=""),
+    StudentConfig(arch="segformer", encoder="mit_b0", weights=""),
+    StudentConfig(arch="segnext", encoder="mscan_t", weights=""),
+    StudentConfig(arch="setr", encoder="vit_b16", weights=""),
+]
+LOSSES = [
+    *(DistillConfig(loss="infonce", negatives=negatives) for negatives in ("image", "batch")),
+    *(DistillConfig(loss=loss) for loss in ("cosine", "l2", "froster", "none")),  # type: ignore[arg-type]
+]
+GENERATORS = [
+    *(GeneratorConfig(memory=memory) for memory in ("both", "local", "global")),  # type: ignore[arg-type]
+    *(
+        GeneratorConfig(inputs=inputs, calibrator=calibrator)  # type: ignore[arg-type]
+        for inputs, calibrator in itertools.product(("prototypes", "cls"), ("none", "mlp"))
+    ),
+    GeneratorConfig(enabled=False),
+]
+
+
+class Net(nn.Module):
+    """A student as small as it gets, of stride 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, DIM, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.head(self.encoder(images).relu())
+        return out
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tensors of a GPU that isn't there, autocast that believes in it, and a backward pass that makes gradients up."""
+    monkeypatch.setattr("torch.amp.autocast_mode.torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    monkeypatch.setattr(Learner, "to", lambda self, **_: self)  # fake parameters can't change their layout in place
+    monkeypatch.setattr(Tensor, "backward", lambda self: None)
+    with FakeTensorMode():
+        yield
+
+
+def sample(i: int) -> Sample:
+    """A crop of two seen and two latent regions, or of one seen region."""
+    ids = [0, 2, SEEN, SEEN + 1] if i % 2 == 0 else [1]
+    mask = np.array(ids, np.uint8)[np.arange(SIDE) * len(ids) // SIDE]
+    local = np.zeros((len(ids), DIM), np.float16)
+    pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
+    return Sample(pixels, draw_distortion(i), np.tile(mask, (SIDE, 1)), np.zeros(DIM, np.float16), local, np.array(ids))
+
+
+def batch() -> Batch:
+    """What a loader hands over, on the device."""
+    return collate([sample(i) for i in range(4)]).to(GPU)
+
+
+def on_gpu(build: Callable[[], nn.Module]) -> Any:
+    """A module built as usual, then with each parameter and buffer pretended to lie on the GPU."""
+    with unset_fake_temporarily():
+        made = build()
+    for module in made.modules():
+        for name, value in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty(value.shape, device=GPU), value.requires_grad))
+        for name, value in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(value.shape, dtype=value.dtype, device=GPU))
+    return made
+
+
+def trainer(
+    distill: DistillConfig = DistillConfig(),  # noqa: B008
+    generator: GeneratorConfig = GeneratorConfig(),  # noqa: B008
+    student: Callable[[], Any] = Net,
+    **train: Any,
+) -> Trainer:
+    cfg = TrainConfig(iterations=10, warmup=0, batch=4, **train)
+    pixel, text = PixelLossConfig(), np.zeros((SEEN, DIM), np.float32)
+    learner = on_gpu(lambda: Learner(student(), torch.from_numpy(text), distill, generator, pixel))
+    made = Trainer(cfg, learner, make_optimiser(learner, cfg), GPU)
+    for parameter in learner.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    made.optimiser.zero_grad = lambda **_: None  # type: ignore[method-assign]
+    return made
+
+
+def check(made: Trainer) -> None:
+    terms = made.step(0, batch())
+    assert {t.device.type for t in terms.values()} == {"cuda"}
+    assert {t.dtype for t in terms.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("net", FAMILIES, ids=lambda net: net.arch)
+@pytest.mark.usefixtures("pretended")
+def test_the_step_of_every_family_of_students_waits_for_nothing(net: StudentConfig) -> None:
+    check(trainer(student=lambda: build_student(net, DIM), precision="bf16"))
+
+
+@pytest.mark.parametrize("distill", LOSSES, ids=lambda cfg: f"{cfg.loss}-{cfg.negatives}")
+@pytest.mark.usefixtures("pretended")
+def test_the_step_of_every_loss_negatives_and_calibrator_waits_for_nothing(distill: DistillConfig) -> None:
+    for generator in GENERATORS:
+        check(trainer(distill, generator))
+
+
+@pytest.mark.usefixtures("pretended")
+def test_parts_of_a_batch_clipping_and_other_switches_wait_for_nothing() -> None:
+    check(trainer(grad_accumulation_steps=2, max_grad_norm=1.0, precision="fp32"))
+    check(trainer(DistillConfig(use_global=False, use_local=False)))
+
+
+@pytest.mark.usefixtures("pretended")
+def test_the_gradient_of_the_pixel_loss_waits_for_nothing() -> None:
+    class Kept:
+        def save_for_backward(self, *tensors: Tensor) -> None:
+            self.saved_tensors = tensors
+
+    for ignored_are_negatives in (True, False):
+        logits = torch.empty(3, 5, 8, 8, device=GPU)
+        labels = torch.zeros(3, 32, 32, dtype=torch.long, device=GPU)
+        kept: Any = Kept()
+        terms = _PixelSums.forward(kept, logits, labels, ignored_are_negatives)
+        gradient, *_ = _PixelSums.backward(kept, *terms)
+        assert gradient.shape == logits.shape and gradient.device.type == "cuda"
+
+
+@pytest.mark.usefixtures("pretended")
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_scores_of_an_image_wait_for_nothing(mode: Any) -> None:
+    student = on_gpu(lambda: Net().eval())
+    score = student_scorer(student, torch.empty(SEEN, DIM, device=GPU))
+    cfg = EvaluateConfig(mode=mode, short_side=SIDE, crop=SIDE, stride=32)
+    found = class_scores(score, np.zeros((50, 70, 3), np.uint8), cfg, 2, GPU)
+    assert found.shape == (SEEN, 50, 70) and found.device.type == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("mistake", "error"),
+    [
+        (lambda b, x: int(x.max()), DataDependentOutputException),
+        (lambda b, x: x[x > 0], DynamicOutputShapeException),
+        (lambda b, x: x + b.images.cpu()[0, 0], RuntimeError),
+    ],
+    ids=["value", "shape", "device"],
+)
+@pytest.mark.usefixtures("pretended")
+def test_the_pretended_gpu_finds_what_it_is_here_for(mistake: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        mistake(batch(), torch.empty(SIDE, SIDE, device=GPU))
