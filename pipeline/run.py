@@ -7,6 +7,7 @@ import ctypes
 import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.location import Location
@@ -66,10 +67,21 @@ class Machine:
         return found
 
 
+def draw_world(plan: Plan) -> None:
+    """Draws the demo world that a plan reads, unless it is there; does nothing for other data."""
+    if plan.world is not None:
+        from stages.demo.world import write_world
+
+        root, world = Path(plan.data_config.root), plan.world
+        if write_world(root, seed=world.seed, train=world.train, val=world.val):
+            say(f"demo world: {world.train} + {world.val} images drawn -> {root}")
+
+
 def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Tokens, dense tokens and text embeddings."""
     if (done := _done(plan, "extract")) is not None:
         return done
+    draw_world(plan)
     from stages import extract as stage
 
     tiers = plan.tiers()
@@ -83,6 +95,7 @@ def mine_latent(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Cell masks of latent classes and their local tokens."""
     if (done := _done(plan, "mine-latent")) is not None:
         return done
+    draw_world(plan)
     from stages import mine_latent as stage
 
     tiers = plan.tiers()
@@ -101,6 +114,7 @@ def train(
     at = plan.artifacts.child(f"online-{plan.fingerprint('train')}") if online else plan.address("train")
     if (done := _finished("train", at) if online else _done(plan, "train")) is not None:
         return done
+    draw_world(plan)
     from stages import train as stage
 
     compute = replace(machine.compute, compiled=compiled)
@@ -145,6 +159,7 @@ def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Scores of the student; `report` of the result is an EvalReport."""
     if (done := _done(plan, "eval")) is not None:
         return done | {"report": read_report(plan.address("eval"))}
+    draw_world(plan)
     from stages import evaluate as stage
 
     report = stage.run(
@@ -164,6 +179,7 @@ def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
     at = plan.address("teacher")
     if at.get_mark("complete.json") is not None:
         return _result("eval", True, {}, at) | {"report": read_report(at)}
+    draw_world(plan)
     from stages import evaluate as stage
 
     report = stage.run_teacher(
@@ -174,6 +190,7 @@ def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
 
 def verify_teacher(plan: Plan, machine: Machine, sample: int) -> dict[str, Any]:
     """A sample of cached views encoded again and compared; loads CLIP."""
+    draw_world(plan)
     from stages import verify as stage
 
     return stage.run(plan.cache_recipe, plan.train_data, plan.tiers(), sample=sample, compute=machine.compute)

@@ -13,7 +13,7 @@ from pipeline.benchmarks.harness import interleaved, result
 from pipeline.benchmarks.world import World, dense_like
 from stages import extract as stage
 from stages.parts.data.regions import annotated_share
-from stages.parts.mining.clustering import bare_kmeans, gpus, kmeans_inputs, mine, one_thread, seeds
+from stages.parts.mining.clustering import bare_kmeans, gpus, kmeans_inputs, mine, one_blas_thread, one_thread, seeds
 from stages.parts.mining.miner import Miner, latent_arrays
 
 TARGET = 1.2
@@ -36,6 +36,7 @@ def mine_latent(world: World, rounds: int, device: torch.device, workers: int) -
     inputs = [kmeans_inputs(fields[i][open_cells[i]], seeds(fields[i], open_cells[i], cfg.windows)) for i in used]
     made: dict[str, list[np.ndarray]] = {}
     one_thread()
+    one_blas_thread()  # for the rest of this process
 
     def bare() -> None:
         for points, start in inputs:

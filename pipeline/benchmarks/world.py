@@ -20,6 +20,7 @@ from cache.store import Artifact
 from cache.tiers import CacheTiers
 from pipeline.config import load_config, preset_name
 from pipeline.plan import Plan
+from pipeline.run import draw_world
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.regions import annotated_share, present_regions
 from stages.parts.data.vocabulary import load_vocabulary
@@ -74,6 +75,7 @@ def open_world(preset: str, images: int, overrides: Sequence[str], data: str, fo
         plan = Plan(config, PHOTOS, str(folder / "artifacts"), str(folder / PHOTOS))
     else:
         plan = Plan(load_config(preset, overrides), preset_name(preset), str(folder / "artifacts"), data)
+        draw_world(plan)
     if images > len(plan.train_data):
         raise InputError(
             f"--images {images}: preset {plan.name} has {len(plan.train_data)} training images; ask for fewer"

@@ -129,7 +129,7 @@ class Inspection:
             ordered = self.plan.vocabulary.ordered
             names["nearest"] = [ordered[names["nearest"][0]], ordered[names["nearest"][1]], names["nearest"][2]]
         settings = {
-            table: getattr(c, table).fingerprint_fields() for table in ("teacher", "views", "extract", "mine_latent")
+            table: getattr(c, table).described_fields() for table in ("teacher", "views", "extract", "mine_latent")
         }
         return {"preset": self.plan.name, "settings": settings, **found}
 

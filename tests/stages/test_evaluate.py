@@ -67,7 +67,7 @@ def test_scores_are_those_of_a_plain_loop(tiny: Tiny, tmp_path: Path, mode: str)
     text = torch.from_numpy(np.concatenate([arrays["seen"], arrays["unseen"]]))
     scorer = student_scorer(checkpoint.student, text)
     data = plan.val_data
-    found = [predicted(class_scores(scorer, data.image(i), plan.config.eval, 2, CPU)) for i in range(len(data))]
+    found = [predicted(class_scores(scorer, data.image(i), plan.config.eval, 2, CPU.device)) for i in range(len(data))]
     wanted = slow_scores(found, [data.labels(i, "all") for i in range(len(data))])
     for name in ("sIoU", "uIoU", "hIoU", "pixel_accuracy"):
         assert getattr(report, name) == pytest.approx(wanted[name], abs=0.006), name

@@ -12,13 +12,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from cache.digests import file_digest
 from cache.errors import InputError
-from cache.settings import PathSetting, Settings
+from cache.settings import Apart, PathSetting, Settings
 from stages.parts.teacher.files import (
     CONFIG,
     check_weights,
@@ -58,19 +58,22 @@ class TeacherConfig(Settings):
     crop_size: int = Field(default=0, ge=0)
     """Side of the square that a region's crop is resized to, in pixels; 0: the model's native size (P)."""
 
-    recipe: Literal[
-        "auto", "vanilla", "value", "maskclip", "clearclip", "naclip", "sclip", "kk_mean", "scclip", "feature_map"
+    recipe: Annotated[
+        Literal[
+            "auto", "vanilla", "value", "maskclip", "clearclip", "naclip", "sclip", "kk_mean", "scclip", "feature_map"
+        ],
+        Apart("enters dense tokens alone, by `recipe_ingredients`"),
     ] = "auto"
     """How dense tokens are taken (docs/teachers.md). Native ViT: vanilla (P), value, maskclip, clearclip, naclip,
     sclip, kk_mean, scclip (D). ResNet, timm towers: feature_map. auto: vanilla for a native ViT, else feature_map."""
 
-    gaussian_std: float = Field(default=5.0, gt=0)
+    gaussian_std: Annotated[float, Apart("enters with the recipe that reads it")] = Field(default=5.0, gt=0)
     """Width of naclip's neighbourhood, in cells, above 0 (C: NACLIP's own 5). Read by `naclip` only."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the image tower: fp32, or autocast to bf16 or fp16; text is always fp32 (D)."""
 
-    prompts: str = ""
+    prompts: Annotated[str, Apart("the prompts themselves enter text embeddings")] = ""
     """Name of a prompt set (`vocabulary.prompt_set`); empty: the class name alone (P: per data set)."""
 
     text: PathSetting = ""
