@@ -63,11 +63,13 @@ def extract_text(result: dict[str, Any]) -> str:
     s = result["summary"]
     seconds = s["seconds"]
     sizes = ", ".join(f"{kind} {size(n)}" for kind, n in s["bytes"].items())
+    own = s.get("normalisation", {})  # absent from what an earlier release extracted
+    normalised = "".join(f", input {key} {' '.join(f'{v:.3g}' for v in own[key])}" for key in own)
     return (
         f"extract: {s['views']} views, {s['regions']} seen regions, {s['views_per_second']} views/s "
         f"-> {result['address']}\n"
         f"  stored: {sizes}\n"
-        f"  teacher {seconds.get('teacher', 0)} s, waiting for images {seconds.get('wait', 0)} s, "
+        f"  teacher {seconds.get('teacher', 0)} s{normalised}, waiting for images {seconds.get('wait', 0)} s, "
         f"waiting for the store {seconds.get('write', 0)} s"
         + (f"\n  seen classes without a single pixel: {', '.join(absent)}" if (absent := s.get("absent")) else "")
         + _bad(s["bad"])

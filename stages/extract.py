@@ -82,6 +82,7 @@ def fill(recipe: CacheRecipe, teacher: Teacher, data: Dataset, out: CacheTiers, 
         rate = bar.overall
     _check_bad(tiers[0], shards, data.cfg.max_bad)
     summary = _summary([*tiers, out.text], data.vocabulary.seen, shards, clock, rate)
+    summary |= {"normalisation": teacher.normalisation}
     for artifact in tiers:
         if artifact.summary() is None:  # a run for other prompts alone has nothing to say of finished tokens
             artifact.finish(summary)

@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from stages.parts.data.views import Array
-from stages.parts.learning.batches import normalised
 from stages.parts.scoring.inference import class_scores, predicted, student_scorer
 from stages.parts.settings import EvaluateConfig
 from stages.parts.students.checkpoint import Checkpoint
+from stages.parts.students.inputs import normalised
 
 
 class StudentPredictor:

@@ -1,18 +1,22 @@
-"""Claims about the house: imports point down only, and each heavy library has one door."""
+"""Claims about the house: imports point down only, in no circle; one door a heavy library; parts write nothing."""
 
 from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.evidence.counts import circles, graph
+
 ROOT = Path(__file__).resolve().parents[2]
-HOUSE = ("pipeline", "stages", "cache")
+HOUSE = ("clip2seg", "pipeline", "stages", "cache")
 FILES = sorted(f for package in HOUSE for f in (ROOT / package).rglob("*.py"))
 
 DOORS = {
@@ -26,7 +30,14 @@ DOORS = {
 }
 """Heavy library -> the files that may import it."""
 
+ROOMS = ("settings", "data", "demo", "drawing", "students", "scoring", "teacher", "mining", "learning")
+"""The rooms of stages/parts: each may import from itself and from those before it."""
+
+MOST_FILES = 15
+"""Files in a room, `__init__.py` apart."""
+
 BELOW = {
+    "clip2seg": ("pipeline", "stages.parts"),
     "pipeline": ("pipeline", "stages", "cache"),
     "stages": ("stages.parts", "stages.running", "cache"),
     "stages.parts": (
@@ -63,7 +74,11 @@ def own_modules() -> set[str]:
 
 
 def floor(module: str) -> str:
-    return next(f for f in ("stages.parts", "stages", "pipeline", "cache") if f == module or module.startswith(f + "."))
+    return next(
+        f
+        for f in ("stages.parts", "stages", "pipeline", "cache", "clip2seg")
+        if f == module or module.startswith(f + ".")
+    )
 
 
 def inside(module: str, packages: tuple[str, ...]) -> bool:
@@ -92,19 +107,120 @@ def test_each_heavy_library_has_its_door(library: str) -> None:
     assert [user for user in users if not user.startswith(DOORS[library])] == []
 
 
-def test_parts_write_no_files() -> None:
-    writers = {"write_text", "write_bytes", "mkdir", "unlink", "rename", "replace", "savefig", "to_file"}
+def test_rooms_of_parts_import_only_rooms_before_them() -> None:
+    wrong, modules = [], own_modules()
     for file in (ROOT / "stages/parts").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
-                continue
-            on_text = node.func.attr == "replace" and len(node.args) + len(node.keywords) != 1
-            assert node.func.attr not in writers or on_text or in_memory(node), f"{file}:{node.lineno}"
+        own = module_name(file).split(".")
+        for wanted in imports(file):
+            parts = wanted.split(".")
+            both = parts[:2] == own[:2] and len(parts) > 2 and len(own) > 2 and wanted in modules
+            if both and ROOMS.index(parts[2]) > ROOMS.index(own[2]):
+                wrong.append(f"{module_name(file)} imports {wanted}")
+    assert wrong == []
+    assert {module.split(".")[2] for module in own_modules() if module.startswith("stages.parts.")} == set(ROOMS)
 
 
-def in_memory(call: ast.Call) -> bool:
-    """`figure.savefig(buffer)`: bytes, not a file."""
-    return bool(call.args) and isinstance(call.args[0], ast.Name) and call.args[0].id == "buffer"
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circles(graph(ROOT)) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]  # guards the guard
+
+
+def test_a_room_has_few_enough_files_to_see_at_a_glance() -> None:
+    files = Counter(str(f.parent.relative_to(ROOT)) for f in FILES if f.name != "__init__.py")
+    assert {room: number for room, number in files.items() if number > MOST_FILES} == {}
+
+
+def test_parts_write_no_files() -> None:
+    found = [
+        f"{file.relative_to(ROOT)}:{line}"
+        for file in sorted((ROOT / "stages/parts").rglob("*.py"))
+        for line in writes(file.read_text(encoding="utf-8"))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "open(path, 'w')",
+        "path.open('wb')",
+        "open(path, mode=mode)",
+        "image.save(path)",
+        "image.save(path, quality=95)",
+        "figure.savefig(path)",
+        "torch.save(state, path)",
+        "save(state, path)",
+        "save_file(tensors, path)",
+        "write_whole(path, data)",
+        "files.write_atomic(path, data)",
+        "path.write_bytes(data)",
+        "path.mkdir()",
+        "path.replace(other)",
+        "os.rename(a, b)",
+        "shutil.rmtree(folder)",
+        "location.put(name, data)",
+        "np.savez(path, x=x)",
+        "array.tofile(path)",
+    ],
+)
+def test_the_check_sees_each_way_of_writing(line: str) -> None:
+    assert list(writes(f"x = 1\n{line}\n")) == [2]
+
+
+def test_the_check_lets_reading_and_memory_pass() -> None:
+    for line in (
+        "text.replace('a', 'b')",
+        "open(path)",
+        "open(path, 'rb')",
+        "path.open('rb')",
+        "Image.open(path)",
+        "av.open(str(path))",
+        "self.av.open(self.buffer, 'w')",
+        "from safetensors.torch import save\nsave(tensors, about)",
+        "image.save(buffer, 'PNG')",
+        "figure.savefig(buffer)",
+        "torch.save(state, buffer)",
+        "dataclasses.replace(view, flip=True)",
+        "ctx.save_for_backward(logits)",
+    ):
+        assert list(writes(line)) == [], line
+
+
+WRITERS = (
+    r"save(?!_for_backward)\w*|write_\w+|to_?file|mkdir|makedirs|touch|unlink|rmtree|rmdir|rename|move"
+    r"|copy2?|put(_\w+)?|delete(_all)?"
+)
+"""Names of calls that write, on whatever object; `replace` and `open` depend on their arguments."""
+
+
+def writes(source: str) -> Iterator[int]:
+    """Lines of a source that write to a disk or a store."""
+    tree = ast.parse(source)
+    # safetensors' own `save` returns bytes.
+    in_memory = any(isinstance(n, ast.ImportFrom) and n.module == "safetensors.torch" for n in ast.walk(tree))
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        on = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+        to_buffer = any(ast.unparse(a).endswith("buffer") for a in node.args)
+        if name == "open":
+            # Image.open and av.open take no mode here: they read.
+            first = 0 if on not in ("", "io", "os", "av", "Image") else 1
+            mode = next((k.value for k in node.keywords if k.arg == "mode"), None)
+            mode = mode if mode is not None else next(iter(node.args[first : first + 1]), None)
+            wrong = mode is not None and not (isinstance(mode, ast.Constant) and set(str(mode.value)) <= set("rbt"))
+            wrong = wrong and not to_buffer
+        elif name == "replace":  # of text: two arguments; of a dataclass: keywords; of a path: one
+            wrong = len(node.args) == 1 and not node.keywords
+        elif name == "save" and not on and in_memory:
+            wrong = False
+        elif name in ("copy", "move") and on != "shutil":
+            wrong = False  # arrays and modules
+        else:
+            wrong = re.fullmatch(WRITERS, name) is not None and not to_buffer
+        if wrong:
+            yield node.lineno
 
 
 def modules_after(code: str) -> set[str]:

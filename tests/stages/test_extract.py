@@ -226,9 +226,9 @@ def test_a_teacher_that_gives_nan_is_refused_and_nothing_is_stored(
 
     def broken(self: Teacher, images: torch.Tensor) -> Any:
         tokens, dense = original(self, images)
-        return tokens * float("nan"), dense
+        return tokens * (float("nan") if images.any() else 1.0), dense  # the probe at loading is black
 
     monkeypatch.setattr(Teacher, "encode_views", broken)
-    with pytest.raises(InputError, match="NaN or infinite"):
+    with pytest.raises(InputError, match=r"^train\d\d: the teacher gave NaN or infinity for its global token"):
         tiny.run("extract", artifacts=tmp_path)
     assert tiny.plan(artifacts=tmp_path).artifact("tokens").committed() == []

@@ -23,8 +23,7 @@ from stages.parts.data.datasets import Dataset
 from stages.parts.data.photometric import distorted, draw_distortion
 from stages.parts.data.regions import present_regions, pseudo_mask
 from stages.parts.data.views import Array, ViewsConfig, apply_image, apply_labels, draw, inside, view_seed
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from stages.parts.students.inputs import normalised
 
 
 @dataclass(frozen=True)
@@ -269,17 +268,6 @@ def collate(samples: list[Sample]) -> Batch:
         torch.from_numpy(np.concatenate([s.local for s in samples])),
         Regions.of([s.regions.tolist() for s in samples]),
     )
-
-
-def normalised(pixels: Tensor) -> Tensor:
-    """Levels 0..255 [B, 3, H, W] -> float32, by ImageNet's mean and standard deviation: the student's input."""
-    mean, std = _per_channel(IMAGENET_MEAN, pixels.device), _per_channel(IMAGENET_STD, pixels.device)
-    return (pixels.float() / 255 - mean) / std
-
-
-def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """[3, 1, 1]. Filled on the device: a copy from the host's memory would make the host wait for it."""
-    return torch.cat([torch.full((1, 1, 1), v, device=device) for v in values])
 
 
 class EpochBatchSampler:

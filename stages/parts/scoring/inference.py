@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stages.parts.data.views import Array
-from stages.parts.learning.batches import normalised
 from stages.parts.settings import EvaluateConfig
+from stages.parts.students.inputs import normalised
 
 Scorer = Callable[[Tensor], Tensor]
 """Images float [1, 3, H, W] in 0..255 -> class scores [1, K, h, w]."""

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from cache.errors import InputError
 from stages.parts.data.views import Array
-from stages.parts.learning.batches import IMAGENET_MEAN, IMAGENET_STD
+from stages.parts.students.inputs import IMAGENET_MEAN, IMAGENET_STD
 
 OPSET = 18
 LARGEST = 16_384

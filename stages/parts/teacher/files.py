@@ -36,6 +36,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def check_normalisation(folder: Path) -> None:
+    """Raises InputError unless a teacher folder says how photos are normalised: open_clip would take OpenAI's."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("preprocess_cfg")
+    for key in ("mean", "std"):
+        values = config.get(key) if isinstance(config, dict) else None
+        if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, int | float) for v in values):
+            raise InputError(
+                f"{folder / CONFIG}: preprocess_cfg has no {key} of three numbers, which the teacher was trained "
+                "with; copy the whole file from where the weights come from"
+            )
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The weights in a teacher folder, by name. Raises InputError where there are none."""
     found = sorted(file for file in folder.iterdir() if file.suffix in WEIGHTS)

@@ -7,7 +7,6 @@ what it needs.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,12 +20,21 @@ from cache.errors import InputError
 from cache.settings import Apart, PathSetting, Settings
 from stages.parts.teacher.files import (
     CONFIG,
+    check_normalisation,
     check_weights,
     first_line,
     read_config,
     teacher_folder_digest,
     text_source_digest,
     weight_files,
+)
+from stages.parts.teacher.sources import (
+    Normalisation,
+    agreed_normalisation,
+    damaged_weights,
+    hub_cached,
+    require_reachable,
+    tokenizer_problem,
 )
 
 if TYPE_CHECKING:
@@ -102,6 +110,9 @@ def teacher_identity(cfg: TeacherConfig) -> dict[str, str]:
     else:
         path = Path(cfg.pretrained)
         identity = {"model": cfg.model, "pretrained": file_digest(path) if path.is_file() else cfg.pretrained}
+        if path.is_file():
+            # Up to 0.1 such tokens were taken under OpenAI's mean and deviation, whatever the model's own.
+            identity["normalisation"] = "of the model's tags"
     if cfg.text:
         identity["text"] = text_source_digest(cfg.text)
     return identity
@@ -114,13 +125,13 @@ def weights_at_hand(cfg: TeacherConfig) -> bool | None:
     if cfg.model.startswith(LOCAL) or Path(cfg.pretrained).is_file():
         return None
     source = open_clip.get_pretrained_cfg(cfg.model.replace("/", "-"), cfg.pretrained)
-    hub = cfg.model.removeprefix(HUB) if cfg.model.startswith(HUB) else str(source.get("hf_hub", "")).strip("/")
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface"))
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{hub.replace('/', '--')}" / "snapshots"
     file = str(source.get("url", "")).rsplit("/", 1)[-1]
-    return bool(hub and cache.is_dir() and any(cache.iterdir())) or bool(
-        file and (Path.home() / ".cache/clip" / file).is_file()
-    )
+    return hub_cached(_hub_name(cfg, source)) or bool(file and (Path.home() / ".cache/clip" / file).is_file())
+
+
+def _hub_name(cfg: TeacherConfig, source: dict[str, Any]) -> str:
+    """The Hugging Face repository of a teacher, "" where it has none."""
+    return cfg.model.removeprefix(HUB) if cfg.model.startswith(HUB) else str(source.get("hf_hub", "")).strip("/")
 
 
 class TextTower:
@@ -146,7 +157,10 @@ class TextTower:
         with torch.no_grad():
             parts = [self._encode_prompts(prompts[i : i + TEXT_BATCH]) for i in range(0, len(prompts), TEXT_BATCH)]
             each = F.normalize(torch.cat(parts), dim=-1).unflatten(0, (len(names), len(templates)))
-            return F.normalize(each.mean(dim=1), dim=-1)
+            found = F.normalize(each.mean(dim=1), dim=-1)
+        if not found.isfinite().all():
+            raise InputError(f"{self.cfg.model}: {damaged_weights(self._model)}")
+        return found
 
     def _encode_prompts(self, prompts: list[str]) -> Tensor:
         import open_clip
@@ -155,7 +169,7 @@ class TextTower:
             try:
                 self._tokenizer = open_clip.get_tokenizer(self.cfg.model)
             except Exception as error:  # whatever the hub, the disk or a tokenizer library raises
-                raise InputError(f"{self.cfg.model}: its tokenizer can't be loaded ({first_line(error)})") from error
+                raise InputError(tokenizer_problem(self.cfg.model, error, first_line(error))) from error
         result: Tensor = self._model.encode_text(self._tokenizer(prompts).to(self.device)).float()
         return result
 
@@ -164,7 +178,7 @@ class Teacher:
     """A frozen CLIP: images to global and dense tokens, crops to local tokens, names to text embeddings.
 
     Attributes: `dim` D; `input_size`, `crop_size` [pixels]; `grid` (h, w) of the dense tokens; `recipe` in
-    use; `digest`, sha256 over names, shapes and values of all weights; `device`.
+    use; `normalisation`, mean and std of its input; `device`.
     """
 
     def __init__(self, cfg: TeacherConfig, model: Any, device: torch.device) -> None:
@@ -172,7 +186,7 @@ class Teacher:
 
         from stages.parts.teacher.towers import native_size
 
-        self.cfg, self.device, self.digest = cfg, device, _weights_digest(model)
+        self.cfg, self.device = cfg, device
         self._model = model.to(device)
         native = native_size(model.visual)
         self.input_size, self.crop_size = cfg.input_size or native, cfg.crop_size or native
@@ -181,6 +195,7 @@ class Teacher:
         self._crops = self._views if self.crop_size == self.input_size else self._tower(self.crop_size)
         shape = (1, 3, 1, 1)
         preprocess = model.visual.preprocess_cfg
+        self.normalisation = {key: tuple(preprocess[key]) for key in ("mean", "std")}
         self._mean = torch.tensor(preprocess["mean"], device=device).view(shape)
         self._std = torch.tensor(preprocess["std"], device=device).view(shape)
         self._text = TextTower(cfg, model, device)
@@ -227,15 +242,17 @@ class Teacher:
         return tower.to(self.device).eval().requires_grad_(False)
 
     def _probe_shapes(self) -> tuple[int, tuple[int, int]]:
-        """D and (h, w), found with one black image; a size that the tower refuses shows here, not hours later."""
+        """D and (h, w), found with one black image; a size that the tower refuses, or damaged weights, show here."""
         import torch
 
         try:
-            _, dense = self.encode_views(torch.zeros((1, 3, self.input_size, self.input_size), dtype=torch.uint8))
-            self.encode_crops(torch.zeros((1, 3, self.crop_size, self.crop_size), dtype=torch.uint8))
+            pooled, dense = self.encode_views(torch.zeros((1, 3, self.input_size, self.input_size), dtype=torch.uint8))
+            local = self.encode_crops(torch.zeros((1, 3, self.crop_size, self.crop_size), dtype=torch.uint8))
         except (AssertionError, RuntimeError) as error:
             sizes = f"input_size {self.input_size}, crop_size {self.crop_size}"
             raise InputError(f"{self.cfg.model}: refuses {sizes} ({first_line(error)}); use 0, native") from error
+        if not all(tokens.isfinite().all() for tokens in (pooled, dense, local)):
+            raise InputError(f"{self.cfg.model}: {damaged_weights(self._model, self.cfg.precision)}")
         return dense.shape[3], (dense.shape[1], dense.shape[2])
 
     @contextmanager
@@ -297,9 +314,17 @@ def _created(cfg: TeacherConfig) -> Any:
 
     _check_source(cfg)
     own = cfg.model.startswith((LOCAL, HUB))
+    bare = not own and not open_clip.get_pretrained_cfg(cfg.model.replace("/", "-"), cfg.pretrained)
+    normalisation = known_normalisation(cfg.model) if bare else None
+    if weights_at_hand(cfg) is False:
+        _require_network(cfg)
     try:
         model = open_clip.create_model(
-            cfg.model, None if own else cfg.pretrained, require_pretrained=True, weights_only=True
+            cfg.model,
+            None if own else cfg.pretrained,
+            require_pretrained=True,
+            weights_only=True,
+            force_preprocess_cfg=normalisation,
         )
     except Exception as error:  # open_clip, its hub client and its loaders raise whatever they like
         wanted = cfg.model if own else f"{cfg.model} with weights {cfg.pretrained}"
@@ -307,6 +332,28 @@ def _created(cfg: TeacherConfig) -> Any:
             f"teacher {wanted}: can't be loaded ({first_line(error)}); check the files, or the network for a download"
         ) from error
     return model.eval().requires_grad_(False)
+
+
+def known_normalisation(model: str) -> Normalisation:
+    """`agreed_normalisation` of all tags that open_clip has for a model. Raises InputError as it does."""
+    import open_clip
+
+    name = model.replace("/", "-")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    return agreed_normalisation(model, {tag: open_clip.get_pretrained_cfg(name, tag) for tag in tags})
+
+
+def _require_network(cfg: TeacherConfig) -> None:
+    """Raises InputError, at once, where the server with the teacher's weights can't be reached."""
+    import open_clip
+
+    source = (
+        {} if cfg.model.startswith(HUB) else open_clip.get_pretrained_cfg(cfg.model.replace("/", "-"), cfg.pretrained)
+    )
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    what = cfg.model if cfg.model.startswith(HUB) else f"{cfg.model} with weights {cfg.pretrained!r}"
+    remedy = "connect once, or set teacher.pretrained to a file of weights or teacher.model to `local-dir:FOLDER`"
+    require_reachable(f"teacher {what}", hub if _hub_name(cfg, source) else str(source.get("url", hub)), remedy)
 
 
 def _check_source(cfg: TeacherConfig) -> None:
@@ -320,6 +367,7 @@ def _check_source(cfg: TeacherConfig) -> None:
         quick = bool(read_config(folder).get("quick_gelu", False))
         for weights in weight_files(folder):
             check_weights(weights, quick, f'set "quick_gelu": true under model_cfg in {folder / CONFIG}')
+        check_normalisation(folder)
         return
     name, known = cfg.model.replace("/", "-"), open_clip.list_models()
     if name not in known:
@@ -334,8 +382,10 @@ def _check_source(cfg: TeacherConfig) -> None:
     elif Path(cfg.pretrained).is_file():
         check_weights(Path(cfg.pretrained), quick, remedy)
     else:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-        raise InputError(f"pretrained {cfg.pretrained!r} is neither a file nor a tag of {cfg.model}; tags: {tags}")
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        close = difflib.get_close_matches(cfg.pretrained, tags, 3)
+        hint = f"nearest: {', '.join(close)}" if close else f"tags: {', '.join(tags) or 'none'}"
+        raise InputError(f"pretrained {cfg.pretrained!r} is neither a file nor a tag of {cfg.model}; {hint}")
 
 
 def _recipe(cfg: TeacherConfig, visual: Any) -> str:
@@ -349,14 +399,3 @@ def _recipe(cfg: TeacherConfig, visual: Any) -> str:
         fitting = " or ".join(RECIPES) if native_vit else "feature_map"
         raise InputError(f"recipe {cfg.recipe!r} doesn't fit teacher {cfg.model}: use auto, {fitting}")
     return cfg.recipe
-
-
-def _weights_digest(model: Any) -> str:
-    """sha256 (64 hex digits) over names, types, shapes and values of all weights, wherever they came from."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

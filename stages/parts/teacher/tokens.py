@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,7 +20,11 @@ class PendingTokens:
     A GPU has then already begun the next batch. On the CPU they are there at once.
     """
 
-    def __init__(self, tokens: Mapping[str, Tensor], dtype: str) -> None:
+    def __init__(
+        self, tokens: Mapping[str, Tensor], dtype: str, names: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
+        """tokens: [rows, ...] each; names: what each row of a kind was made from, for an error's sake."""
+        self._names = names or {}
         # Cast where the tokens are: half the bytes to move, and many cores to do it.
         cast = {name: t.to(getattr(torch, dtype)) for name, t in tokens.items()}
         self._dtype = dtype
@@ -30,14 +34,25 @@ class PendingTokens:
         self._event = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Waits; raises InputError where the stored precision can't hold a token (NaN, infinity)."""
+        """Waits; raises InputError, naming the photo, where a token is NaN or more than the stored precision holds."""
         if self._event is not None:
             self._event.synchronize()
         if not self._finite.item():
-            raise InputError(
-                f"the teacher gave a token that {self._dtype} can't hold (NaN or infinite); set extract.dtype=float32"
-            )
+            raise InputError(self._complaint())
         return {name: t.numpy() for name, t in self._host.items()}
+
+    def _complaint(self) -> str:
+        """Which token is not finite, and why: a cast that overflows gives infinity, never NaN."""
+        kind, tokens = next((k, t) for k, t in self._host.items() if not t.isfinite().all())
+        row = int((~tokens.isfinite().flatten(1).all(dim=1)).nonzero()[0])
+        names = self._names.get(kind, ())
+        where = names[row] if row < len(names) else "a crop"
+        if any(t.isnan().any() for t in self._host.values()) or self._dtype == "float32":
+            return (
+                f"{where}: the teacher gave NaN or infinity for its {kind} token; its weights are damaged (fetch them "
+                "anew), or teacher.precision is too small for it (set fp32)"
+            )
+        return f"{where}: the teacher gave a {kind} token beyond what {self._dtype} can hold; set extract.dtype=float32"
 
 
 def _moved(tensor: Tensor) -> Tensor:
@@ -56,9 +71,10 @@ def encode(teacher: Teacher, batch: TeacherBatch, cfg: ExtractConfig) -> Pending
         return PendingTokens({k: torch.zeros(s) for k, s in empty.items()}, cfg.dtype)
     tokens, dense = teacher.encode_views(batch.images)
     local = [teacher.encode_crops(part) for part in batch.crops.split(cfg.batch)] if len(batch.crops) else []
-    return PendingTokens(
-        {"global": tokens, "dense": dense, "local": torch.cat(local) if local else tokens[:0]}, cfg.dtype
-    )
+    views = [v.id for v in batch.good]
+    names = {"global": views, "dense": views, "local": [v.id for v in batch.good for _ in v.regions]}
+    every = {"global": tokens, "dense": dense, "local": torch.cat(local) if local else tokens[:0]}
+    return PendingTokens(every, cfg.dtype, names)
 
 
 def token_arrays(views: list[TeacherView], encoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -15,16 +15,14 @@ from stages.parts.data.datasets import Dataset
 from stages.parts.data.regions import present_regions, pseudo_mask
 from stages.parts.data.views import ViewsConfig, apply_labels, draw, inside
 from stages.parts.learning.batches import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Batch,
     CachedTokens,
     EpochBatchSampler,
     Regions,
     TrainingSet,
     collate,
-    normalised,
 )
+from stages.parts.students.inputs import IMAGENET_MEAN, IMAGENET_STD, normalised
 from stages.parts.teacher.crops import TeacherViews, view_id
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.parts.learning.batches import normalised
 from stages.parts.scoring.inference import class_scores, predicted, student_scorer, window_starts
 from stages.parts.settings import EvaluateConfig
+from stages.parts.students.inputs import normalised
 
 CPU = torch.device("cpu")
 

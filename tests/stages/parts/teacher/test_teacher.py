@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import pickle
+import socket
 import subprocess
 import sys
 import zipfile
@@ -19,7 +21,8 @@ from torch.nn import functional as F
 
 from cache.errors import InputError
 from stages.parts.data.views import whole
-from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher, teacher_identity
+from stages.parts.teacher import sources
+from stages.parts.teacher.teacher import Teacher, TeacherConfig, known_normalisation, load_teacher, teacher_identity
 from stages.parts.teacher.towers import resized_positions
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -248,17 +251,13 @@ def test_a_prompt_without_a_place_for_the_name_is_refused(folders: dict[str, str
         teacher(folders["vit"]).encode_text(["cat"], ["a photo"])
 
 
-def test_the_digest_names_the_weights_and_nothing_else(folders: dict[str, str], tmp_path: Path) -> None:
-    ours = teacher(folders["vit"])
-    assert ours.digest == teacher(folders["vit"], input_size=64, recipe="naclip").digest
+def test_the_identity_names_the_weights_and_nothing_else(folders: dict[str, str], tmp_path: Path) -> None:
     other = tmp_path / "moved"
     moved = write_teacher(other, VIT)
-    assert teacher(moved).digest == ours.digest
     assert teacher_identity(TeacherConfig(model=moved)) == teacher_identity(TeacherConfig(model=folders["vit"]))
     weights = load_file(other / "open_clip_model.safetensors")
     weights["visual.proj"][0, 0] += 1
     save_file(weights, other / "open_clip_model.safetensors")
-    assert teacher(moved).digest != ours.digest
     assert teacher_identity(TeacherConfig(model=moved)) != teacher_identity(TeacherConfig(model=folders["vit"]))
 
 
@@ -270,7 +269,7 @@ def test_names_enter_the_identity_and_places_do_not(folders: dict[str, str], tmp
     file.write_bytes(b"x")
     known = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
     identity = teacher_identity(TeacherConfig(model="ViT-B-32", pretrained=str(file)))
-    assert identity == {"model": "ViT-B-32", "pretrained": known}
+    assert identity == {"model": "ViT-B-32", "pretrained": known, "normalisation": "of the model's tags"}
     local = TeacherConfig(model=folders["vit"])
     assert str(tmp_path.parent) not in json.dumps([teacher_identity(local), local.fingerprint_fields()])
     assert {"model", "pretrained", "text"}.isdisjoint(local.fingerprint_fields())
@@ -338,6 +337,7 @@ def test_a_broken_teacher_folder_gives_one_line(tmp_path: Path, how: str, said: 
     [
         ({"model": "ViT-B-61"}, "nearest: ViT-B-16"),
         ({"model": "ViT-B-16", "pretrained": "nobody"}, "neither a file nor a tag.*laion2b"),
+        ({"model": "ViT-B-16-quickgelu", "pretrained": "opanai"}, "nearest: openai"),
         ({"model": "ViT-B-16", "pretrained": ""}, "neither a file nor a tag"),
         ({"model": "ViT-B-16", "pretrained": "openai"}, "use model 'ViT-B-16-quickgelu'"),
         ({"model": "RN50", "pretrained": "openai"}, "use model 'RN50-quickgelu'"),
@@ -375,9 +375,88 @@ def test_a_failed_download_gives_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         raise ConnectionError("no route to host\nand a long story")
 
     monkeypatch.setattr(open_clip, "create_model", offline)
+    monkeypatch.setattr(sources.socket, "create_connection", lambda *_, **__: socket.socket())
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with pytest.raises(InputError, match=r"no route to host.*network") as caught:
         load_teacher(TeacherConfig(model="hf-hub:nobody/nothing"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["hf-hub:nobody/nothing", "ViT-B-16-SigLIP-i18n-256"])
+def test_without_a_network_a_teacher_is_refused_at_once(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A name that no server can have (RFC 6761), reached without a proxy; whatever open_clip tries would be too late.
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid")
+    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("it began to fetch"))
+    with pytest.raises(InputError, match=r"must be fetched, and hub\.invalid can't be reached.*local-dir:FOLDER"):
+        load_teacher(TeacherConfig(model=model, pretrained="webli"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE forbids it"):
+        load_teacher(TeacherConfig(model=model, pretrained="webli"))
+
+
+def test_weights_as_a_file_are_normalised_as_the_models_tags_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, file = write_teacher(tmp_path / "tiny-siglip", VIT), tmp_path / "tiny-siglip/open_clip_model.safetensors"
+    config = json.loads((tmp_path / "tiny-siglip/open_clip_config.json").read_text())["model_cfg"]
+    (tmp_path / "tiny-siglip.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "tiny-siglip.json")
+    tags = {"a": {"mean": MEAN, "std": STD}, "b": {"mean": MEAN, "std": STD}}
+    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda _: list(tags))
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda _, tag: tags.get(tag, {}))
+    cfg = TeacherConfig(model="tiny-siglip", pretrained=str(file))
+    found, folder = load_teacher(cfg), teacher(name)
+    assert found.normalisation == {"mean": tuple(MEAN), "std": tuple(STD)}
+    pixels = images(2, 32)
+    torch.testing.assert_close(found.encode_views(pixels), folder.encode_views(pixels), rtol=0, atol=0)
+    # Tokens of 0.1 were taken under another normalisation: they must not be found again.
+    assert teacher_identity(cfg)["normalisation"]
+    tags["b"] = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    with pytest.raises(InputError, match=r"tags don't agree on it \(a has mean .*; b has mean .*preprocess_cfg"):
+        load_teacher(cfg)
+
+
+def test_what_open_clips_own_tags_agree_on() -> None:
+    assert known_normalisation("ViT-B-16-SigLIP")["mean"] == (0.5, 0.5, 0.5)
+    assert known_normalisation("ViT-B-16-quickgelu")["mean"] == (0.48145466, 0.4578275, 0.40821073)
+    assert known_normalisation("MobileCLIP-S1") == {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    for name in ("ViT-L-14", "ViT-S-16"):
+        with pytest.raises(InputError, match="don't agree on it"):
+            known_normalisation(name)
+
+
+@pytest.mark.parametrize("config", [None, {}, {"mean": [0.5] * 3}, {"mean": [0.5] * 3, "std": 0.5}, {"mean": "x"}])
+def test_a_folder_that_does_not_say_its_normalisation_is_refused(tmp_path: Path, config: Any) -> None:
+    name = write_teacher(tmp_path / "t", VIT)
+    path = tmp_path / "t/open_clip_config.json"
+    whole_cfg = json.loads(path.read_text()) | {"preprocess_cfg": config}
+    path.write_text(json.dumps(whole_cfg))
+    with pytest.raises(InputError, match=r"open_clip_config\.json: preprocess_cfg has no (mean|std)"):
+        teacher(name)
+
+
+def test_damaged_weights_are_named_at_once(tmp_path: Path) -> None:
+    name = write_teacher(tmp_path / "t", VIT)
+    file = tmp_path / "t/open_clip_model.safetensors"
+    weights = load_file(file)
+    weights["visual.transformer.resblocks.1.mlp.c_fc.bias"][3] = float("nan")
+    save_file(weights, file)
+    with pytest.raises(InputError, match=r"damaged: visual\.transformer\.resblocks\.1\.mlp\.c_fc\.bias holds NaN"):
+        teacher(name)
+
+
+def test_a_tokenizer_that_lacks_its_package_or_files_says_what_to_install(tmp_path: Path) -> None:
+    if importlib.util.find_spec("transformers"):
+        pytest.skip("transformers is installed")
+    name = write_teacher(tmp_path / "t", VIT)
+    path = tmp_path / "t/open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "x/y"
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"pip install 'clip2seg\[tokenizers\]'.*teacher\.text takes ready text"):
+        teacher(name).encode_text(["cat"], ["{}"])
 
 
 @pytest.mark.parametrize(

@@ -62,11 +62,30 @@ def test_no_view_and_no_region_give_empty_arrays_of_the_right_shape(teacher: Tea
 
 
 @pytest.mark.parametrize(
-    ("value", "dtype"), [(float("nan"), "float32"), (float("inf"), "float32"), (70_000.0, "float16")]
+    ("value", "dtype", "said"),
+    [
+        (float("nan"), "float32", "weights are damaged"),
+        (float("nan"), "float16", "weights are damaged"),
+        (float("inf"), "float32", "weights are damaged"),
+        (70_000.0, "float16", r"beyond what float16 can hold; set extract\.dtype=float32"),
+    ],
 )
-def test_a_token_that_the_cache_can_not_hold_is_refused(value: float, dtype: str) -> None:
-    with pytest.raises(InputError, match=f"a token that {dtype} can't hold"):
+def test_a_token_that_the_cache_can_not_hold_is_refused(value: float, dtype: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
         stored(torch.tensor([[1.0, value]]), dtype)
+
+
+@pytest.mark.parametrize("kind", ["global", "dense", "local"])
+def test_the_photo_of_a_token_that_can_not_be_held_is_named(
+    teacher: Teacher, views: list[Any], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, dense = teacher.encode_views(torch.zeros((5, 3, 64, 64), dtype=torch.uint8))
+    local = torch.ones((sum(len(v.regions) for v in views), 32))
+    {"global": tokens, "dense": dense, "local": local}[kind][-1] = 1e6
+    monkeypatch.setattr(teacher, "encode_views", lambda _: (tokens, dense))
+    monkeypatch.setattr(teacher, "encode_crops", lambda _: local)
+    with pytest.raises(InputError, match=f"^{views[-1].id}: .*{kind} token beyond"):
+        encode(teacher, collate_views([*views]), ExtractConfig(dtype="float16", batch=1000)).arrays()
 
 
 def test_the_largest_float16_is_held() -> None:
