@@ -117,7 +117,7 @@ def eval_text(plan: Plan, result: dict[str, Any]) -> str:
             missing.append(name)
     rows.append(["this run", *_scores(report)])
     rows.append([f"this run, classes with {report.supported.min_pixels} pixels", *_scores(report.supported)])
-    bias = report.settings.seen_bias
+    bias, table = report.settings.seen_bias, plan.invocation.command("ablate", "--table", "3")
     classes: list[list[object]] = [["class", "", "IoU", "pixels"]]
     classes += [
         [c.name, "seen" if c.seen else "UNSEEN", c.IoU, f"{c.pixels}" if c.support else "no support"]
@@ -128,11 +128,7 @@ def eval_text(plan: Plan, result: dict[str, Any]) -> str:
         f"{columns(classes, left=2)}\n\npicture grid: {result['address']}/grid.png"
         + (f"\nseen bias {bias} was subtracted" if bias else "")
         + _bad(report.bad)
-        + (
-            f"\nnot scored yet: {', '.join(missing)} (`clip2seg ablate {plan.name} --table 3` makes all rows)"
-            if missing
-            else ""
-        )
+        + (f"\nnot scored yet: {', '.join(missing)} (`{table}` makes all rows)" if missing else "")
     )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from cache.errors import InputError
 from pipeline import run
-from pipeline.config import load_config, preset_name
 from pipeline.plan import Plan
 from pipeline.text import columns
 from stages.running.progress import say
@@ -78,7 +77,7 @@ def run_rows(
         raise InputError(f"--seeds {seeds}: give at least 1")
 
     def plan(*more: str) -> Plan:
-        return Plan(load_config(preset, [*overrides, *more]), preset_name(preset), artifacts, data)
+        return Plan.open(preset, [*overrides, *more], artifacts, data)
 
     shared = plan()
     first = shared.config.train.seed

@@ -192,15 +192,17 @@ def resolve_run(run: str, artifacts: str, data: str) -> str:
 
     A preset stands for the run of its settings. Raises InputError where none of these is there.
     """
-    from pipeline.config import load_config, preset_name, shipped
+    from pipeline.config import shipped
     from pipeline.plan import Plan
 
     if "://" in run or (Path(run).expanduser().exists() and not run.endswith(".toml")):
         return run
     if run.endswith(".toml") or run in shipped():
-        at = Plan(load_config(run), preset_name(run), artifacts, data).address("train")
+        plan = Plan.open(run, (), artifacts, data)
+        at = plan.address("train")
         if at.get("student.safetensors") is None:
-            raise InputError(f"preset {run}: no trained student at {at}; run `clip2seg train {run}` first")
+            command = plan.invocation.command("train")
+            raise InputError(f"preset {run}: no trained student at {at}; run `{command}` first")
         return str(at)
     if "://" not in artifacts and (found := Path(artifacts).expanduser() / run).is_dir():
         return str(found)
