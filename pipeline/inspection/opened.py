@@ -69,9 +69,8 @@ class Inspection:
         """The trained student; None where training has not finished."""
         at = self.plan.address("train")
         if at.get_mark("complete.json") is None:
-            say(
-                f"no trained student at {at}: its features and prediction are left out (`{self.plan.invocation.command('train')}` makes one)"
-            )
+            command = self.plan.invocation.command("train")
+            say(f"no trained student at {at}: its features and prediction are left out (`{command}` makes one)")
             return None
         from stages.evaluate import all_text, load_student
         from stages.inspect_student import StudentPredictor

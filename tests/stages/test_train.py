@@ -290,7 +290,7 @@ def test_accumulation_averages_the_gradients_of_the_parts() -> None:
             super().__init__()
             self.weight = torch.nn.Parameter(torch.tensor([2.0]))
 
-        def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        def forward(self, batch: Tensor, iteration: int) -> dict[str, Tensor]:
             loss = (self.weight * batch).square().mean()
             return {"total": loss, "term": 2 * loss}
 
@@ -321,7 +321,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for() -> None:
             super().__init__()
             self.net = net
 
-        def forward(self, _: object) -> dict[str, Tensor]:
+        def forward(self, _: object, iteration: int) -> dict[str, Tensor]:
             return {"total": 1000 * self.net.weight.sum()}
 
     class One:

@@ -277,10 +277,7 @@ def test_a_real_explorer_is_silent_on_console_and_network(tiny: Tiny, browser: A
         dense = of.cached.dense(view)
         assert dense is not None
         unit = dense / np.linalg.norm(dense, axis=-1, keepdims=True)
-        assert (
-            np.abs(np.array(window.heat()) - (unit @ unit[0, 2]).reshape(-1)).max()
-            <= all_gather_object["error"]["most"] + 0.01
-        )
+        assert np.abs(np.array(window.heat()) - (unit @ unit[0, 2]).reshape(-1)).max() <= made["error"]["most"] + 0.01
         assert [e["message"] for e in browser.get_log("browser")] == []
         window.run("return fetch('/secret').catch(() => 0)")
         window.run("document.body.append(Object.assign(new Image(), {src: '/secret.png'}))")

@@ -197,7 +197,7 @@ def test_loss_curves_are_those_of_the_run(trained: Tiny, tmp_path: Path) -> None
     text, found = question(trained, tmp_path, "losses")
     assert found["last"]["iteration"] == 5 and "total" in text
     picture(found["picture"])
-    with pytest.raises(InputError, match="no loss curves there; run `clip2seg train tiny .*` first"):
+    with pytest.raises(InputError, match=r"no loss curves there; run `clip2seg train tiny .*` first"):
         question(trained, tmp_path, "losses", overrides=("train.iterations=5",))
 
 
@@ -255,7 +255,7 @@ def test_a_wrong_question_is_refused_in_one_line(
 
 
 def test_suggested_commands_repeat_what_was_typed(trained: Tiny, tmp_path: Path) -> None:
-    """Preset as typed (a path stays a path), --data, --artifacts and --set: pasted, they mean the same configuration."""
+    """Preset as typed (a path stays a path), --data, --artifacts and --set."""
     typed = [str(trained.preset), ["views.count=1"], str(trained.artifacts), str(trained.data)]
     plan = Plan.open(*typed)  # type: ignore[arg-type]
     assert str(plan.address("tokens")) == str(trained.plan().address("tokens"))
@@ -269,7 +269,7 @@ def test_suggested_commands_repeat_what_was_typed(trained: Tiny, tmp_path: Path)
 
 def test_an_empty_cache_names_the_stage_that_fills_it(tiny: Tiny, tmp_path: Path) -> None:
     for words in (("quality",), ("image", "train00"), ("search", "disc"), ("explore",)):
-        with pytest.raises(InputError, match="run `clip2seg extract tiny .*` first"):
+        with pytest.raises(InputError, match=r"run `clip2seg extract tiny .*` first"):
             question(tiny, tmp_path, *words, artifacts=tmp_path / "empty")
     with pytest.raises(InputError, match="nothing there; run the stage that writes it"):
         question(tiny, tmp_path, artifacts=tmp_path / "empty")
