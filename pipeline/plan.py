@@ -19,11 +19,12 @@ from typing import Any
 from cache.digests import fingerprint
 from cache.errors import InputError
 from cache.location import Location
-from cache.schema import SCHEMA
+from cache.schema import ARTIFACTS, SCHEMA
 from cache.store import Artifact
 from cache.tiers import CacheTiers
 from pipeline.config import Config, load_config, preset_name
-from pipeline.invocation import ARTIFACTS, Invocation
+from pipeline.invocation import ARTIFACTS_FOLDER, Invocation
+from stages import STAGES
 from stages.demo.world import world_dataset
 from stages.parts.data.datasets import Dataset, open_dataset
 from stages.parts.data.layouts import Subset
@@ -64,7 +65,9 @@ class Plan:
             raise InputError(f"preset {name}: no data folder; give --data FOLDER (make: DATA=FOLDER)")
 
     @classmethod
-    def open(cls, preset: str, overrides: Sequence[str] = (), artifacts: str = ARTIFACTS, data: str = "") -> Plan:
+    def open(
+        cls, preset: str, overrides: Sequence[str] = (), artifacts: str = ARTIFACTS_FOLDER, data: str = ""
+    ) -> Plan:
         """The plan of a preset as the command line names it. Raises InputError for a bad preset or setting."""
         typed = Invocation(preset, artifacts, data, tuple(overrides))
         return cls(load_config(preset, overrides), preset_name(preset), artifacts, data, invocation=typed)
@@ -165,7 +168,7 @@ class Plan:
     # -- addresses ------------------------------------------------------------------------------------------
     def address(self, kind: str) -> Location:
         """Where an artifact of this configuration lies."""
-        ending = ".zarr" if kind in ("tokens", "dense", "latent", "text") else ""
+        ending = ".zarr" if kind in ARTIFACTS else ""
         return self.artifacts.child(f"{kind}-{self.fingerprint(kind)}{ending}")
 
     def artifact(self, kind: str) -> Artifact:
@@ -205,27 +208,24 @@ class Plan:
 
     # -- what is done -----------------------------------------------------------------------------------------
     def steps(self) -> list[Step]:
-        """The four stages with their state."""
+        """The stages with their state; what this configuration neither reads nor writes is left out."""
         shards = -(-len(self.train_data) * self.config.views.count // self.config.extract.shard)
-        extracted = [self._progress("tokens", shards), self._progress("text", 1)]
-        if self.config.extract.store_dense:
-            extracted.append(self._progress("dense", shards))
-        return [
-            self._step("extract", ("images", "labels", "teacher"), extracted),
-            self._step(
-                "mine-latent", ("images", "labels", "tokens", "dense", "teacher"), [self._progress("latent", shards)]
-            ),
-            self._step(
-                "train",
-                ("images", "labels", *(("tokens", "latent") if self.distilled else ()), "text"),
-                [self._finished("train", "student.safetensors")],
-            ),
-            self._step("eval", ("train", "text"), [self._finished("eval", "report.json")]),
-        ]
+        unused = {*([] if self.config.extract.store_dense else ["dense"])}
+        untouched = {*([] if self.distilled else ["tokens", "latent"])}
+        steps = []
+        for stage in STAGES:
+            reads = tuple(kind for kind in stage.reads if stage.name != "train" or kind not in untouched)
+            states = [self._state(kind, shards) for kind in stage.writes if kind not in unused]
+            detail = ", ".join(f"{self.address(kind).name} {state}" for kind, _, state in states)
+            kinds = tuple(kind for kind, _, _ in states)
+            steps.append(Step(stage.name, reads, kinds, all(done for _, done, _ in states), detail))
+        return steps
 
-    def _step(self, stage: str, reads: tuple[str, ...], parts: list[tuple[str, bool, str]]) -> Step:
-        detail = ", ".join(f"{self.address(kind).name} {state}" for kind, _, state in parts)
-        return Step(stage, reads, tuple(k for k, _, _ in parts), all(done for _, done, _ in parts), detail)
+    def _state(self, kind: str, shards: int) -> tuple[str, bool, str]:
+        """A kind of artifact, whether it is done, and that in words."""
+        if kind not in ARTIFACTS:
+            return self._finished(kind)
+        return self._progress(kind, 1 if kind == "text" else shards)
 
     def _progress(self, kind: str, shards: int) -> tuple[str, bool, str]:
         artifact = self.artifact(kind)
@@ -236,9 +236,9 @@ class Plan:
         done = len(artifact.committed())
         return kind, False, f"{done}/{shards} shards" if done else "missing"
 
-    def _finished(self, kind: str, mark: str) -> tuple[str, bool, str]:
+    def _finished(self, kind: str) -> tuple[str, bool, str]:
         at = self.address(kind)
-        done = at.get_json("complete.json") is not None
+        done = at.get_mark("complete.json") is not None
         return kind, done, "complete" if done else "begun" if at.names() else "missing"
 
 

@@ -21,7 +21,7 @@ from stages.parts.teacher.crops import BadView, TeacherBatch, TeacherView, Teach
 from stages.parts.teacher.files import load_text_source
 from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import PendingTokens, encode, token_arrays
-from stages.running.compute import Compute
+from stages.running.compute import Compute, memory_explained
 from stages.running.progress import Bar, Clock, ShardQueue, say
 from stages.running.recipes import CacheRecipe
 
@@ -37,8 +37,9 @@ def run(
     stay.
     """
     teacher = load_teacher(recipe.teacher, compute.device)
-    write_text(teacher, prompts, data, tiers.text)
-    return fill(recipe, teacher, data, tiers, workers=compute.workers)
+    with memory_explained("lower extract.batch, which has an address of its own; committed shards stay"):
+        write_text(teacher, prompts, data, tiers.text)
+        return fill(recipe, teacher, data, tiers, workers=compute.workers)
 
 
 def fill(recipe: CacheRecipe, teacher: Teacher, data: Dataset, out: CacheTiers, *, workers: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from stages.parts.mining.miner import Mined, Miner, crops_of, dense_again, laten
 from stages.parts.teacher.crops import view_row
 from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import encode_crops
-from stages.running.compute import Compute
+from stages.running.compute import Compute, memory_explained
 from stages.running.progress import Bar, Clock, ShardQueue
 from stages.running.recipes import CacheRecipe
 
@@ -41,6 +41,7 @@ def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compu
     total = sum(len(mark["ids"]) for _, mark in tokens.marks([s for s in range(shards) if s not in ready]))
     miner = Miner(recipe.mining, data, views, teacher.crop_size, gpu=compute.gpu)
     with (
+        memory_explained("lower extract.batch, which has an address of its own; committed shards stay"),
         Bar("mine-latent", total, "views", divided=True) as bar,
         miner.pool(compute.workers) as pool,
         ShardQueue([out], shards) as queue,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.common import (
-    ARTIFACTS,
+    ARTIFACTS_FOLDER,
     Artifacts,
     Data,
     Device,
@@ -29,7 +29,7 @@ app = typer.Typer()
 def ablate(
     preset: Preset = "demo",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
@@ -60,7 +60,7 @@ def sweep(
         list[str], typer.Option("--over", help='A setting and its values: "pixel-loss.beta=5;10;20". Repeatable.')
     ] = [],
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
@@ -118,7 +118,7 @@ def benchmark(
 @app.command(rich_help_panel=PANEL)
 def runs(
     preset: Annotated[str, typer.Argument(help="Only this preset's runs.")] = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     compare: Annotated[
         list[str], typer.Option("--compare", help="A run's name; give two or more: settings and scores that differ.")
     ] = [],
