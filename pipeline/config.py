@@ -20,12 +20,14 @@ from cache.settings import Settings
 from stages.parts.data.datasets import DataConfig
 from stages.parts.data.views import ViewsConfig
 from stages.parts.settings import (
+    AffinityConfig,
     DistillConfig,
     EvaluateConfig,
     ExtractConfig,
     GeneratorConfig,
     MiningConfig,
     PixelLossConfig,
+    RefineConfig,
     TrainConfig,
     WorldConfig,
 )
@@ -56,7 +58,9 @@ class Config(Settings):
     """Generate this demo world as the data set (the `demo` preset)."""
     views: ViewsConfig = Field(default_factory=ViewsConfig)
     teacher: TeacherConfig = Field(default_factory=TeacherConfig)
+    affinity: AffinityConfig = Field(default_factory=AffinityConfig)
     extract: ExtractConfig = Field(default_factory=ExtractConfig)
+    refine: RefineConfig = Field(default_factory=RefineConfig)
     mine_latent: MiningConfig = Field(default_factory=MiningConfig)
     student: StudentConfig = Field(default_factory=StudentConfig)
     distill: DistillConfig = Field(default_factory=DistillConfig)

@@ -29,7 +29,8 @@ from stages.demo.world import world_dataset
 from stages.parts.data.datasets import Dataset, open_dataset
 from stages.parts.data.layouts import Subset
 from stages.parts.data.vocabulary import Vocabulary, prompt_set
-from stages.parts.students import weights_digest
+from stages.parts.settings import reads_network
+from stages.parts.students import StudentConfig, weights_digest
 from stages.parts.teacher.teacher import teacher_identity
 from stages.running.recipes import CacheRecipe, TrainRecipe
 
@@ -124,7 +125,25 @@ class Plan:
             "extract": c.extract.fingerprint_fields(),
         }
         dense = {"tokens": fingerprint(tokens), "recipe": c.teacher.recipe_ingredients()}
-        latent = {"dense": fingerprint(dense), "mine-latent": c.mine_latent.fingerprint_fields()}
+        affinity = {
+            "tokens": fingerprint(tokens),
+            "network": {
+                **c.affinity.fingerprint_fields(),
+                "weights": weights_digest(StudentConfig(weights=c.affinity.weights)),
+            },
+        }
+        # Where nothing is refined nothing is named, so a map as extracted is the same whatever these tables can do.
+        refined = {
+            **({"refine": c.refine.ingredients()} if c.refine.ingredients() else {}),
+            **({"affinity": fingerprint(affinity)} if c.refine.affinity == "network" else {}),
+        }
+        cells = {"affinity": fingerprint(affinity), "kmeans_weight": c.affinity.kmeans_weight}
+        latent = {
+            "dense": fingerprint(dense),
+            "mine-latent": c.mine_latent.fingerprint_fields(),
+            **refined,
+            **(cells if c.affinity.kmeans_weight else {}),
+        }
         words = {"file": text_source} if text_source else {"identity": identity, "prompts": list(self.prompts)}
         text = {"words": words, "classes": list(self.vocabulary.ordered), "seen": len(seen)}
         cached = {"tokens": fingerprint(tokens), "latent": fingerprint(latent)}
@@ -148,11 +167,12 @@ class Plan:
         kinds: dict[str, dict[str, Any]] = {
             "tokens": tokens,
             "dense": dense,
+            "affinity": affinity,
             "latent": latent,
             "text": text,
             "train": train,
             "eval": {"train": fingerprint(train), **scored},
-            "teacher": {"dense": fingerprint(dense), **scored},
+            "teacher": {"dense": fingerprint(dense), **refined, **scored},
         }
         return {kind: {"schema": SCHEMA, **what} for kind, what in kinds.items()}
 
@@ -160,6 +180,14 @@ class Plan:
     def distilled(self) -> bool:
         """Whether training reads tokens at all; the baseline of Table 3 does not."""
         return self.train_recipe.distilled
+
+    def reads_network(self) -> bool:
+        """Whether mining reads the second network's features. Raises InputError where [affinity] names none."""
+        wanted = reads_network(self.config.refine, self.config.affinity)
+        if wanted and not self.config.affinity.encoder:
+            asked = "affinity.kmeans_weight" if self.config.affinity.kmeans_weight else 'refine.affinity = "network"'
+            raise InputError(f"preset {self.name}: {asked} needs a second network; name one in affinity.encoder")
+        return wanted
 
     def fingerprint(self, kind: str) -> str:
         """Eight hex digits for a kind of artifact."""
@@ -176,14 +204,14 @@ class Plan:
         return Artifact(self.address(kind), kind)
 
     def tiers(self) -> CacheTiers:
-        """The four artifacts of the cache."""
-        return CacheTiers(*(self.artifact(kind) for kind in ("tokens", "dense", "latent", "text")))
+        """The artifacts of the cache, stored or not."""
+        return CacheTiers(*(self.artifact(kind) for kind in ("tokens", "dense", "latent", "text", "affinity")))
 
     @property
     def cache_recipe(self) -> CacheRecipe:
         """The settings that decide what the cache holds."""
         c = self.config
-        return CacheRecipe(c.teacher, c.views, c.extract, c.mine_latent)
+        return CacheRecipe(c.teacher, c.views, c.extract, c.mine_latent, c.refine, c.affinity)
 
     @property
     def train_recipe(self) -> TrainRecipe:
@@ -209,8 +237,11 @@ class Plan:
     # -- what is done -----------------------------------------------------------------------------------------
     def steps(self) -> list[Step]:
         """The stages with their state; what this configuration neither reads nor writes is left out."""
-        shards = -(-len(self.train_data) * self.config.views.count // self.config.extract.shard)
-        unused = {*([] if self.config.extract.store_dense else ["dense"])}
+        c = self.config
+        shards = -(-len(self.train_data) * c.views.count // c.extract.shard)
+        unused = {
+            kind for kind, kept in (("dense", c.extract.store_dense), ("affinity", c.affinity.encoder)) if not kept
+        }
         untouched = {*([] if self.distilled else ["tokens", "latent"])}
         steps = []
         for stage in STAGES:

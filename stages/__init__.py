@@ -2,7 +2,7 @@
 
 | stage | file | reads | writes |
 |---|---|---|---|
-| extract | extract.py | images, labels, teacher | tokens, text, dense |
+| extract | extract.py | images, labels, teacher | tokens, text, dense, affinity |
 | mine-latent | mine_latent.py | images, labels, tokens, dense, teacher | latent |
 | train | train.py | images, labels, tokens, latent, text | train |
 | eval | evaluate.py | images, labels, train, text | eval |
@@ -26,7 +26,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("extract", ("images", "labels", "teacher"), ("tokens", "text", "dense")),
+    Stage("extract", ("images", "labels", "teacher"), ("tokens", "text", "affinity", "dense")),
     Stage("mine-latent", ("images", "labels", "tokens", "dense", "teacher"), ("latent",)),
     Stage("train", ("images", "labels", "tokens", "latent", "text"), ("train",)),
     Stage("eval", ("images", "labels", "train", "text"), ("eval",)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -25,38 +25,62 @@ from stages.running.compute import Compute, memory_explained
 from stages.running.progress import Bar, Clock, ShardQueue, say
 from stages.running.recipes import CacheRecipe
 
+if TYPE_CHECKING:
+    from stages.parts.students.backbone import Backbone
+
+
+TIERS = {"tokens": "", "dense": "dense", "affinity": "features"}
+"""Artifacts of one shard a batch of views; the second name is the one array of a tier that has one."""
+
 
 def run(
     recipe: CacheRecipe, data: Dataset, prompts: tuple[str, ...], tiers: CacheTiers, *, compute: Compute
 ) -> dict[str, Any]:
-    """Fills the tiers `tokens`, `text` and, unless it is switched off or was dropped, `dense`; returns the summary.
+    """Fills the tiers `tokens`, `text` and, where the recipe has them, `dense` and `affinity`; a dropped one stays so.
 
     Does only what is missing.
 
+    Returns the summary.
     Raises InputError for bad images past `data.max_bad` and StoreError where the store fails; committed shards
     stay.
     """
     teacher = load_teacher(recipe.teacher, compute.device)
+    network = None
+    if recipe.affinity.encoder:
+        from stages.parts.students.backbone import load_backbone
+
+        network = load_backbone(recipe.affinity, compute.device)
     with memory_explained("lower extract.batch, which has an address of its own; committed shards stay"):
         write_text(teacher, prompts, data, tiers.text)
-        return fill(recipe, teacher, data, tiers, workers=compute.workers)
+        return fill(recipe, teacher, data, tiers, workers=compute.workers, network=network)
 
 
-def fill(recipe: CacheRecipe, teacher: Teacher, data: Dataset, out: CacheTiers, *, workers: int) -> dict[str, Any]:
+def fill(
+    recipe: CacheRecipe,
+    teacher: Teacher,
+    data: Dataset,
+    out: CacheTiers,
+    *,
+    workers: int,
+    network: Backbone | None = None,
+) -> dict[str, Any]:
     """`run` with a teacher at hand, and all but the text embeddings."""
     cfg, views = recipe.extract, recipe.views
     rows, shards = len(data) * views.count, -(-len(data) * views.count // cfg.shard)
-    tiers = [out.tokens, *([out.dense] if cfg.store_dense and not out.dense.dropped() else [])]
+    kept = {"tokens": True, "dense": cfg.store_dense, "affinity": network is not None}
+    tiers = {kind: a for kind, a in out.by_kind().items() if kept.get(kind) and not a.dropped()}
     clock, quarantine = Clock(), Quarantine(data.cfg.max_bad)
-    ready = [a.committed() for a in tiers]
+    ready = {kind: a.committed() for kind, a in tiers.items()}
     if data.cfg.max_bad:
-        quarantine.bad += [b for _, mark in out.tokens.marks(ready[0]) for b in mark["stats"]["bad"]]
+        quarantine.bad += [b for _, mark in out.tokens.marks(ready["tokens"]) for b in mark["stats"]["bad"]]
+    # A second network that is added later does not ask the teacher again.
+    asked = None if all(len(ready[kind]) == shards for kind in tiers if kind != "affinity") else teacher
     source = TeacherViews(data, views, teacher.input_size, teacher.crop_size)
-    done = len(set.intersection(*map(set, ready)))
+    done = len(set.intersection(*map(set, ready.values())))
     with (
         Bar("extract", rows - min(done * cfg.shard, rows), "views", divided=True) as bar,
         ThreadPoolExecutor(1) as writer,
-        ShardQueue(tiers, shards) as queue,
+        ShardQueue([*tiers.values()], shards) as queue,
     ):
         while queue.open():
             writing: Future[None] | None = None
@@ -65,7 +89,7 @@ def fill(recipe: CacheRecipe, teacher: Teacher, data: Dataset, out: CacheTiers, 
             loaded = _load(cfg, source, queue, workers, pin=teacher.device.type == "cuda")
             while (batch := _next(loaded, clock)) is not None:
                 with clock("teacher"):
-                    encoded.append(encode(teacher, batch, cfg))
+                    encoded.append(encode(asked, batch, cfg, network))
                 shard_views += batch.views
                 for view in batch.views:
                     if isinstance(view, BadView):
@@ -81,10 +105,10 @@ def fill(recipe: CacheRecipe, teacher: Teacher, data: Dataset, out: CacheTiers, 
             if writing is not None:
                 writing.result()
         rate = bar.overall
-    _check_bad(tiers[0], shards, data.cfg.max_bad)
-    summary = _summary([*tiers, out.text], data.vocabulary.seen, shards, clock, rate)
+    _check_bad(out.tokens, shards, data.cfg.max_bad)
+    summary = _summary([*tiers.values(), out.text], data.vocabulary.seen, shards, clock, rate)
     summary |= {"normalisation": teacher.normalisation}
-    for artifact in tiers:
+    for artifact in tiers.values():
         if artifact.summary() is None:  # a run for other prompts alone has nothing to say of finished tokens
             artifact.finish(summary)
     return summary
@@ -122,7 +146,7 @@ def _next(loaded: Iterator[TeacherBatch], clock: Clock) -> TeacherBatch | None:
 
 
 def _write(
-    tiers: list[Artifact],
+    tiers: dict[str, Artifact],
     queue: ShardQueue,
     shard: int,
     batch: list[TeacherView | BadView],
@@ -135,11 +159,11 @@ def _write(
     classes = [r for v in views for r in v.regions]
     bad = [str(v.error) for v in batch if isinstance(v, BadView)]
     stats = {"bad": bad, "regions": len(classes), "classes": sorted(set(classes))}
-    for artifact in tiers[1:]:
+    for kind in reversed(tiers):  # the tokens last: they are what other stages count
+        artifact = tiers[kind]
         if artifact.commit(shard) is None:
-            artifact.write(shard, ids, {"dense": joined["dense"]}, stats)
-    if tiers[0].commit(shard) is None:
-        tiers[0].write(shard, ids, token_arrays(views, joined), stats)
+            arrays = token_arrays(views, joined) if kind == "tokens" else {TIERS[kind]: joined[TIERS[kind]]}
+            artifact.write(shard, ids, arrays, stats)
     queue.release(shard)
 
 

@@ -7,6 +7,7 @@ the interpreter); the teacher encodes the crops of many images at once.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from cache.tiers import CacheTiers
 from stages.parts.data.datasets import Dataset
 from stages.parts.mining.miner import Mined, Miner, crops_of, dense_again, latent_arrays
 from stages.parts.teacher.crops import view_row
+from stages.parts.teacher.refine import Refiner
 from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import encode_crops
 from stages.running.compute import Compute, memory_explained
@@ -29,9 +31,14 @@ def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compu
     """Fills the tier `latent`; does only what is missing; returns the summary.
 
     Where the dense tier isn't complete, its tokens are computed again, view by view, as `extract` would store them.
+    The second network's maps are read where [refine] or [affinity] want them.
     """
     extract, views, tokens, out = recipe.extract, recipe.views, tiers.tokens, tiers.latent
     dense = tiers.dense if tiers.dense.summary() is not None else None
+    refiner = Refiner(recipe.refine, recipe.affinity)
+    features = tiers.affinity if refiner.needs_features else None
+    if features is not None and features.summary() is None:
+        raise InputError(f"{features}: the second network's features are missing; run `clip2seg extract` first")
     if tokens.summary() is None:
         raise InputError(f"{tokens}: extract has not finished; run `clip2seg extract` first")
     teacher = load_teacher(recipe.teacher, compute.device)
@@ -39,7 +46,7 @@ def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compu
     index = {image_id: i for i, image_id in enumerate(data.ids)}
     ready = set(out.committed())
     total = sum(len(mark["ids"]) for _, mark in tokens.marks([s for s in range(shards) if s not in ready]))
-    miner = Miner(recipe.mining, data, views, teacher.crop_size, gpu=compute.gpu)
+    miner = Miner(recipe.mining, data, views, teacher.crop_size, gpu=compute.gpu, refiner=refiner)
     with (
         memory_explained("lower extract.batch, which has an address of its own; committed shards stay"),
         Bar("mine-latent", total, "views", divided=True) as bar,
@@ -54,14 +61,16 @@ def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compu
                     maps: Iterator[np.ndarray] = dense.rows(shard, "dense")
                 else:
                     maps = dense_again(teacher, data, views, rows, extract)
+                second = features.rows(shard, "features") if features is not None else repeat(None)
                 found: list[Mined] = []
                 local = [np.zeros((0, teacher.dim), extract.dtype)]
                 for start in range(0, len(rows), extract.batch):
                     part = rows[start : start + extract.batch]
                     with clock("dense"):
                         fields = [np.asarray(next(maps), np.float32) for _ in part]
+                        others = [next(second) for _ in part]
                     with clock("mine"):
-                        mined = list(pool.map(miner.mine, part, fields))
+                        mined = list(pool.map(miner.mine, part, fields, others))
                     with clock("teacher"):
                         local.append(encode_crops(teacher, crops_of(mined), extract))
                     found += mined

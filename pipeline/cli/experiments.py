@@ -89,7 +89,8 @@ def benchmark(
         str,
         typer.Argument(
             help="extract, mine-latent, train, cache, inference, precision, allocator, growth, scale, efficiency, "
-            "inference-compiled; all: every one of these; gpu: the suite for one GPU.",
+            "inference-compiled; all: every one of these; on a GPU: gpu-check (does it compute what a CPU does?), "
+            "gpu (the record).",
             metavar="NAME",
         ),
     ],
@@ -112,7 +113,10 @@ def benchmark(
     from pipeline.benchmarks.suite import run_suite
 
     asked = {"preset": preset, "data": data, "set": set_, "images": images, "rounds": rounds}
-    emit(*run_suite(name, asked, make_machine(device, workers), markdown), as_json)
+    text, found = run_suite(name, asked, make_machine(device, workers), markdown)
+    emit(text, found, as_json)
+    if found.get("failed"):
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=PANEL)

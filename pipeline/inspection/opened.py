@@ -22,6 +22,7 @@ from stages.running.progress import say
 if TYPE_CHECKING:
     from stages.inspect import CachedViews
     from stages.inspect_student import StudentPredictor
+    from stages.parts.teacher.refine import Refiner
     from stages.parts.teacher.teacher import Teacher
 
 
@@ -35,7 +36,7 @@ class Inspection:
     @cached_property
     def tiers(self) -> dict[str, Artifact]:
         """The artifacts that exist, by kind."""
-        every = {kind: self.plan.artifact(kind) for kind in ("tokens", "text", "dense", "latent")}
+        every = {kind: self.plan.artifact(kind) for kind in ("tokens", "text", "dense", "affinity", "latent")}
         return {k: a for k, a in every.items() if k == "tokens" or a.at.get_json("zarr.json") is not None}
 
     @cached_property
@@ -55,7 +56,18 @@ class Inspection:
             tiers.get("latent"),
             dense,
             None if dense else self._encode,
+            self.refiner.stored,
+            tiers.get("affinity"),
         )
+
+    @cached_property
+    def refiner(self) -> Refiner:
+        """What [refine] and [affinity] make of a stored map; loads torch."""
+        from stages.parts.teacher.refine import Refiner
+
+        if self.plan.reads_network():
+            self._stored("affinity", "extract")
+        return Refiner(self.plan.config.refine, self.plan.config.affinity)
 
     @cached_property
     def teacher(self) -> Teacher:

@@ -214,9 +214,8 @@ def test_the_teacher_is_scored_by_the_same_code(tiny: Tiny, tmp_path: Path) -> N
     tiny.run("extract")
     plan = tiny.plan()
     report = stage.run_teacher(
-        plan.config.eval, plan.config.teacher, plan.val_data, plan.artifact("text"), Location(str(tmp_path)),
-        compute=CPU,
-    )  # fmt: skip
+        plan.config.eval, plan.cache_recipe, plan.val_data, plan.artifact("text"), Location(str(tmp_path)), compute=CPU
+    )
     assert report.scored == "teacher, training-free" and report.recipe == "vanilla"
     assert [c.pixels for c in report.classes] == [
         sum(int((plan.val_data.labels(i, "all") == c).sum()) for i in range(6)) for c in range(4)

@@ -88,11 +88,11 @@ def test_a_stopped_run_goes_on_where_it_was_and_ends_the_same(
     encoded: list[int] = []
     original = stage.encode
 
-    def counted(teacher: Any, batch: Any, cfg: Any) -> Any:
+    def counted(teacher: Any, batch: Any, *others: Any) -> Any:
         encoded.append(len(batch.views))
         if len(encoded) == 3:
             raise KeyboardInterrupt
-        return original(teacher, batch, cfg)
+        return original(teacher, batch, *others)
 
     with monkeypatch.context() as patch:
         patch.setattr(stage, "encode", counted)
