@@ -166,7 +166,7 @@ def test_a_teacher_of_another_width_is_refused(tiny: Tiny, fresh_tiny: Tiny) -> 
     from cache.store import Artifact
 
     text = Artifact(Location(str(fresh_tiny.root)).child("text-0.zarr"), "text")
-    text.create({"stage": "extract x", "dtype": "float32"})
+    text.create({"stage": "extract", "preset": "x", "dtype": "float32"})
     text.write(0, [], {"seen": np.ones((2, 16), np.float32), "unseen": np.ones((2, 16), np.float32)}, {})
     tiny.run("train")
     plan = tiny.plan()
