@@ -20,6 +20,7 @@ from pipeline.cli.common import (
     emit,
     make_machine,
 )
+from pipeline.invocation import Invocation
 
 PANEL = "Experiments"
 app = typer.Typer()
@@ -46,7 +47,8 @@ def ablate(
     from pipeline.text import markdown_page, write_markdown
 
     markdown_page(markdown)
-    rows = run_table(preset, table, seeds, set_, data, artifacts, make_machine(device, workers))
+    typed = Invocation(preset, artifacts, data, tuple(set_))
+    rows = run_table(typed, table, seeds, make_machine(device, workers))
     text = table_text(f"{preset}, Table {table}", rows)
     if markdown:
         write_markdown(markdown, f"{preset} table {table} {' '.join(set_)}".strip(), text)
@@ -76,7 +78,8 @@ def sweep(
     from pipeline.text import markdown_page, write_markdown
 
     markdown_page(markdown)
-    rows = run_rows(preset, sweep_rows(over), seeds, set_, data, artifacts, make_machine(device, workers))
+    typed = Invocation(preset, artifacts, data, tuple(set_))
+    rows = run_rows(typed, sweep_rows(over), seeds, make_machine(device, workers))
     text = table_text(f"{preset}, sweep", rows)
     if markdown:
         write_markdown(markdown, f"{preset} sweep {' '.join([*over, *set_])}", text)

@@ -47,18 +47,8 @@ class Inspection:
         self._stored("tokens", "extract")
         self._stored("text", "extract")
         tiers = {k: a for k, a in self.tiers.items() if a.committed()}
-        dense = tiers.get("dense")
-        return CachedViews(
-            self.plan.train_data,
-            self.plan.config.views,
-            tiers["tokens"],
-            tiers["text"],
-            tiers.get("latent"),
-            dense,
-            None if dense else self._encode,
-            self.refiner.stored,
-            tiers.get("affinity"),
-        )
+        encode = None if "dense" in tiers else self._encode
+        return CachedViews(self.plan.train_data, self.plan.config.views, tiers, encode, self.refiner.stored)
 
     @cached_property
     def refiner(self) -> Refiner:
