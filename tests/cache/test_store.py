@@ -204,7 +204,7 @@ def test_a_dropped_tier_leaves_a_mark_and_can_be_filled_again(tmp_path: Path) ->
     assert freed > 50 * 2 * 3 * D * 2
     again = Artifact(artifact.at, "dense")
     assert again.dropped() and again.summary() is None and again.committed() == []
-    assert again.provenance()["stage"] == "extract x"
+    assert again.provenance()["stage"] == "extract"
 
 
 def test_provenance_is_written_once_and_kept(tmp_path: Path) -> None:

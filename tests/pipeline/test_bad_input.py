@@ -14,8 +14,8 @@ import pytest
 import typer
 
 from pipeline.cli import app
-from tests.pipeline.bad_input import REFUSED, World, command_of, console, run_case
-from tests.pipeline.bad_input_cases import CASES, grey
+from tests.pipeline.bad_input import REFUSED, World, command_of, console, grey, run_case
+from tests.pipeline.bad_input_cases import CASES
 from tests.pipeline.bad_input_page import PAGE, rows_of
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 def leaves(app: typer.Typer, words: tuple[str, ...] = ()) -> dict[str, Callable[..., None]]:
     """The function of every command of the console script, by the command's words."""
-    own = {
+    own: dict[str, Callable[..., None]] = {
         " ".join((*words, info.name or str(info.callback.__name__))): info.callback for info in app.registered_commands
     }
-    groups = [  # a group without a name is a panel of --help
+    groups: list[dict[str, Callable[..., None]]] = [  # a group without a name is a panel of --help
         leaves(group.typer_instance, (*words, *([group.name] if isinstance(group.name, str) else ())))
         for group in app.registered_groups
     ]
