@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,9 +33,6 @@ from stages.running.compute import Compute, memory_explained
 from stages.running.progress import Bar, rank_and_world
 from stages.running.recipes import CacheRecipe
 from stages.running.reports import REPORT
-
-if TYPE_CHECKING:
-    from stages.parts.teacher.refine import Refiner
 
 
 def run(
@@ -66,6 +63,7 @@ def run_teacher(
     compute: Compute,
 ) -> EvalReport:
     """Scores the teacher training-free: its refined dense tokens against the same text embeddings, by the same code."""
+    from stages.parts.teacher.refine import Refiner
     from stages.parts.teacher.teacher import load_teacher  # the one place of this stage that needs CLIP
 
     teacher, refiner = load_teacher(recipe.teacher, compute.device), Refiner(recipe.refine, recipe.affinity)
