@@ -169,7 +169,9 @@ def pixel_terms(
 
 def loader(world: World, device: torch.device, *, seconds_each: float = 5.0) -> dict[str, Any]:
     """Training images a second by the number of loader processes, from photos, masks and cache to the device."""
-    tokens = load_cache(*write_cache(world, (32, 32), DIM), num_seen=len(world.data.vocabulary.seen))
+    tokens = load_cache(
+        *write_cache(world, (32, 32), DIM), num_seen=len(world.data.vocabulary.seen), rows=len(world.data)
+    )
     rows: dict[str, dict[str, Any]] = {}
     count = 1
     while count <= max(1, os.cpu_count() or 1) and count <= 16:

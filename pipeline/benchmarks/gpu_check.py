@@ -339,7 +339,7 @@ def adamw(bench: Bench) -> str:
 def channels_last(bench: Bench) -> str:
     """Kernels and features lie as the images do, and the features are those of the other layout."""
     trainer = _trainer(_learner(FAMILIES["unet"]), bench.device)
-    images = _batch(0).to(bench.device).images.contiguous(memory_format=torch.channels_last)
+    images = _batch(0).to(bench.device).student_input()
     student = trainer.learner.student.eval()
     wide = [m for m in student.modules() if isinstance(m, nn.Conv2d) and m.weight.shape[1] > 1 < m.weight.shape[2]]
     if not all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in wide):

@@ -151,6 +151,7 @@ def write_cache(world: World, grid: tuple[int, int], dim: int, *, latent: int = 
             "local_offsets": offsets,
             "image_size": np.array([one.shape for one in labels], np.int32),
             "view_seed": np.zeros(len(rows), np.uint64),
+            "photo_crc": np.array([data.photo_crc(i) for i in rows], np.uint32),
             "labels_crc": np.array([zlib.crc32(one.tobytes()) for one in labels], np.uint32),
         }
         cells = np.broadcast_to((np.arange(grid[1]) * latent // grid[1]).astype(np.uint8), (len(rows), *grid))
@@ -163,5 +164,5 @@ def write_cache(world: World, grid: tuple[int, int], dim: int, *, latent: int = 
         tokens.write(shard, ids, seen, {"bad": []})
         mined.write(shard, ids, found, {})
     for artifact in (tokens, mined):
-        artifact.finish({"views": len(data)})
+        artifact.finish({"views": len(data)}, -(-len(data) // cfg.shard))
     return tokens, mined

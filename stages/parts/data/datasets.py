@@ -17,7 +17,7 @@ from pydantic import Field
 
 from cache.errors import InputError
 from cache.settings import PathSetting, Settings
-from stages.parts.data.images import MAX_PIXELS, BadSample, mask_size_problem, read_image, read_mask
+from stages.parts.data.images import MAX_PIXELS, BadSample, file_crc, mask_size_problem, read_image, read_mask
 from stages.parts.data.layouts import LAYOUTS, LayoutName, Located, Record, Subset, locate
 from stages.parts.data.vocabulary import Vocabulary, load_vocabulary
 
@@ -90,6 +90,10 @@ class Dataset:
         """Photo i, uint8 [H, W, 3] RGB, EXIF-rotated. Raises BadSample."""
         return read_image(self.records[i].image, self.cfg.max_pixels)
 
+    def photo_crc(self, i: int) -> int:
+        """crc32 of photo i's file as it lies there. Raises BadSample where it can't be read."""
+        return file_crc(self.records[i].image)
+
     def labels(self, i: int, which: Which = "seen") -> NDArray[np.uint8]:
         """Class indices of photo i, uint8 [H, W]; 255 = no label; with "seen", unseen pixels are 255 too.
 
@@ -152,7 +156,7 @@ def dataset_vocabulary(cfg: DataConfig, renumbered: bool = False) -> Vocabulary:
 
 
 class Quarantine:
-    """Unusable samples, set aside by name up to a limit: never silently skipped."""
+    """Unusable samples, recorded by name up to a limit: never silently skipped."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

@@ -6,7 +6,9 @@ are checked before any pixel is unpacked, and a decoder's failure of any kind na
 
 from __future__ import annotations
 
+import stat
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,10 @@ MAX_PIXELS = 2 * 89_478_485
 """The most pixels an image may have: Pillow refuses above."""
 
 
+MAX_BYTES = 2**29
+"""The most bytes a picture's file may have."""
+
+
 class BadSample(InputError):
     """One image or mask can't be used. The message names the file; the sample may be quarantined."""
 
@@ -41,6 +47,13 @@ def read_image(path: Path, max_pixels: int) -> NDArray[np.uint8]:
     """
     with _opened(path, _PHOTO_FORMATS, max_pixels) as image:
         return np.asarray(_rgb(ImageOps.exif_transpose(image), path))
+
+
+def file_crc(path: Path) -> int:
+    """crc32 of a file's bytes. Raises BadSample where it can't be read."""
+    with _decoding(path):
+        _check_bytes(path)
+        return zlib.crc32(path.read_bytes())
 
 
 def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
@@ -105,6 +118,7 @@ def read_sbd_mask(path: Path, max_pixels: int) -> NDArray[np.uint8]:
     with _decoding(path):
         from scipy.io import loadmat
 
+        _check_bytes(path)
         values = loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0]
         if values.ndim != 2 or values.dtype != np.uint8 or values.size > max_pixels:
             raise ValueError(f"Segmentation is {values.dtype} {values.shape}")
@@ -115,6 +129,7 @@ def _label_map(path: Path, max_pixels: int) -> NDArray[np.integer[Any]]:
     with _decoding(path):
         from scipy.io import loadmat, whosmat  # slow to import, and needed for .mat files only
 
+        _check_bytes(path)
         shape = next((s for name, s, _ in whosmat(path) if name == "LabelMap"), None)
         if shape is None:
             raise ValueError("it holds no LabelMap")
@@ -146,9 +161,20 @@ def _stored_as(image: Image.Image) -> str:
 
 @contextmanager
 def _opened(path: Path, formats: tuple[str, ...], max_pixels: int) -> Iterator[Image.Image]:
-    with _decoding(path), Image.open(path, formats=formats) as image:
-        _check_size(path, *image.size, max_pixels)
-        yield image
+    with _decoding(path):
+        _check_bytes(path)
+        with Image.open(path, formats=formats) as image:
+            _check_size(path, *image.size, max_pixels)
+            yield image
+
+
+def _check_bytes(path: Path) -> None:
+    """A file is looked at only where it is one, of a size that a picture may have: it may be sparse, or a pipe."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise BadSample(f"{path}: no ordinary file; replace it or take it off its list")
+    if found.st_size > MAX_BYTES:
+        raise BadSample(f"{path}: {found.st_size} bytes, more than the {MAX_BYTES} that are read; save it smaller")
 
 
 def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:

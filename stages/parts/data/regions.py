@@ -59,7 +59,7 @@ def present_regions(mask: Array) -> list[int]:
 
 
 def region_crops(image: Array, mask: Array, ids: Sequence[int], size: int) -> Array:
-    """One picture per region: uint8 [H, W, 3], [H, W], P ids -> uint8 [P, size, size, 3] (method.md section 1).
+    """One crop per region: uint8 [H, W, 3], [H, W], P ids -> uint8 [P, size, size, 3] (method.md section 1).
 
     Tight box of the region; outside the mask the image's mean colour (C); resized to a square (bicubic,
     antialiased). Raises ValueError when sizes differ or an id has no pixel.

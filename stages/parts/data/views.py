@@ -189,16 +189,16 @@ def _sources(view: View, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDAr
 
 
 def _gather(values: Array, rows: NDArray[np.int64], cols: NDArray[np.int64], view: View) -> Array:
-    seen = values[rows].take(cols[::-1] if view.flip else cols, axis=1)
-    return seen if seen.shape == (_side(view),) * 2 else _padded(seen, view, np.uint8(IGNORE))
+    part = values[rows].take(cols[::-1] if view.flip else cols, axis=1)
+    return part if part.shape == (_side(view),) * 2 else _padded(part, view, np.uint8(IGNORE))
 
 
-def _padded(seen: Array, view: View, fill: Array | np.uint8) -> Array:
+def _padded(part: Array, view: View, fill: Array | np.uint8) -> Array:
     """The visible part, mirrored already, in the view's square: top left, or top right in a mirrored one."""
     side = _side(view)
-    square = np.empty((side, side, *seen.shape[2:]), dtype=np.uint8)
+    square = np.empty((side, side, *part.shape[2:]), dtype=np.uint8)
     square[:] = fill
-    square[: seen.shape[0], side - seen.shape[1] if view.flip else 0 :][:, : seen.shape[1]] = seen
+    square[: part.shape[0], side - part.shape[1] if view.flip else 0 :][:, : part.shape[1]] = part
     return square
 
 

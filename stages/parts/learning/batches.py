@@ -41,6 +41,7 @@ class CachedTokens:
     region: np.ndarray
     offsets: np.ndarray
     labels_crc: np.ndarray
+    photo_crc: np.ndarray
 
     @classmethod
     def joined(
@@ -59,6 +60,7 @@ class CachedTokens:
             region[order],
             np.concatenate([[0], np.cumsum(counts)]),
             seen["labels_crc"],
+            seen["photo_crc"],
         )
 
 
@@ -228,7 +230,7 @@ class TrainingSet(TorchDataset[Sample]):
         exact = self.views.count > 1
         v, seed = (epoch % self.views.count, self.views.seed) if exact else (epoch, self.seed)
         view = draw(self.views, seed, image_id, v, size, labels)
-        row = self._row(image_id, v if exact else None, labels)
+        row = self._row(i, image_id, v if exact else None, labels)
         if self.cache is None or row is None:
             mask = apply_labels(labels, view)
             local, regions, tokens = np.zeros((0, 0), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32)
@@ -247,13 +249,18 @@ class TrainingSet(TorchDataset[Sample]):
             distortion = draw_distortion(view_seed(self.seed + 1, image_id, epoch))
         return Sample(apply_image(image, view), distortion, mask, tokens, local, regions)
 
-    def _row(self, image_id: str, v: int | None, labels: Array) -> int | None:
+    def _row(self, i: int, image_id: str, v: int | None, labels: Array) -> int | None:
         if self.cache is None:
             return None
         row = self.rows[image_id if v is None else f"{image_id}#{v}"]
         if zlib.crc32(labels.tobytes()) != self.cache.labels_crc[row]:
             raise InputError(
                 f"{image_id}: its mask is not the one that was extracted; run `clip2seg extract` on a new address"
+            )
+        if self.data.photo_crc(i) != self.cache.photo_crc[row]:
+            raise InputError(
+                f"{self.data.records[i].image}: is not the photo that was extracted; put that one back, or move the "
+                "cache away and run `clip2seg extract` again"
             )
         return row
 

@@ -76,7 +76,7 @@ def seeds(dense: Floats, unannotated: NDArray[np.bool_], windows: tuple[int, ...
     """Eq. 1: mean of the dense tokens in every window, annotated cells set to 0: [h, w, D], [h, w] -> [S, D].
 
     Stride round(o / 2). Windows without an unannotated cell are dropped. Where stride and grid don't divide, a
-    last window stands at the edge, so every unannotated cell is seen by a seed. Not normalised.
+    last window is aligned with the edge, so every unannotated cell is covered. Not normalised.
     """
     inside = _windows(*unannotated.shape, windows)
     used = inside[(inside & unannotated.ravel()).any(axis=1)]
@@ -117,7 +117,7 @@ def spherical_kmeans(tokens: Floats, seeds: Floats, iterations: int, gpu: bool =
 def kmeans_inputs(tokens: Floats, seeds: Floats) -> tuple[Floats, Floats]:
     """Unit tokens [n, D] and the unit seeds to start from, at most n and no two equal."""
     start = unit(seeds)[: len(tokens)]
-    # Equal seeds would leave one of them empty, and which tokens it is then given would be chance.
+    # Of two equal seeds one would stay empty, and faiss would refill it at random.
     return unit(tokens), start[list({row.tobytes(): i for i, row in enumerate(start)}.values())]
 
 
@@ -140,7 +140,7 @@ def bare_kmeans(points: Floats, start: Floats, iterations: int, gpu: bool = Fals
 
 @lru_cache(maxsize=1)
 def _gpu_index(dim: int) -> Any:
-    """One index for all images: setting up a GPU's scratch memory costs more than clustering one image."""
+    """One index for all images: allocating a GPU's scratch memory takes longer than clustering one image."""
     return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), _gpu(), faiss.IndexFlatIP(dim))
 
 
@@ -154,7 +154,7 @@ def merge(centroids: Floats, counts: Ints, threshold: float) -> Ints:
 
     In one round pairs are taken most similar first while their cosine is above `threshold`, each seed at most
     once; a merged seed is the count-weighted mean, normalised. Rounds repeat until no pair is above it: one
-    round alone, the letter of the paper, could at most halve the seeds and leave near copies apart.
+    round alone, as the paper literally says, could at most halve the seeds and would keep near duplicates.
     """
     group = np.arange(len(centroids))
     weights = counts

@@ -30,6 +30,7 @@ class TeacherView:
     image_size: tuple[int, int]
     view_seed: int
     labels_crc: int
+    photo_crc: int
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class BadView:
 
 @dataclass(frozen=True)
 class TeacherBatch:
-    """Views in one parcel, which a loader's worker hands over as shared memory instead of copying it.
+    """A collated batch of views; a loader worker hands it over in shared memory, without a copy.
 
     `images` uint8 [n, 3, S, S] and `crops` uint8 [p, 3, s, s] of the good ones; `views` good and bad, in order,
     without their pixels.
@@ -79,7 +80,7 @@ def collate_views(views: list[TeacherView | BadView]) -> TeacherBatch:
 
 
 def view_id(image_id: str, v: int, count: int) -> str:
-    """Name of a view in the cache: the image's id, with the view's number where there are several."""
+    """Id of a view in the cache: the image's id, with the view's number where there are several."""
     return image_id if count == 1 else f"{image_id}#{v}"
 
 
@@ -118,7 +119,8 @@ class TeacherViews(TorchDataset["TeacherView | BadView"]):
 
     def __getitem__(self, row: int) -> TeacherView | BadView:
         try:
-            image, labels = self.data.image(row // self.views.count), self.data.labels(row // self.views.count, "seen")
+            i = row // self.views.count
+            image, labels, photo_crc = self.data.image(i), self.data.labels(i, "seen"), self.data.photo_crc(i)
         except BadSample as error:
             return BadView(row, error)
         image_id, v = self.data.ids[row // self.views.count], row % self.views.count
@@ -134,4 +136,5 @@ class TeacherViews(TorchDataset["TeacherView | BadView"]):
             image_size=(labels.shape[0], labels.shape[1]),
             view_seed=view.seed if view else 0,
             labels_crc=zlib.crc32(labels.tobytes()),
+            photo_crc=photo_crc,
         )

@@ -157,6 +157,47 @@ class TrunkTower(nn.Module):
         return cells.reshape(b * n, 1, c).expand(-1, 1 + prefix, -1), (b, side, side)
 
 
+class WindowedTower(nn.Module):
+    """Dense tokens of a view from overlapping windows of it: where several windows show a cell, their mean."""
+
+    def __init__(self, tower: VitTower | ResNetTower | TrunkTower, size: int, cfg: Any) -> None:
+        """`tower`: at the window's size; `size`: side of the view [pixels]; `cfg`: `TeacherConfig`.
+
+        Raises InputError where window, stride and view don't share the tower's cells.
+        """
+        super().__init__()
+        self.tower, self.window, step = tower, cfg.window, cfg.window_stride
+        with torch.no_grad():
+            like = next(tower.parameters())
+            black = torch.zeros((1, 3, self.window, self.window), device=like.device, dtype=like.dtype)
+            cells = tower.tokens(black)[1].shape[1]
+        self.cell = self.window // cells
+        if self.window > size:
+            raise InputError(f"teacher.window {self.window} is larger than the view of {size} pixels; lower it")
+        for name, value in (("window", self.window), ("stride", step), ("input_size", size)):
+            if value % self.cell or self.window % cells:
+                raise InputError(
+                    f"teacher.{name} {value} is no multiple of this teacher's cells of {self.cell} pixels; change it"
+                )
+        starts = sorted({*range(0, size - self.window + 1, step), size - self.window})
+        self.corners = [(y, x) for y in starts for x in starts]
+        self.grid = (size // self.cell, size // self.cell)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] -> dense [B, h, w, D], float32."""
+        total: Tensor | None = None
+        count = torch.zeros(self.grid, device=images.device)
+        for y, x in self.corners:
+            part = self.tower.tokens(images[:, :, y : y + self.window, x : x + self.window])[1].float()
+            if total is None:
+                total = part.new_zeros(part.shape[0], *self.grid, part.shape[-1])
+            rows, columns = (slice(at // self.cell, (at + self.window) // self.cell) for at in (y, x))
+            total[:, rows, columns] += part
+            count[rows, columns] += 1
+        assert total is not None
+        return total / count.unsqueeze(-1)
+
+
 def resized_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     """Positional embedding [1 + n*n, C] -> [1 + h*w, C]: bicubic, antialiased, as open_clip does at loading."""
     side = math.isqrt(positions.shape[0] - 1)
