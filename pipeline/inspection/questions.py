@@ -130,6 +130,7 @@ QUESTIONS: Mapping[str, tuple[str, int]] = {
     "summary": ("", 0),
     "quality": ("", 1000),
     "mining": ("", 200),
+    "recipes": ("", 40),
     "image": ("an image's ID", 0),
     "search": ("TEXT", 12),
     "neighbours": ("ID:REGION", 11),
@@ -169,6 +170,11 @@ def ask(
         case "mining":
             found = mining(of, images=k, full_labels=full_labels)
             return text.mining_text(found), found
+        case "recipes":
+            from pipeline.inspection.recipes import compare, recipes_text
+
+            found = compare(of, images=k, full_labels=full_labels)
+            return recipes_text(found), found
         case "image":
             found = image(of, what, full_labels=full_labels)
             return text.image_text(found), found

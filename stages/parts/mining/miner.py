@@ -60,8 +60,8 @@ class Miner:
     def view(self, row: int) -> tuple[Array, Array]:
         """One view: its image uint8 [H, W, 3], and uint8 [H, W], 255 where a latent class may be, else 0."""
         image_index, v = divmod(row, self.views.count)
-        image, labels = self.data.image(image_index), self.data.labels(image_index, "seen")
-        image, labels, view = cached_view(self.views, self.data.ids[image_index], v, image, labels)
+        labels = self.data.labels(image_index, "seen")
+        image, labels, view = cached_view(self.views, self.data, image_index, v, labels)
         return image, _open(labels, view)
 
     def known(self, image_index: int) -> Array:
@@ -114,6 +114,6 @@ def dense_again(
         images = []
         for row in rows[start : start + cfg.batch]:
             i, v = divmod(row, views.count)
-            image, _, _ = cached_view(views, data.ids[i], v, data.image(i), data.labels(i, "seen"))
+            image, _, _ = cached_view(views, data, i, v, data.labels(i, "seen"))
             images.append(whole(image, teacher.input_size))
         yield from stored(teacher.encode_views(to_pixels(np.stack(images)))[1], cfg.dtype)

@@ -6,6 +6,7 @@ what it needs.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 from collections.abc import Iterator, Sequence
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from stages.parts.teacher.towers import ResNetTower, TrunkTower, VitTower
+    from stages.parts.teacher.towers import ResNetTower, TrunkTower, VitTower, WindowedTower
 
 LOCAL = "local-dir:"
 HUB = "hf-hub:"
@@ -209,16 +210,15 @@ class Teacher:
     def __init__(self, cfg: TeacherConfig, model: Any, device: torch.device) -> None:
         import torch
 
-        from stages.parts.teacher.towers import WindowedTower, native_size
+        from stages.parts.teacher.towers import native_size
 
         self.cfg, self.device = cfg, device
         self._model = model.to(device)
         native = native_size(model.visual)
         self.input_size, self.crop_size = cfg.input_size or native, cfg.crop_size or native
         self.recipe = _recipe(cfg, model.visual)
-        self._views = self._tower(self.input_size)
+        self._views, self._windows = self._towers()
         self._crops = self._views if self.crop_size == self.input_size else self._tower(self.crop_size)
-        self._windows = WindowedTower(self._tower(cfg.window), self.input_size, cfg) if cfg.window else None
         shape = (1, 3, 1, 1)
         preprocess = model.visual.preprocess_cfg
         self.normalisation = {key: tuple(preprocess[key]) for key in ("mean", "std")}
@@ -246,6 +246,20 @@ class Teacher:
         with self._frozen():
             return self._crops(self._normalised(images, self.crop_size)).float()
 
+    def recipes(self) -> list[str]:
+        """The recipes that this tower has."""
+        from stages.parts.teacher.towers import fitting_recipes
+
+        return fitting_recipes(self._model.visual)
+
+    def with_recipe(self, recipe: str) -> Teacher:
+        """The same teacher, its weights shared, with another recipe. Raises InputError as loading does."""
+        other = copy.copy(self)
+        other.cfg = TeacherConfig.model_validate({**self.cfg.model_dump(), "recipe": recipe})
+        other.recipe = _recipe(other.cfg, self._model.visual)
+        other._views, other._windows = other._towers()
+        return other
+
     def macs(self) -> tuple[int, int]:
         """Multiply-accumulates of the standard forward pass of one view, its windows included, and of one crop.
 
@@ -261,6 +275,14 @@ class Teacher:
     def encode_text(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """K names, templates with one `{}` each -> text embeddings [K, D] (`TextTower.encode`)."""
         return self._text.encode(names, templates)
+
+    def _towers(self) -> tuple[VitTower | ResNetTower | TrunkTower, WindowedTower | None]:
+        """The tower of whole views and, where the settings ask for windows, that of theirs."""
+        from stages.parts.teacher.towers import WindowedTower
+
+        window = self.cfg.window
+        windows = WindowedTower(self._tower(window), self.input_size, self.cfg) if window else None
+        return self._tower(self.input_size), windows
 
     def _tower(self, size: int) -> VitTower | ResNetTower | TrunkTower:
         from stages.parts.teacher.towers import ResNetTower, TrunkTower, VitTower
@@ -432,8 +454,8 @@ def _recipe(cfg: TeacherConfig, visual: Any) -> str:
     if cfg.recipe == "auto":
         return "vanilla" if native_vit else "feature_map"
     if native_vit == (cfg.recipe == "feature_map"):
-        from stages.parts.teacher.recipes import RECIPES
+        from stages.parts.teacher.towers import fitting_recipes
 
-        fitting = " or ".join(RECIPES) if native_vit else "feature_map"
+        fitting = " or ".join(fitting_recipes(visual))
         raise InputError(f"recipe {cfg.recipe!r} doesn't fit teacher {cfg.model}: use auto, {fitting}")
     return cfg.recipe
