@@ -251,7 +251,7 @@ def _done(what: str, job: Job, args: argparse.Namespace, machine: Any) -> dict[s
         return {"seconds": time.perf_counter() - start}
     if what == "teacher":
         report = run.evaluate_teacher(plan, machine)["report"]
-        return {k: report[k] for k in KEPT} | {"seconds": time.perf_counter() - start}
+        return report.model_dump(mode="json", include={*KEPT}) | {"seconds": time.perf_counter() - start}
     run.extract(plan, machine)
     if plan.distilled:
         run.mine_latent(plan, machine)
@@ -262,7 +262,7 @@ def _done(what: str, job: Job, args: argparse.Namespace, machine: Any) -> dict[s
     curve = [vars(p) for p in run.bias_curve(plan, machine)[::5]] if job.curve else []
     return {
         "iterations": plan.config.train.iterations,
-        **{k: report[k] for k in KEPT},
+        **report.model_dump(mode="json", include={*KEPT}),
         "cache_seconds": round(cached - start, 2),
         "train_seconds": round(middle - cached, 2),
         "eval_seconds": round(time.perf_counter() - middle, 2),
