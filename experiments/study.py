@@ -51,6 +51,8 @@ class Job:
     seed: int
     preset: str
     settings: tuple[str, ...]
+    curve: bool = False
+    """Whether the curve of hIoU over the seen bias is wanted too."""
 
     @property
     def name(self) -> str:
@@ -99,6 +101,7 @@ class Study:
                     *settings,
                     f"train.seed={seed}",
                 ),
+                told.get("curve", False),
             )
             for seed in told.get("seeds", [0])
             for row, settings in rows.items()
@@ -203,7 +206,7 @@ def _three(rows: Sequence[Mapping[str, Any]]) -> str:
 def plan_of(job: Job, args: argparse.Namespace, decoded: Path | None = None) -> Plan:
     """The plan of a run; with `decoded` its photos come from memory."""
     made = Plan(load_config(job.preset, job.settings), preset_name(job.preset), args.artifacts, _data_of(job, args))
-    if decoded is not None:
+    if decoded is not None and made.config.demo_world is None:  # drawn scenes are small, and not drawn yet
         made.__dict__["train_data"] = remembered(made.train_data, decoded)
         made.__dict__["val_data"] = remembered(made.val_data, decoded)
     return made
@@ -248,7 +251,7 @@ def _done(what: str, job: Job, args: argparse.Namespace, machine: Any) -> dict[s
         return {"seconds": time.perf_counter() - start}
     if what == "teacher":
         report = run.evaluate_teacher(plan, machine)["report"]
-        return {k: report[k] for k in KEPT} | {"seconds": time.perf_counter() - start}
+        return report.model_dump(mode="json", include={*KEPT}) | {"seconds": time.perf_counter() - start}
     run.extract(plan, machine)
     if plan.distilled:
         run.mine_latent(plan, machine)
@@ -256,13 +259,15 @@ def _done(what: str, job: Job, args: argparse.Namespace, machine: Any) -> dict[s
     trained = run.train(plan, machine)
     middle = time.perf_counter()
     report = run.evaluate(plan, machine)["report"]
+    curve = [vars(p) for p in run.bias_curve(plan, machine)[::5]] if job.curve else []
     return {
         "iterations": plan.config.train.iterations,
-        **{k: report[k] for k in KEPT},
+        **report.model_dump(mode="json", include={*KEPT}),
         "cache_seconds": round(cached - start, 2),
         "train_seconds": round(middle - cached, 2),
         "eval_seconds": round(time.perf_counter() - middle, 2),
         "already": trained["already_complete"],
+        "curve": curve,
         "training": trained["summary"],
         "address": plan.fingerprint("train"),
     }
@@ -324,19 +329,24 @@ class Crew:
 
 
 class Pace:
-    """How long a run takes, by the runs that ended."""
+    """How long a run takes, by the runs of its round that ended; before one has, by those of other rounds."""
 
     def __init__(self, guess: float) -> None:
         self.guess, self.scoring = guess, EVALUATION_SECONDS
-        self.seen: list[float] = []
+        self.seen: dict[str, list[float]] = {}
 
-    def saw(self, result: Mapping[str, Any]) -> None:
+    def saw(self, job: Job, result: Mapping[str, Any]) -> None:
+        """Takes note of a run that ended."""
         if not result["already"]:
-            self.seen.append(result["train_seconds"] / result["iterations"])
+            self.seen.setdefault(job.round, []).append(result["train_seconds"] / result["iterations"])
             self.scoring = result["eval_seconds"]
 
-    def seconds(self, iterations: int) -> float:
-        return iterations * (max(self.seen[-6:]) if self.seen else self.guess) + self.scoring
+    def seconds(self, job: Job, iterations: int) -> float:
+        """Seconds that a run will take."""
+        if job.round in self.seen:
+            return iterations * max(self.seen[job.round][-6:]) + self.scoring
+        others = [rate for rates in self.seen.values() for rate in rates]
+        return iterations * max([self.guess, *others]) + self.scoring
 
 
 def study(args: argparse.Namespace) -> int:
@@ -361,7 +371,7 @@ def study(args: argparse.Namespace) -> int:
             found.teachers[job.world] = result
             note(f"teacher, training-free [{job.world}] {_three([result])}")
         elif what == "run":
-            pace.saw(result)
+            pace.saw(job, result)
             found.rows.append({"round": job.round, "world": job.world, "row": job.row, "seed": job.seed,
                                "settings": list(job.settings), **result})  # fmt: skip
             note(f"{job.name} {_three([result])}  train {result['train_seconds']} s, eval {result['eval_seconds']} s")
@@ -377,7 +387,7 @@ def study(args: argparse.Namespace) -> int:
             queue, iterations = list(jobs), {j: load_config(j.preset, j.settings).train.iterations for j in jobs}
             while (queue or crew.busy) and left() > 0:
                 for i in crew.idle():
-                    job = next((j for j in queue if left() - pace.seconds(iterations[j]) > end), None)
+                    job = next((j for j in queue if left() - pace.seconds(j, iterations[j]) > end), None)
                     if job is None:
                         break
                     queue.remove(job)

@@ -36,6 +36,17 @@ from stages.parts.teacher.teacher import TeacherConfig
 
 PRESETS = Path(__file__).parent / "presets"
 
+RENAMED = {
+    "distill": {"bank": "bank_size", "scope": "negatives"},
+    "train": {
+        "head_lr": "head_lr_multiplier",
+        "power": "poly_power",
+        "accumulate": "grad_accumulation_steps",
+        "clip_gradient": "max_grad_norm",
+    },
+}
+"""Table -> keys of version 0.1 and what they are called now."""
+
 
 class Config(Settings):
     """All tables of a preset. Each is documented where it is owned."""
@@ -92,9 +103,9 @@ def _find(preset: str) -> Path:
     return path
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _read(path: Path, visited: tuple[Path, ...] = ()) -> dict[str, Any]:
     path = path.resolve()
-    if path in seen:
+    if path in visited:
         raise InputError(f"{path}: `extends` goes in a circle")
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -107,7 +118,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if base is None:
         return tables
     parent = path.parent / base if base.endswith(".toml") else _find(base)
-    return _merged(_read(parent, (*seen, path)), tables)
+    return _merged(_read(parent, (*visited, path)), tables)
 
 
 def _resolved(value: Any, folder: Path) -> Any:
@@ -164,7 +175,9 @@ def _explained(error: ValidationError) -> str:
         known = ", ".join(str(f.alias) for f in Config.model_fields.values())
         return f"[{table}]: unknown table; known tables: {known}"
     if first["type"] == "extra_forbidden":
-        owner = table_type(field)
+        owner, new = table_type(field), RENAMED.get(field, {}).get(".".join(keys))
+        if new is not None:
+            return f"[{table}] {'.'.join(keys)}: is called {new} now; rename it"
         return f"[{table}] {'.'.join(keys)}: unknown key; known keys: {', '.join(owner.model_fields)}"
     # A table that is missing or contradicts itself has no single value to show.
     key = f" {'.'.join(keys)}" if keys else ""

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import ARTIFACTS, Artifacts, Data, Device, Json, Preset, Set, emit, make_machine, make_plan
+from pipeline.cli.common import (
+    ARTIFACTS_FOLDER,
+    Artifacts,
+    Data,
+    Device,
+    Json,
+    Preset,
+    Set,
+    emit,
+    make_machine,
+    make_plan,
+)
 
 PANEL = "Look"
 app = typer.Typer()
@@ -18,18 +29,19 @@ def inspect(
     question: Annotated[
         str,
         typer.Argument(
-            help="summary, quality, mining, image, search, neighbours, duplicates, outliers, losses or explore.",
+            help="summary, quality, mining, recipes, image, search, neighbours, duplicates, outliers, losses, explore.",
             metavar="[QUESTION]",
         ),
     ] = "summary",
     what: Annotated[str, typer.Argument(help="image: ID. search: TEXT. neighbours: ID:REGION.", metavar="[WHAT]")] = "",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     set_: Set = [],
     out: Annotated[str, typer.Option("--out", help="Folder for pictures; default: beside the artifacts.")] = "",
     count: Annotated[
-        int, typer.Option("--count", help="Hits to show; images in quality (0: all), mining or explore.", metavar="N")
+        int,
+        typer.Option("--count", help="Hits to show; images in quality (0: all), mining, recipes.", metavar="N"),
     ] = -1,
     labels: Annotated[
         bool, typer.Option("--labels", help="Evaluation only: also read the labels of unseen classes.")
@@ -43,7 +55,8 @@ def inspect(
 
     `summary` loads no torch.
     """
-    from pipeline.inspection.questions import Inspection, ask
+    from pipeline.inspection.opened import Inspection
+    from pipeline.inspection.questions import ask
 
     ask_of = Inspection(make_plan(preset, data, artifacts, set_), make_machine(device, 0), out)
     emit(*ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary), as_json)

@@ -19,6 +19,7 @@ from cache.errors import InputError
 from cache.settings import PathSetting, Settings
 from stages.parts.data.images import MAX_PIXELS, BadSample, file_crc, mask_size_problem, read_image, read_mask
 from stages.parts.data.layouts import LAYOUTS, LayoutName, Located, Record, Subset, locate
+from stages.parts.data.views import byte_counts
 from stages.parts.data.vocabulary import Vocabulary, load_vocabulary
 
 __all__ = ["BadSample", "DataConfig", "Dataset", "Quarantine", "Record", "Subset", "class_statistics", "open_dataset"]
@@ -56,6 +57,8 @@ class Dataset:
     vocabulary: Vocabulary
     subset: Subset
     records: list[Record]
+    drawn_from: str = ""
+    """What photos that a program draws are drawn from: with the ids it says what they are, before they are there."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -69,10 +72,14 @@ class Dataset:
     def digest(self) -> str:
         """sha256 (hex) over the ids in order and the sizes of the image files, in bytes.
 
-        Mask files don't enter, so no unseen label can reach a fingerprint.
+        Mask files don't enter, so no unseen label can reach a fingerprint. Drawn photos enter by what they are drawn
+        from.
         """
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.drawn_from.encode())
         for record in self.records:
+            if self.drawn_from:
+                digest.update(f"{record.id}\n".encode())
+                continue
             try:
                 size = record.image.stat().st_size
             except OSError as error:
@@ -80,9 +87,12 @@ class Dataset:
             digest.update(f"{record.id}\0{size}\n".encode())
         return digest.hexdigest()
 
-    def image(self, i: int) -> NDArray[np.uint8]:
-        """Photo i, uint8 [H, W, 3] RGB, EXIF-rotated. Raises BadSample."""
-        return read_image(self.records[i].image, self.cfg.max_pixels)
+    def image(self, i: int, least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Photo i, uint8 [H, W, 3] RGB, EXIF-rotated. Raises BadSample.
+
+        With `least` (h, w) it may come at 1/2, 1/4 or 1/8 of its sides, no smaller than that (`read_image`).
+        """
+        return read_image(self.records[i].image, self.cfg.max_pixels, least)
 
     def photo_crc(self, i: int) -> int:
         """crc32 of photo i's file as it lies there. Raises BadSample where it can't be read."""
@@ -99,7 +109,7 @@ class Dataset:
         if problem := mask_size_problem(record.mask, raw.shape, record.image, self.cfg.max_pixels):
             raise BadSample(problem)
         self._audit(raw, record.mask)
-        return self._tables[which][raw]
+        return self._tables[which].take(raw)
 
     @cached_property
     def _tables(self) -> dict[Which, NDArray[np.uint8]]:
@@ -110,10 +120,15 @@ class Dataset:
         return self.vocabulary.known
 
     def _audit(self, raw: NDArray[np.integer], mask: Path) -> None:
-        inside = raw.size > 0 and raw.min() >= 0 and raw.max() < self._known.size
-        if inside and self._known[raw].all():
+        if raw.dtype == np.uint8:
+            values = np.flatnonzero(byte_counts(raw.astype(np.uint8, copy=False)))
+        elif raw.min() >= 0 and raw.max() < self._known.size and self._known[raw].all():
             return
-        strange = [int(v) for v in np.unique(raw) if not 0 <= v < self._known.size or not self._known[v]]
+        else:
+            values = np.unique(raw)
+        strange = [int(v) for v in values if not 0 <= v < self._known.size or not self._known[v]]
+        if not strange:
+            return
         more = ", ..." if len(strange) > 5 else ""
         raise BadSample(
             f"{mask}: mask value {', '.join(map(str, strange[:5]))}{more} is outside the class list of vocabulary "

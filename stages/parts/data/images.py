@@ -39,14 +39,18 @@ class BadSample(InputError):
     """One image or mask can't be used. The message names the file; the sample may be quarantined."""
 
 
-def read_image(path: Path, max_pixels: int) -> NDArray[np.uint8]:
+def read_image(path: Path, max_pixels: int, least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """A photo as uint8 [H, W, 3] RGB, turned as its EXIF says.
 
-    Alpha is dropped; 16-bit greys are scaled from 0..65535. Raises BadSample where it can't be decoded,
-    has more than `max_pixels`, or holds floats.
+    With `least` (h, w) a JPEG comes at 1/2, 1/4 or 1/8 of its sides (rounded up) where that is no smaller than
+    `least`: the decoder leaves out what would be scaled away. Alpha is dropped; 16-bit greys are scaled from 0..65535.
+    Raises BadSample where it can't be decoded, has more than `max_pixels`, or holds floats.
     """
     with _opened(path, _PHOTO_FORMATS, max_pixels) as image:
-        return np.asarray(_rgb(ImageOps.exif_transpose(image), path))
+        if least is not None:
+            image.draft(None, least if _is_sideways(image) else least[::-1])
+        ImageOps.exif_transpose(image, in_place=True)  # the other form copies a photo that needs no turning
+        return np.asarray(_rgb(image, path))
 
 
 def file_crc(path: Path) -> int:
@@ -59,8 +63,11 @@ def file_crc(path: Path) -> int:
 def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
     """(H, W) of a photo as `read_image` returns it, from the header alone. Raises BadSample."""
     with _opened(path, _PHOTO_FORMATS, max_pixels) as image:
-        width, height = image.size
-        return (width, height) if image.getexif().get(_ORIENTATION) in _SIDEWAYS else (height, width)
+        return image.size if _is_sideways(image) else image.size[::-1]
+
+
+def _is_sideways(image: Image.Image) -> bool:
+    return image.getexif().get(_ORIENTATION) in _SIDEWAYS
 
 
 def read_mask(path: Path, max_pixels: int) -> NDArray[np.integer[Any]]:
@@ -78,8 +85,8 @@ def read_mask(path: Path, max_pixels: int) -> NDArray[np.integer[Any]]:
             return _equal_channels(image, path)
         if image.mode not in ("L", "P", *_SIXTEEN_BIT):
             raise BadSample(f"{path}: a mask has one channel, this is {image.mode}; save it as grey or palette PNG")
-        spread = _SPREAD.get(_stored_as(image), 1)
-        return np.asarray(image) // spread
+        spread = _SPREAD.get(_stored_as(image))
+        return np.asarray(image) // spread if spread else np.asarray(image)
 
 
 def mask_size_problem(mask: Path, found: tuple[int, ...], image: Path, max_pixels: int) -> str | None:
@@ -150,7 +157,7 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
         raise BadSample(f"{path}: holds floating-point values; save it with 8 or 16 bits")
     if image.mode == "P":
         image = image.convert("RGBA")  # the one path by which a palette with transparency keeps its colours
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # converting RGB to RGB is a copy
 
 
 def _stored_as(image: Image.Image) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -20,8 +21,18 @@ from cache.errors import InputError
 from cache.settings import IGNORE
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.photometric import distorted, draw_distortion
-from stages.parts.data.regions import present_regions, pseudo_mask
-from stages.parts.data.views import Array, ViewsConfig, apply_image, apply_labels, draw, inside, view_seed
+from stages.parts.data.regions import latent_ids, present_regions, pseudo_mask
+from stages.parts.data.views import (
+    Array,
+    ViewsConfig,
+    apply_cells,
+    apply_image,
+    apply_labels,
+    draw,
+    inside,
+    least_size,
+    view_seed,
+)
 from stages.parts.students.inputs import normalised
 
 
@@ -61,6 +72,11 @@ class CachedTokens:
             seen["labels_crc"],
             seen["photo_crc"],
         )
+
+
+def _rows(cache: CachedTokens | None) -> dict[str, int]:
+    """Name of each view -> its row."""
+    return {view: row for row, view in enumerate(cache.ids)} if cache else {}
 
 
 def _owners(offsets: np.ndarray) -> np.ndarray:
@@ -133,8 +149,12 @@ class Batch:
 
     def student_input(self) -> Tensor:
         """The images distorted and normalised, made where the batch lies: float32 [B, 3, S, S], channels last."""
-        levels = distorted(self.images, self.distortion) if self.distortion.shape[1] else self.images
-        return normalised(levels).contiguous(memory_format=torch.channels_last)
+        # A core's caches hold one image, while a GPU wants to be asked once.
+        size = 1 if self.images.device.type == "cpu" else len(self.images)
+        made = torch.empty(self.images.shape, device=self.images.device, memory_format=torch.channels_last)
+        for out, images, how in zip(*(t.split(size) for t in (made, self.images, self.distortion)), strict=True):
+            out.copy_(normalised(distorted(images, how) if how.shape[1] else images))
+        return made
 
     def pin_memory(self) -> Batch:
         """The same in memory from which a GPU copies while it computes; torch's loader calls this."""
@@ -200,16 +220,18 @@ class TrainingSet(TorchDataset[Sample]):
     ) -> None:
         self.data, self.views, self.num_seen = data, views, num_seen
         self.seed, self.photometric = seed, photometric
-        self.use(cache)
+        self.cache, self.rows = cache, _rows(cache)
         index = {image_id: i for i, image_id in enumerate(data.ids)}
         named = dict.fromkeys(v.rpartition("#")[0] if views.count > 1 else v for v in self.rows)
         self.images = [index[i] for i in named if i in index] if cache else list(range(len(data)))
         if not self.images:
             raise InputError("no image of the data set is in the cache; run `clip2seg extract` for this data set")
 
-    def use(self, cache: CachedTokens | None) -> None:
-        """From now on these tokens; the images that take part stay."""
-        self.cache, self.rows = cache, {view: row for row, view in enumerate(cache.ids)} if cache else {}
+    def with_tokens(self, cache: CachedTokens) -> TrainingSet:
+        """The same images with these tokens, which may be those of some views alone."""
+        other = copy(self)
+        other.cache, other.rows = cache, _rows(cache)
+        return other
 
     def __len__(self) -> int:
         return len(self.images)
@@ -217,21 +239,22 @@ class TrainingSet(TorchDataset[Sample]):
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         position, epoch = item
         i = self.images[position]
-        image, labels, image_id = self.data.image(i), self.data.labels(i, "seen"), self.data.ids[i]
+        labels, image_id = self.data.labels(i, "seen"), self.data.ids[i]
         size = (labels.shape[0], labels.shape[1])
         exact = self.views.count > 1
         v, seed = (epoch % self.views.count, self.views.seed) if exact else (epoch, self.seed)
         view = draw(self.views, seed, image_id, v, size, labels)
         row = self._row(i, image_id, v if exact else None, labels)
-        if self.cache is None or row is None:
-            mask = apply_labels(labels, view)
-            local, regions, tokens = np.zeros((0, 0), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32)
-        elif exact:
-            mask = pseudo_mask(apply_labels(labels, view), self.cache.cells[row], self.num_seen)
-            mask[~inside(view)] = IGNORE
-        else:
-            mask = apply_labels(pseudo_mask(labels, self.cache.cells[row], self.num_seen), view)
+        mask = apply_labels(labels, view)
+        local, regions, tokens = np.zeros((0, 0), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32)
         if self.cache is not None and row is not None:
+            cells = self.cache.cells[row]
+            if exact:
+                mask = pseudo_mask(mask, cells, self.num_seen)
+                mask[~inside(view)] = IGNORE
+            else:
+                latent = apply_cells(latent_ids(cells, self.num_seen), size, view)
+                mask = np.where(mask == IGNORE, latent, mask)
             own = slice(self.cache.offsets[row], self.cache.offsets[row + 1])
             visible = np.isin(self.cache.region[own], present_regions(mask))
             local, regions = self.cache.local[own][visible], self.cache.region[own][visible]
@@ -239,7 +262,8 @@ class TrainingSet(TorchDataset[Sample]):
         distortion = np.zeros(0, np.float32)
         if self.photometric:
             distortion = draw_distortion(view_seed(self.seed + 1, image_id, epoch))
-        return Sample(apply_image(image, view), distortion, mask, tokens, local, regions)
+        image = apply_image(self.data.image(i, least_size(view)), view, size)
+        return Sample(image, distortion, mask, tokens, local, regions)
 
     def _row(self, i: int, image_id: str, v: int | None, labels: Array) -> int | None:
         if self.cache is None:

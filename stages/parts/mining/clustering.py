@@ -7,6 +7,7 @@ S: seeds, n: unannotated cells, L: latent classes of the image.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -34,16 +35,35 @@ def mine(dense: Floats, annotated_share: Floats, cfg: MiningConfig, gpu: bool = 
     class first, 255 = none (annotated, or dropped). No unannotated cell: all 255. Above MAX_LATENT classes the
     smallest are merged into their nearest. Raises ValueError for NaN or infinite tokens.
     """
+    return mine_at(dense, annotated_share, cfg, (cfg.merge_threshold,), gpu)[0]
+
+
+def mine_at(
+    dense: Floats, annotated_share: Floats, cfg: MiningConfig, thresholds: Sequence[float], gpu: bool = False
+) -> list[NDArray[np.uint8]]:
+    """`mine` at several merge thresholds, for the price of one k-means."""
     cells = np.full(dense.shape[:2], IGNORE, np.uint8)
     unannotated = annotated_share <= cfg.max_annotated
     if not unannotated.any():
-        return cells
+        return [cells for _ in thresholds]
     tokens = dense[unannotated]
     if not np.isfinite(tokens).all():
         raise ValueError("dense tokens hold NaN or infinite values; the teacher's precision may be too low")
     centroids, cluster = spherical_kmeans(tokens, seeds(dense, unannotated, cfg.windows), cfg.iterations, gpu)
-    counts = np.bincount(cluster)
-    group = merge(centroids, counts, cfg.merge_threshold)
+    return [_merged(cells, unannotated, centroids, cluster, cfg, threshold) for threshold in thresholds]
+
+
+def _merged(
+    empty: NDArray[np.uint8],
+    unannotated: NDArray[np.bool_],
+    centroids: Floats,
+    cluster: Ints,
+    cfg: MiningConfig,
+    threshold: float,
+) -> NDArray[np.uint8]:
+    """Clusters merged above the threshold, the small ones absorbed, named, on the grid: uint8 [h, w]."""
+    cells, counts = empty.copy(), np.bincount(cluster)
+    group = merge(centroids, counts, threshold)
     centroids, counts = _group_means(centroids, counts, group)
     kept = counts >= (cfg.min_cells if cfg.small == "drop" else 1)
     target = _absorb(centroids[kept], counts[kept], cfg.min_cells, MAX_LATENT)
@@ -59,13 +79,17 @@ def gpus() -> int:
 
 
 def one_thread() -> None:
-    """Keeps faiss to one core in the calling thread, and numpy's products to one in the whole process.
-
-    For a pool that mines several images at once: an image's products are too small to gain from BLAS threads, and
-    their number would change the last bits of the seeds.
-    """
+    """Keeps faiss to one core in the calling thread: for a pool that mines several images side by side."""
     faiss.omp_set_num_threads(1)
-    threadpool_limits(1, user_api="blas")
+
+
+def one_blas_thread() -> threadpool_limits:
+    """Keeps numpy's products to one core in the whole process while this context is open.
+
+    An image's products are so small that BLAS threads do little but wait for each other, and how many there are would
+    reach the last bits of the seeds.
+    """
+    return threadpool_limits(1, user_api="blas")
 
 
 def seeds(dense: Floats, unannotated: NDArray[np.bool_], windows: tuple[int, ...]) -> Floats:

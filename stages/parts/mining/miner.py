@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -16,7 +17,7 @@ from cache.settings import IGNORE
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.regions import annotated_share, latent_mask, present_regions, region_crops
 from stages.parts.data.views import Array, View, ViewsConfig, inside, whole
-from stages.parts.mining.clustering import mine, one_thread
+from stages.parts.mining.clustering import mine, one_blas_thread, one_thread
 from stages.parts.settings import ExtractConfig, MiningConfig
 from stages.parts.teacher.crops import cached_view
 from stages.parts.teacher.refine import Refiner
@@ -49,15 +50,18 @@ class Miner:
     gpu: bool
     refiner: Refiner = field(default_factory=Refiner)
 
-    def pool(self, workers: int) -> ThreadPoolExecutor:
-        """Threads that mine different images, one core each."""
-        return ThreadPoolExecutor(1 if self.gpu else max(1, workers), initializer=one_thread)
+    @contextmanager
+    def pool(self, workers: int) -> Iterator[ThreadPoolExecutor]:
+        """Threads that mine side by side, each with one core for itself; BLAS has its threads back afterwards."""
+        threads = 1 if self.gpu else max(1, workers)
+        with one_blas_thread(), ThreadPoolExecutor(threads, initializer=one_thread) as pool:
+            yield pool
 
-    def seen(self, row: int) -> tuple[Array, Array]:
+    def view(self, row: int) -> tuple[Array, Array]:
         """One view: its image uint8 [H, W, 3], and uint8 [H, W], 255 where a latent class may be, else 0."""
         image_index, v = divmod(row, self.views.count)
-        image, labels = self.data.image(image_index), self.data.labels(image_index, "seen")
-        image, labels, view = cached_view(self.views, self.data.ids[image_index], v, image, labels)
+        labels = self.data.labels(image_index, "seen")
+        image, labels, view = cached_view(self.views, self.data, image_index, v, labels)
         return image, _open(labels, view)
 
     def known(self, image_index: int) -> Array:
@@ -66,7 +70,7 @@ class Miner:
 
     def mine(self, row: int, dense: np.ndarray, features: np.ndarray | None = None) -> Mined:
         """One view from its stored tokens [h, w, D] and, where the refiner wants it, the second network's map."""
-        image, known = self.seen(row)
+        image, known = self.view(row)
         cells, unannotated, seconds = self.cells(known, dense, features)
         mask = latent_mask(known, cells)
         regions = present_regions(mask)
@@ -110,6 +114,6 @@ def dense_again(
         images = []
         for row in rows[start : start + cfg.batch]:
             i, v = divmod(row, views.count)
-            image, _, _ = cached_view(views, data.ids[i], v, data.image(i), data.labels(i, "seen"))
+            image, _, _ = cached_view(views, data, i, v, data.labels(i, "seen"))
             images.append(whole(image, teacher.input_size))
         yield from stored(teacher.encode_views(to_pixels(np.stack(images)))[1], cfg.dtype)

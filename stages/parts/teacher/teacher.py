@@ -6,19 +6,19 @@ what it needs.
 
 from __future__ import annotations
 
+import copy
 import difflib
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from cache.digests import file_digest
 from cache.errors import InputError
-from cache.settings import PathSetting, Settings
+from cache.settings import Apart, PathSetting, Settings
 from stages.parts.teacher.config import check_model
 from stages.parts.teacher.files import (
     CONFIG,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from stages.parts.teacher.towers import ResNetTower, TrunkTower, VitTower
+    from stages.parts.teacher.towers import ResNetTower, TrunkTower, VitTower, WindowedTower
 
 LOCAL = "local-dir:"
 HUB = "hf-hub:"
@@ -68,26 +68,29 @@ class TeacherConfig(Settings):
     crop_size: int = Field(default=0, ge=0)
     """Side of the square that a region's crop is resized to, in pixels; 0: the model's native size (P)."""
 
-    recipe: Literal[
-        "auto", "vanilla", "value", "maskclip", "clearclip", "naclip", "sclip", "kk_mean", "scclip", "feature_map"
+    recipe: Annotated[
+        Literal[
+            "auto", "vanilla", "value", "maskclip", "clearclip", "naclip", "sclip", "kk_mean", "scclip", "feature_map"
+        ],
+        Apart("enters dense tokens alone, by `recipe_ingredients`"),
     ] = "auto"
     """How dense tokens are taken (docs/teachers.md). Native ViT: vanilla (P), value, maskclip, clearclip, naclip,
     sclip, kk_mean, scclip (D). ResNet, timm towers: feature_map. auto: vanilla for a native ViT, else feature_map."""
 
-    gaussian_std: float = Field(default=5.0, gt=0)
+    gaussian_std: Annotated[float, Apart("enters with the recipe that reads it")] = Field(default=5.0, gt=0)
     """Width of naclip's neighbourhood, in cells, above 0 (C: NACLIP's own 5). Read by `naclip` only."""
 
-    window: int = Field(default=0, ge=0)
+    window: Annotated[int, Apart("enters with the recipe")] = Field(default=0, ge=0)
     """Dense tokens from windows of this side [pixels] over the view, overlapping ones averaged; 0: from the view
     at once (P). Global and local tokens are as without it."""
 
-    stride: int = Field(default=0, ge=0)
+    stride: Annotated[int, Apart("enters with the recipe")] = Field(default=0, ge=0)
     """Step between windows in pixels; 0: half a window (C: NACLIP's 112 for 224). Read with `window` only."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the image tower: fp32, or autocast to bf16 or fp16; text is always fp32 (D)."""
 
-    prompts: str = ""
+    prompts: Annotated[str, Apart("the prompts themselves enter text embeddings")] = ""
     """Name of a prompt set (`vocabulary.prompt_set`); empty: the class name alone (P: per data set)."""
 
     text: PathSetting = ""
@@ -201,23 +204,21 @@ class Teacher:
     """A frozen CLIP: images to global and dense tokens, crops to local tokens, names to text embeddings.
 
     Attributes: `dim` D; `input_size`, `crop_size` [pixels]; `grid` (h, w) of the dense tokens; `recipe` in
-    use; `normalisation`, mean and std of its input;
-    `digest`, sha256 over names, shapes and values of all weights; `device`.
+    use; `normalisation`, mean and std of its input; `device`.
     """
 
     def __init__(self, cfg: TeacherConfig, model: Any, device: torch.device) -> None:
         import torch
 
-        from stages.parts.teacher.towers import WindowedTower, native_size
+        from stages.parts.teacher.towers import native_size
 
-        self.cfg, self.device, self.digest = cfg, device, _weights_digest(model)
+        self.cfg, self.device = cfg, device
         self._model = model.to(device)
         native = native_size(model.visual)
         self.input_size, self.crop_size = cfg.input_size or native, cfg.crop_size or native
         self.recipe = _recipe(cfg, model.visual)
-        self._views = self._tower(self.input_size)
+        self._views, self._windows = self._towers()
         self._crops = self._views if self.crop_size == self.input_size else self._tower(self.crop_size)
-        self._windows = WindowedTower(self._tower(cfg.window), self.input_size, cfg) if cfg.window else None
         shape = (1, 3, 1, 1)
         preprocess = model.visual.preprocess_cfg
         self.normalisation = {key: tuple(preprocess[key]) for key in ("mean", "std")}
@@ -245,6 +246,20 @@ class Teacher:
         with self._frozen():
             return self._crops(self._normalised(images, self.crop_size)).float()
 
+    def recipes(self) -> list[str]:
+        """The recipes that this tower has."""
+        from stages.parts.teacher.towers import fitting_recipes
+
+        return fitting_recipes(self._model.visual)
+
+    def with_recipe(self, recipe: str) -> Teacher:
+        """The same teacher, its weights shared, with another recipe. Raises InputError as loading does."""
+        other = copy.copy(self)
+        other.cfg = TeacherConfig.model_validate({**self.cfg.model_dump(), "recipe": recipe})
+        other.recipe = _recipe(other.cfg, self._model.visual)
+        other._views, other._windows = other._towers()
+        return other
+
     def macs(self) -> tuple[int, int]:
         """Multiply-accumulates of the standard forward pass of one view, its windows included, and of one crop.
 
@@ -260,6 +275,14 @@ class Teacher:
     def encode_text(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """K names, templates with one `{}` each -> text embeddings [K, D] (`TextTower.encode`)."""
         return self._text.encode(names, templates)
+
+    def _towers(self) -> tuple[VitTower | ResNetTower | TrunkTower, WindowedTower | None]:
+        """The tower of whole views and, where the settings ask for windows, that of theirs."""
+        from stages.parts.teacher.towers import WindowedTower
+
+        window = self.cfg.window
+        windows = WindowedTower(self._tower(window), self.input_size, self.cfg) if window else None
+        return self._tower(self.input_size), windows
 
     def _tower(self, size: int) -> VitTower | ResNetTower | TrunkTower:
         from stages.parts.teacher.towers import ResNetTower, TrunkTower, VitTower
@@ -431,19 +454,8 @@ def _recipe(cfg: TeacherConfig, visual: Any) -> str:
     if cfg.recipe == "auto":
         return "vanilla" if native_vit else "feature_map"
     if native_vit == (cfg.recipe == "feature_map"):
-        from stages.parts.teacher.recipes import RECIPES
+        from stages.parts.teacher.towers import fitting_recipes
 
-        fitting = " or ".join(RECIPES) if native_vit else "feature_map"
+        fitting = " or ".join(fitting_recipes(visual))
         raise InputError(f"recipe {cfg.recipe!r} doesn't fit teacher {cfg.model}: use auto, {fitting}")
     return cfg.recipe
-
-
-def _weights_digest(model: Any) -> str:
-    """sha256 (64 hex digits) over names, types, shapes and values of all weights, wherever they came from."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -43,7 +43,7 @@ class VitTower(nn.Module):
         if size % patch:
             raise InputError(f"input size {size} is no multiple of the teacher's patch size {patch}; change it")
         self.recipe = RECIPES[recipe]
-        if self.recipe.plain_attention and not all(isinstance(b.attn, nn.MultiheadAttention) for b in blocks):
+        if recipe not in fitting_recipes(visual):
             raise InputError(f"recipe {recipe} needs plain attention; this teacher has its own: use vanilla")
         self._layers = sorted((self.recipe.layers(len(blocks)) | {len(blocks)}) - {0})
         self.visual = _at_size(visual, size)
@@ -196,6 +196,14 @@ class WindowedTower(nn.Module):
             count[rows, columns] += 1
         assert total is not None
         return total / count.unsqueeze(-1)
+
+
+def fitting_recipes(visual: Any) -> list[str]:
+    """Recipes that a tower of open_clip has: those of a native ViT as far as its attention is torch's own."""
+    if not hasattr(visual, "transformer"):
+        return ["feature_map"]
+    plain = all(isinstance(block.attn, nn.MultiheadAttention) for block in visual.transformer.resblocks)
+    return [name for name, recipe in RECIPES.items() if plain or not recipe.plain_attention]
 
 
 def resized_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
