@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from cache.curves import curves_at
+from stages.running.curves import curves_at
 from cache.headers import FILE as STUDENT
 from cache.headers import student_bytes
 from cache.location import Location

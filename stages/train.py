@@ -19,8 +19,8 @@ import torch
 
 from cache.claims import SUFFIX as CLAIM
 from cache.claims import give_back, ours, take
-from cache.curves import NAME as CURVES
-from cache.curves import curves_at, curves_bytes
+from stages.running.curves import NAME as CURVES
+from stages.running.curves import curves_at, curves_bytes
 from cache.errors import InputError
 from cache.location import Location, StoreError
 from cache.store import Artifact

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.curves import curves_at
+from stages.running.curves import curves_at
 from cache.errors import InputError
 from cache.search import Hit
 from cache.summary import summarise
