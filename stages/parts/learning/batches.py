@@ -1,6 +1,6 @@
 """What the student trains on: crops with pseudo masks Y_p and the cached tokens of the regions still visible.
 
-Everything random is a pure function of (seed, image id, turn), so a run resumed at any iteration draws the same
+Everything random is a pure function of (seed, image id, epoch), so a run resumed at any iteration draws the same
 batches. Reads seen labels only.
 """
 
@@ -202,9 +202,9 @@ class Sample:
 
 
 class TrainingSet(TorchDataset[Sample]):
-    """Item (image, turn) -> Sample; `turn` counts how often the image was drawn before.
+    """Item (image, epoch) -> Sample; `epoch` counts how often the image was drawn before.
 
-    With whole-image tokens (views.count = 1) the student crops at random; with V views, turn t trains on cached
+    With whole-image tokens (views.count = 1) the student crops at random; with V views, epoch t trains on cached
     view t mod V, exactly as the teacher saw it. `cache` None: seen labels alone.
     """
 
@@ -296,7 +296,7 @@ def collate(samples: list[Sample]) -> Batch:
 class EpochBatchSampler:
     """The order of training: every image once in each epoch, in an order drawn from (seed, epoch).
 
-    Yields the batches of iterations `start`..`stop` as lists of (image, turn): a pure function of the seed and
+    Yields the batches of iterations `start`..`stop` as lists of (image, epoch): a pure function of the seed and
     the iteration, so a resumed run goes on where it was. `rank` of `world` takes its share of each of the `parts`
     that a batch is cut into: part i of all processes together is part i of one process alone.
     """

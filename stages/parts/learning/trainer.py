@@ -47,7 +47,7 @@ class Trainer:
         compiled: bool = False,
     ) -> None:
         self.cfg, self.learner, self.optimiser, self.device = cfg, learner, optimiser, device
-        # As the crops of a batch lie, or every step would turn the kernels over and back.
+        # channels_last matches the input's layout; otherwise every step would convert kernels back and forth.
         learner.to(memory_format=torch.channels_last)
         self.average: Student | None = copy.deepcopy(learner.student).requires_grad_(False) if cfg.ema else None
         self.dtype = autocast_dtype(cfg.precision, device)
