@@ -118,7 +118,7 @@ class Regions:
         return max(0, 1 + max((r for image in self.ids for r in image), default=-1) - num_seen)
 
     def rows(self, first: int, last: int) -> slice:
-        """Where the regions of images `first` .. `last` - 1 stand."""
+        """The rows of the regions of images `first` .. `last` - 1."""
         start = sum(map(len, self.ids[:first]))
         return slice(start, start + sum(map(len, self.ids[first:last])))
 
@@ -148,8 +148,8 @@ class Batch:
         return replace(moved, tokens=moved.tokens.float(), local=moved.local.float())
 
     def student_input(self) -> Tensor:
-        """The images distorted and normalised, made where the batch lies: float32 [B, 3, S, S], channels last."""
-        # A core's caches hold one image, while a GPU wants to be asked once.
+        """The images, distorted and normalised on the batch's device: float32 [B, 3, S, S], channels last."""
+        # One image fits a core's cache; a GPU is fastest with the whole batch.
         size = 1 if self.images.device.type == "cpu" else len(self.images)
         made = torch.empty(self.images.shape, device=self.images.device, memory_format=torch.channels_last)
         for out, images, how in zip(*(t.split(size) for t in (made, self.images, self.distortion)), strict=True):
@@ -157,11 +157,11 @@ class Batch:
         return made
 
     def pin_memory(self) -> Batch:
-        """The same in memory from which a GPU copies while it computes; torch's loader calls this."""
+        """The same in pinned memory, which a GPU copies while it computes; torch's loader calls this."""
         return _each(self, Tensor.pin_memory)
 
     def part(self, i: int, parts: int) -> Batch:
-        """Images i, i + 1, ... of an even cut into `parts`."""
+        """Part i of the batch cut into `parts` equal parts."""
         size = len(self.images) // parts
         first, last = i * size, (i + 1) * size
         return Batch(
@@ -178,7 +178,7 @@ Fields = TypeVar("Fields", Batch, Regions)
 
 
 def _each(of: Fields, change: Callable[[Tensor], Tensor]) -> Fields:
-    """A batch with each of its tensors changed."""
+    """The batch with a function applied to each of its tensors."""
     made: dict[str, Any] = {}
     for field in fields(of):
         value = getattr(of, field.name)
