@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cache.errors import InputError
 from stages.parts.settings import AffinityConfig
-from stages.parts.students import DOWNLOAD
+from stages.parts.students.config import DOWNLOAD
 from stages.parts.students.weights import load_encoder_weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -78,5 +78,5 @@ def load_backbone(cfg: AffinityConfig, device: str | torch.device = "cpu") -> Ba
         ) from error
     network = Backbone(encoder, cfg)
     if cfg.weights and not download:
-        load_encoder_weights(network, Path(cfg.weights))
+        load_encoder_weights(network.encoder, Path(cfg.weights))
     return network.to(device).eval().requires_grad_(False)
