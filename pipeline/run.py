@@ -19,6 +19,7 @@ from stages.running.progress import rank_and_world, say
 
 if TYPE_CHECKING:
     from stages.online import OnlineTeacher
+    from stages.parts.data.datasets import Dataset
     from stages.parts.scoring.bias_curve import Point
     from stages.parts.teacher.refine import Refiner
 
@@ -204,6 +205,30 @@ def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list
         plan.artifact("text"),
         plan.address("train"),
         also,
+        device=machine.compute.device,
+        workers=machine.compute.workers,
+    )
+
+
+def evaluate_transfer(
+    plan: Plan, words: Plan, data: Dataset, at: Location, on: str, machine: Machine
+) -> dict[str, Any]:
+    """Scores of the student on another data set; the artifact `text` of `words` has its names, or gets them."""
+    from stages import evaluate as stage
+
+    if (text := words.artifact("text")).summary(1) is None:
+        from stages import extract
+        from stages.parts.teacher.teacher import load_teacher
+
+        teacher = load_teacher(plan.config.teacher, machine.compute.device)
+        extract.write_text(teacher, plan.prompts, words.train_data, _created(words, "text", "extract"))
+    return stage.run_transfer(
+        plan.config.eval,
+        data,
+        (text, words.vocabulary.ordered),
+        plan.address("train"),
+        at,
+        on,
         device=machine.compute.device,
         workers=machine.compute.workers,
     )

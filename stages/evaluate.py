@@ -58,6 +58,37 @@ def run(
         return _score(cfg, data, scorer, out, device, workers, about)
 
 
+def run_transfer(
+    cfg: EvaluateConfig,
+    data: Dataset,
+    text: tuple[Artifact, Sequence[str]],
+    run_at: Location,
+    out: Location,
+    on: str,
+    *,
+    device: torch.device,
+    workers: int,
+) -> dict[str, Any]:
+    """Scores the student of `run_at` on another data set, called `on`; writes and returns the report as `run` does.
+
+    `text`: embeddings of the other vocabulary and the names of its rows. Which classes are seen, `data` says.
+    """
+    checkpoint, (artifact, names) = load_student(run_at), text
+    arrays = artifact.read(0)
+    every = dict(zip(names, np.concatenate([arrays["seen"], arrays["unseen"]]), strict=True))
+    trained = dict(zip(checkpoint.seen, checkpoint.text.numpy(), strict=True))
+    if odd := [n for n in every.keys() & trained.keys() if not np.allclose(every[n], trained[n], atol=1e-4)]:
+        raise InputError(
+            f"{run_at}: trained with another text embedding of {odd[0]!r} than {artifact} holds; use its own teacher "
+            "and prompts"
+        )
+    embeddings = torch.from_numpy(np.stack([every[n] for n in data.vocabulary.ordered]))
+    scorer = student_scorer(checkpoint.student.to(device), embeddings.to(device))
+    about = {"scored": "student", "run": str(run_at), "on": on, "about": checkpoint.about}
+    with process_group(str(out), device, *rank_and_world()):
+        return _score(cfg, data, scorer, out, device, workers, about)
+
+
 def run_teacher(
     cfg: EvaluateConfig,
     teacher_cfg: TeacherConfig,

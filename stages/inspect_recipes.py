@@ -100,7 +100,7 @@ def run(
 
 def _view(data: Dataset, views: ViewsConfig, row: int, fold: int, full_labels: bool) -> _View:
     n, v = divmod(row, views.count)
-    pixels, labels, cut = cached_view(views, data.ids[n], v, data.image(n), data.labels(n, "seen"))
+    pixels, labels, cut = cached_view(views, data, n, v, data.labels(n, "seen"))
     seen, every = len(data.vocabulary.seen), len(data.vocabulary.ordered)
     hidden: Sequence[int] = [c for c in range(seen) if c % FOLDS == fold % FOLDS]
     truth = labels

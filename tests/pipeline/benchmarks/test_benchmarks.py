@@ -131,7 +131,9 @@ def test_cache_and_memmap_give_the_same_values_and_bytes_add_up(tmp_path: Path) 
     assert found["settings"]["values equal"] is True
     sizes = found["rows"]["bytes of dense"]
     assert sizes["payload"] == 32 * 32 * 512 * 2 < sizes["a view"] < 1.01 * sizes["payload"]
-    assert 1 < found["ratios"]["tokens: bytes stored over payload"]["value"] < 1.5
+    assert (
+        1 < found["ratios"]["tokens: bytes stored over payload"]["value"] < 2
+    )  # three views carry a mark that names 156 classes
 
 
 def test_students_are_compared_with_clip_in_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
