@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -365,7 +366,12 @@ def untrained_teacher(cfg: TeacherConfig, device: str | torch.device = "cpu") ->
     import open_clip
     import torch
 
-    model = open_clip.create_model(cfg.model, pretrained=None)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # that nothing was loaded is what is asked for here
+    try:
+        model = open_clip.create_model(cfg.model, pretrained=None)
+    finally:
+        logging.disable(before)
     return Teacher(cfg, model.eval().requires_grad_(False), torch.device(device))
 
 

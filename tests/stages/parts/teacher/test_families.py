@@ -54,6 +54,7 @@ def local(name: str, folder: Path) -> str:
     return f"local-dir:{folder}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_gives_tokens_at_its_native_size_and_at_another(family: str, tmp_path: Path) -> None:
     name, native, side = FAMILIES[family]
