@@ -234,6 +234,9 @@ def doctor(
     preset: Annotated[str, typer.Argument(help="Also check this preset's teacher, weights and data.")] = "",
     data: Data = "",
     artifacts: Artifacts = ARTIFACTS_FOLDER,
+    teacher: Annotated[
+        str, typer.Option("--teacher", help="Look at a teacher instead: an open_clip name or local-dir:...")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Check this machine and what is installed.
@@ -242,7 +245,12 @@ def doctor(
     """
     from pipeline.upkeep import doctor as tool
 
-    findings = tool.examine(preset, data, artifacts)
+    if teacher:
+        from pipeline.upkeep.doctor_teacher import examine_teacher
+
+        findings = examine_teacher(teacher)
+    else:
+        findings = tool.examine(preset, data, artifacts)
     emit(tool.doctor_text(findings), {"findings": [vars(f) for f in findings]}, as_json)
     if any(f.level == "fault" for f in findings):
         raise typer.Exit(1)

@@ -60,7 +60,7 @@ def slow_scores(predictions: list[np.ndarray], truths: list[np.ndarray]) -> dict
 @pytest.mark.parametrize("mode", ["whole", "slide"])
 def test_scores_are_those_of_a_plain_loop(tiny: Tiny, tmp_path: Path, mode: str) -> None:
     tiny.run("train")
-    overrides = (f"eval.mode={mode}", "eval.crop=32", "eval.stride=24")
+    overrides: tuple[str, ...] = (f"eval.mode={mode}", "eval.crop=32", "eval.stride=24")
     plan = tiny.plan(*overrides)
     checkpoint = stage.load_student(tiny.plan().address("train"))
     arrays = plan.artifact("text").read(0)
