@@ -12,7 +12,7 @@ from typing import Any
 from cache.claims import Claim, holder
 from cache.digests import fingerprint
 from cache.errors import InputError
-from cache.headers import about_at
+from cache.headers import provenance_at
 from cache.location import LARGEST, Location, StoreError, unsealed
 from cache.marks import MARK_BYTES
 from cache.schema import ARTIFACTS
@@ -219,10 +219,7 @@ def _provenance(at: Location, kind: str) -> dict[str, Any]:
     if kind in ARTIFACTS:
         return Artifact(at, kind).provenance()
     if kind in ("train", "online"):
-        # The run's own mark is there from its first step on, the student's header from its first checkpoint on.
-        said = at.get_mark("run.json") or about_at(at, "student.safetensors") or {}
-        found = said.get("provenance", {})
-        return found if isinstance(found, dict) else {}
+        return provenance_at(at)
     report = at.get_mark("report.json") or {}
     run = str(report.get("run", "")).rstrip("/").rpartition("/")[2]
     return {"run": run, "split": report.get("split", "")} if run else {"split": report.get("split", "")}
