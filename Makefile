@@ -11,7 +11,7 @@ RUN = $(BIN)/clip2seg $@ $(PRESET) --artifacts $(ARTIFACTS) $(if $(DATA),--data 
 
 .DEFAULT_GOAL := help
 .PHONY: help demo plan extract mine-latent train eval inspect ablate sweep teacher export runs doctor bench \
-	bench-gpu test coverage lint audit clean
+	bench-gpu test torture fuzz coverage lint audit clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

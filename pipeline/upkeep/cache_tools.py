@@ -249,7 +249,9 @@ def _leftovers(at: Location, kind: str) -> Iterator[tuple[str, int]]:
     for name, count in sizes.items():
         shard = "/".join(name.split("/")[:2])
         loose = kind in ARTIFACTS and re.fullmatch(r"shards/[0-9]+", shard) is not None and shard not in whole
-        if loose or name.endswith("claim.json"):
+        # A run that was killed between its last mark and the end has no use for the state that it could go on from.
+        spent = name == "state.safetensors" and kind in ("train", "online") and "complete.json" in sizes
+        if loose or spent or name.endswith("claim.json"):
             yield name, count
 
 

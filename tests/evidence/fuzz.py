@@ -126,7 +126,7 @@ class World:
         ingredients = {"views": {"size": 64}, "pixel-loss": {"alpha": 1.0}, "text": {"words": {"prompts": ["{}"]}},
                        "train": {"lr": 0.1}}  # fmt: skip
         provenance = {"stage": "train p", "ingredients": ingredients, "teacher": {"model": "m"},
-                      "split": "s", "split_hash": "h", "fingerprint": "12345678", "versions": {"torch": "2"}}  # fmt: skip
+                      "split": "s", "split_hash": "h", "fingerprint": "12345678", "versions": {}}  # fmt: skip
         self.run = self.folder / "train-12345678"
         packed = pack(build_student(cfg, 4), cfg, ("a", "b"), torch.eye(4)[:2], {"provenance": provenance})
         at = Location(str(self.run))
