@@ -1,7 +1,7 @@
 """train: images, seen labels and the cache -> student. CLIP is neither needed nor imported.
 
 AdamW, warm-up and poly decay (method.md section 5) over the losses of section 4. Everything random is drawn
-from (seed, iteration) or (seed, image, turn), so a resumed run takes the steps an undisturbed one would.
+from (seed, iteration) or (seed, image, epoch), so a resumed run takes the steps an undisturbed one would.
 Several processes (torchrun) share each batch by DistributedDataParallel; rank 0 alone writes (docs/distributed.md).
 """
 
