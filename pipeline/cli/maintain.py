@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cache.errors import InputError
+from cache.errors import InputError, printable
 from pipeline.cli.common import (
     ARTIFACTS_FOLDER,
     Artifacts,
@@ -99,7 +99,7 @@ def prepare_voc(
 
     from stages.data.prepare_voc import prepare_voc as prepare
 
-    print(prepare(Path(voc), Path(sbd)).text())
+    print(printable(prepare(Path(voc), Path(sbd)).text()))
 
 
 cache_app = typer.Typer(help="What is stored: list, verify, make room.", no_args_is_help=True)
@@ -122,8 +122,8 @@ def cache_list(preset: Stored = "", artifacts: Artifacts = ARTIFACTS_FOLDER, as_
     from pipeline.upkeep import cache_text
     from pipeline.upkeep import cache_tools as cache_tool
 
-    found = cache_tool.entries(artifacts, _stored(preset))
-    emit(cache_text.list_text(found), {"addresses": [vars(e) for e in found]}, as_json)
+    found, links = cache_tool.entries(artifacts, _stored(preset)), cache_tool.links(artifacts, _stored(preset))
+    emit(cache_text.list_text(found, links), {"addresses": [vars(e) for e in found], "links": links}, as_json)
 
 
 @cache_app.command("show")
