@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.parts.data.views import Array
+from stages.parts.data.views import Array, shrunk
 from stages.parts.settings import EvaluateConfig
 from stages.parts.students.inputs import normalised
 
@@ -47,6 +47,7 @@ def coarse_scores(score: Scorer, image: Array, cfg: EvaluateConfig, device: torc
     as fine as the resized image.
     """
     height, width = image.shape[:2]
+    image = shrunk(image, 2 * cfg.short_side)
     pixels = torch.tensor(image, device=device).permute(2, 0, 1)[None].float()
     factor = cfg.short_side / min(height, width)
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
