@@ -81,7 +81,7 @@ class Artifact:
             raise InputError(f"{self}: nothing there; run the stage that writes it (`clip2seg plan` shows which)")
         with self._sense("zarr.json"):
             attributes = check_root(root, self.kind)
-        check_version(str(self), attributes.get("schema"), f"clip2seg {attributes.get('stage', 'extract')} ...")
+        check_version(str(self), attributes.get("schema"), _command(attributes))
         self._dtype, self._seen = attributes["dtype"], len(attributes["seen"])
         return attributes
 
@@ -211,7 +211,7 @@ class Artifact:
         if mark is None and self.summary() is not None:
             raise self._damaged(f"{_folder(shard)}/commit.json", "missing")
         if mark is None:
-            raise StoreError(f"{self}/{_folder(shard)}: not there; run `clip2seg {self.provenance()['stage']}` again")
+            raise StoreError(f"{self}/{_folder(shard)}: not there; run `{_command(self.provenance())}` again")
         return mark
 
     def shards(self) -> Sequence[int]:
@@ -223,8 +223,8 @@ class Artifact:
         """Raises InputError unless the shards stand for `rows` views: stored ones and those left out as bad."""
         found = sum(len(mark["ids"]) + len(mark["stats"].get("bad", [])) for _, mark in self.marks())
         if found != rows:
-            stage = self.provenance().get("stage", "extract")
-            raise InputError(f"{self}: holds {found} of the data set's {rows} views; run `clip2seg {stage}` again")
+            command = _command(self.provenance())
+            raise InputError(f"{self}: holds {found} of the data set's {rows} views; run `{command}` again")
 
     def read(self, shard: int, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Whole arrays of a shard: bytes as committed, metadata as the schema has it, offsets and ids within range."""
@@ -384,6 +384,11 @@ def _array(group: zarr.Group, name: str) -> zarr.Array:
     array = group[name]
     assert isinstance(array, zarr.Array)
     return array
+
+
+def _command(provenance: Mapping[str, Any]) -> str:
+    """The command that made an artifact."""
+    return f"clip2seg {provenance.get('stage', 'extract')} {provenance.get('preset', 'PRESET')}"
 
 
 def _folder(shard: int) -> str:

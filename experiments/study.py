@@ -206,7 +206,7 @@ def _three(rows: Sequence[Mapping[str, Any]]) -> str:
 def plan_of(job: Job, args: argparse.Namespace, decoded: Path | None = None) -> Plan:
     """The plan of a run; with `decoded` its photos come from memory."""
     made = Plan(load_config(job.preset, job.settings), preset_name(job.preset), args.artifacts, _data_of(job, args))
-    if decoded is not None:
+    if decoded is not None and made.config.demo_world is None:  # drawn scenes are small, and not drawn yet
         made.__dict__["train_data"] = remembered(made.train_data, decoded)
         made.__dict__["val_data"] = remembered(made.val_data, decoded)
     return made
@@ -251,7 +251,7 @@ def _done(what: str, job: Job, args: argparse.Namespace, machine: Any) -> dict[s
         return {"seconds": time.perf_counter() - start}
     if what == "teacher":
         report = run.evaluate_teacher(plan, machine)["report"]
-        return {k: report[k] for k in KEPT} | {"seconds": time.perf_counter() - start}
+        return report.model_dump(mode="json", include={*KEPT}) | {"seconds": time.perf_counter() - start}
     run.extract(plan, machine)
     if plan.distilled:
         run.mine_latent(plan, machine)
@@ -262,7 +262,7 @@ def _done(what: str, job: Job, args: argparse.Namespace, machine: Any) -> dict[s
     curve = [vars(p) for p in run.bias_curve(plan, machine)[::5]] if job.curve else []
     return {
         "iterations": plan.config.train.iterations,
-        **{k: report[k] for k in KEPT},
+        **report.model_dump(mode="json", include={*KEPT}),
         "cache_seconds": round(cached - start, 2),
         "train_seconds": round(middle - cached, 2),
         "eval_seconds": round(time.perf_counter() - middle, 2),

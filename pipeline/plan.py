@@ -8,6 +8,7 @@ accident, and what a change does not touch is reused.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,16 +19,20 @@ from typing import Any
 from cache.digests import fingerprint
 from cache.errors import InputError
 from cache.location import Location
-from cache.schema import ARTIFACTS as KINDS
-from cache.schema import SCHEMA
+from cache.schema import ARTIFACTS, SCHEMA
 from cache.store import Artifact
+from cache.tiers import CacheTiers
 from pipeline.config import Config, load_config, preset_name
-from pipeline.invocation import ARTIFACTS, Invocation
+from pipeline.invocation import ARTIFACTS_FOLDER, Invocation
+from stages import STAGES
+from stages.demo.world import world_dataset
 from stages.parts.data.datasets import Dataset, open_dataset
+from stages.parts.data.layouts import Subset
 from stages.parts.data.vocabulary import Vocabulary, prompt_set
 from stages.parts.settings import reads_network
 from stages.parts.students import StudentConfig, weights_digest
 from stages.parts.teacher.teacher import teacher_identity
+from stages.running.recipes import CacheRecipe, TrainRecipe
 
 PACKAGES = ("clip2seg", "torch", "open_clip_torch", "segmentation-models-pytorch", "zarr", "numpy")
 
@@ -53,18 +58,17 @@ class Plan:
         self.invocation = invocation or Invocation(name, artifacts, data)
         self.artifacts = Location(artifacts).child(name)
         self.data_config = config.data.model_copy(update={"root": data}) if data else config.data
-        if config.demo_world and not self.data_config.root:
-            from stages.demo.world import write_world
-
-            w = config.demo_world
-            root = Path("artifacts") / name / f"world-{fingerprint(w.fingerprint_fields())}"
-            write_world(root, seed=w.seed, train=w.train, val=w.val)
+        self.world = config.demo_world if not self.data_config.root else None
+        if self.world is not None:
+            root = world_folder(self.artifacts) / f"world-{fingerprint(self.world.fingerprint_fields())}"
             self.data_config = self.data_config.model_copy(update={"root": str(root)})
         if not self.data_config.root:
             raise InputError(f"preset {name}: no data folder; give --data FOLDER (make: DATA=FOLDER)")
 
     @classmethod
-    def open(cls, preset: str, overrides: Sequence[str] = (), artifacts: str = ARTIFACTS, data: str = "") -> Plan:
+    def open(
+        cls, preset: str, overrides: Sequence[str] = (), artifacts: str = ARTIFACTS_FOLDER, data: str = ""
+    ) -> Plan:
         """The plan of a preset as the command line names it. Raises InputError for a bad preset or setting."""
         typed = Invocation(preset, artifacts, data, tuple(overrides))
         return cls(load_config(preset, overrides), preset_name(preset), artifacts, data, invocation=typed)
@@ -74,6 +78,7 @@ class Plan:
         made = Plan.__new__(Plan)
         made.config, made.name = self.config.model_copy(update=tables), self.name
         made.artifacts, made.data_config, made.invocation = self.artifacts, self.data_config, self.invocation
+        made.world = self.world
         made.__dict__ |= {"train_data": self.train_data, "val_data": self.val_data}
         return made
 
@@ -86,12 +91,17 @@ class Plan:
     @cached_property
     def train_data(self) -> Dataset:
         """The training images; only seen labels may be asked of it."""
-        return open_dataset(self.data_config, "train")
+        return self._dataset("train")
 
     @cached_property
     def val_data(self) -> Dataset:
         """The evaluation images."""
-        return open_dataset(self.data_config, "val")
+        return self._dataset("val")
+
+    def _dataset(self, subset: Subset) -> Dataset:
+        if self.world is not None:
+            return world_dataset(self.data_config, self.world, subset)
+        return open_dataset(self.data_config, subset)
 
     @cached_property
     def prompts(self) -> tuple[str, ...]:
@@ -106,23 +116,19 @@ class Plan:
         c, seen = self.config, list(self.vocabulary.seen)
         identity = teacher_identity(c.teacher)
         text_source = identity.pop("text", "")
-        numbers = c.teacher.fingerprint_fields()
-        numbers.pop("prompts")
-        for name in ("recipe", "gaussian_std", "window", "stride"):
-            del numbers[name]
         views = c.views.fingerprint_fields() if c.views.count > 1 else {"count": 1}
         data = {"digest": self.train_data.digest, "seen": self.vocabulary.seen_table()}
         tokens = {
             "data": data,
-            "teacher": {"identity": identity, **numbers},
+            "teacher": {"identity": identity, **c.teacher.fingerprint_fields()},
             "views": views,
-            "extract": {k: v for k, v in c.extract.fingerprint_fields().items() if k != "store_dense"},
+            "extract": c.extract.fingerprint_fields(),
         }
         dense = {"tokens": fingerprint(tokens), "recipe": c.teacher.recipe_ingredients()}
         affinity = {
             "tokens": fingerprint(tokens),
             "network": {
-                **{k: v for k, v in c.affinity.fingerprint_fields().items() if k != "kmeans_weight"},
+                **c.affinity.fingerprint_fields(),
                 "weights": weights_digest(StudentConfig(weights=c.affinity.weights)),
             },
         }
@@ -173,7 +179,7 @@ class Plan:
     @property
     def distilled(self) -> bool:
         """Whether training reads tokens at all; the baseline of Table 3 does not."""
-        return self.config.distill.loss != "none" or self.config.latent_embedding.enabled
+        return self.train_recipe.distilled
 
     def reads_network(self) -> bool:
         """Whether mining reads the second network's features. Raises InputError where [affinity] names none."""
@@ -190,17 +196,34 @@ class Plan:
     # -- addresses ------------------------------------------------------------------------------------------
     def address(self, kind: str) -> Location:
         """Where an artifact of this configuration lies."""
-        ending = ".zarr" if kind in KINDS else ""
+        ending = ".zarr" if kind in ARTIFACTS else ""
         return self.artifacts.child(f"{kind}-{self.fingerprint(kind)}{ending}")
 
     def artifact(self, kind: str) -> Artifact:
         """The cache artifact of a kind (tokens, dense, latent, text)."""
         return Artifact(self.address(kind), kind)
 
+    def tiers(self) -> CacheTiers:
+        """The artifacts of the cache, stored or not."""
+        return CacheTiers(*(self.artifact(kind) for kind in ("tokens", "dense", "latent", "text", "affinity")))
+
+    @property
+    def cache_recipe(self) -> CacheRecipe:
+        """The settings that decide what the cache holds."""
+        c = self.config
+        return CacheRecipe(c.teacher, c.views, c.extract, c.mine_latent, c.refine, c.affinity)
+
+    @property
+    def train_recipe(self) -> TrainRecipe:
+        """The settings that training reads."""
+        c = self.config
+        return TrainRecipe(c.train, c.views, c.student, c.distill, c.latent_embedding, c.pixel_loss)
+
     def provenance(self, kind: str, stage: str) -> dict[str, Any]:
         """What the root of an artifact says of itself."""
         return {
-            "stage": f"{stage} {self.name}",
+            "stage": stage,
+            "preset": self.name,
             "fingerprint": self.fingerprint(kind),
             "ingredients": self.ingredients[kind],
             "dtype": self.config.extract.dtype,
@@ -213,29 +236,27 @@ class Plan:
 
     # -- what is done -----------------------------------------------------------------------------------------
     def steps(self) -> list[Step]:
-        """The four stages with their state."""
-        shards = -(-len(self.train_data) * self.config.views.count // self.config.extract.shard)
-        extracted = [self._progress("tokens", shards), self._progress("text", 1)]
-        if self.config.affinity.encoder:
-            extracted.append(self._progress("affinity", shards))
-        if self.config.extract.store_dense:
-            extracted.append(self._progress("dense", shards))
-        return [
-            self._step("extract", ("images", "labels", "teacher"), extracted),
-            self._step(
-                "mine-latent", ("images", "labels", "tokens", "dense", "teacher"), [self._progress("latent", shards)]
-            ),
-            self._step(
-                "train",
-                ("images", "labels", *(("tokens", "latent") if self.distilled else ()), "text"),
-                [self._finished("train", "student.safetensors")],
-            ),
-            self._step("eval", ("train", "text"), [self._finished("eval", "report.json")]),
-        ]
+        """The stages with their state; what this configuration neither reads nor writes is left out."""
+        c = self.config
+        shards = -(-len(self.train_data) * c.views.count // c.extract.shard)
+        unused = {
+            kind for kind, kept in (("dense", c.extract.store_dense), ("affinity", c.affinity.encoder)) if not kept
+        }
+        untouched = {*([] if self.distilled else ["tokens", "latent"])}
+        steps = []
+        for stage in STAGES:
+            reads = tuple(kind for kind in stage.reads if stage.name != "train" or kind not in untouched)
+            states = [self._state(kind, shards) for kind in stage.writes if kind not in unused]
+            detail = ", ".join(f"{self.address(kind).name} {state}" for kind, _, state in states)
+            kinds = tuple(kind for kind, _, _ in states)
+            steps.append(Step(stage.name, reads, kinds, all(done for _, done, _ in states), detail))
+        return steps
 
-    def _step(self, stage: str, reads: tuple[str, ...], parts: list[tuple[str, bool, str]]) -> Step:
-        detail = ", ".join(f"{self.address(kind).name} {state}" for kind, _, state in parts)
-        return Step(stage, reads, tuple(k for k, _, _ in parts), all(done for _, done, _ in parts), detail)
+    def _state(self, kind: str, shards: int) -> tuple[str, bool, str]:
+        """A kind of artifact, whether it is done, and that in words."""
+        if kind not in ARTIFACTS:
+            return self._finished(kind)
+        return self._progress(kind, 1 if kind == "text" else shards)
 
     def _progress(self, kind: str, shards: int) -> tuple[str, bool, str]:
         artifact = self.artifact(kind)
@@ -246,10 +267,16 @@ class Plan:
         done = len(artifact.committed())
         return kind, False, f"{done}/{shards} shards" if done else "missing"
 
-    def _finished(self, kind: str, mark: str) -> tuple[str, bool, str]:
+    def _finished(self, kind: str) -> tuple[str, bool, str]:
         at = self.address(kind)
         done = at.get_mark("complete.json") is not None
         return kind, done, "complete" if done else "begun" if at.names() else "missing"
+
+
+def world_folder(artifacts: Location) -> Path:
+    """Where demo worlds lie: beside the artifacts, or, where those are in an object store, in the user's cache."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return artifacts.path or home / "clip2seg" / artifacts.name
 
 
 def versions() -> dict[str, str]:

@@ -6,24 +6,25 @@ do not depend on what was done before, so a resumed or divided run writes the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader
 
 from cache.claims import writing
 from cache.store import Artifact
+from cache.tiers import CacheTiers
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
-from stages.parts.data.views import ViewsConfig
-from stages.parts.settings import AffinityConfig, ExtractConfig
+from stages.parts.settings import ExtractConfig
 from stages.parts.teacher.crops import BadView, TeacherBatch, TeacherView, TeacherViews, collate_views
 from stages.parts.teacher.files import load_text_source
-from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
+from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import PendingTokens, encode, token_arrays
+from stages.running.compute import Compute, memory_explained
 from stages.running.progress import Bar, Clock, ShardQueue, say
+from stages.running.recipes import CacheRecipe
 
 if TYPE_CHECKING:
     from stages.parts.students.backbone import Backbone
@@ -34,52 +35,51 @@ TIERS = {"tokens": "", "dense": "dense", "affinity": "features"}
 
 
 def run(
-    cfg: ExtractConfig,
-    teacher_cfg: TeacherConfig,
-    views: ViewsConfig,
-    data: Dataset,
-    prompts: tuple[str, ...],
-    out: Mapping[str, Artifact],
-    *,
-    affinity: AffinityConfig,
-    device: torch.device,
-    workers: int,
+    recipe: CacheRecipe, data: Dataset, prompts: tuple[str, ...], tiers: CacheTiers, *, compute: Compute
 ) -> dict[str, Any]:
-    """Fills the artifacts `tokens`, `text` and, if given, `dense` and `affinity`; does only what is missing.
+    """Fills the tiers `tokens`, `text` and, where the recipe has them, `dense` and `affinity`; a dropped one stays so.
+
+    Does only what is missing.
 
     Returns the summary.
     Raises InputError for bad images past `data.max_bad` and StoreError where the store fails; committed shards
     stay.
     """
+    network, kept = None, [tiers.tokens, tiers.text]
+    kept += [tiers.dense] if recipe.extract.store_dense else []
+    kept += [tiers.affinity] if recipe.affinity.encoder else []
     # One claim over all tiers, from the first moment: some are written late, or between two shards not at all.
-    with writing(*(artifact.at for artifact in out.values())):
-        teacher = load_teacher(teacher_cfg, device)
-        write_text(teacher, prompts, data, out["text"])
-        network = None
-        if "affinity" in out:
+    with (
+        writing(*(artifact.at for artifact in kept)),
+        memory_explained("lower extract.batch, which has an address of its own; committed shards stay"),
+    ):
+        teacher = load_teacher(recipe.teacher, compute.device)
+        write_text(teacher, prompts, data, tiers.text)
+        if recipe.affinity.encoder:
             from stages.parts.students.backbone import load_backbone
 
-            network = load_backbone(affinity, device)
-        return fill(cfg, teacher, views, data, out, workers=workers, network=network)
+            network = load_backbone(recipe.affinity, compute.device)
+        return fill(recipe, teacher, data, tiers, workers=compute.workers, network=network)
 
 
 def fill(
-    cfg: ExtractConfig,
+    recipe: CacheRecipe,
     teacher: Teacher,
-    views: ViewsConfig,
     data: Dataset,
-    out: Mapping[str, Artifact],
+    out: CacheTiers,
     *,
     workers: int,
     network: Backbone | None = None,
 ) -> dict[str, Any]:
     """`run` with a teacher at hand, and all but the text embeddings."""
+    cfg, views = recipe.extract, recipe.views
     rows, shards = len(data) * views.count, -(-len(data) * views.count // cfg.shard)
-    tiers = {kind: out[kind] for kind in TIERS if kind in out}
+    kept = {"tokens": True, "dense": cfg.store_dense, "affinity": network is not None}
+    tiers = {kind: a for kind, a in out.by_kind().items() if kept.get(kind) and not a.dropped()}
     clock, quarantine = Clock(), Quarantine(data.cfg.max_bad)
     ready = {kind: a.committed() for kind, a in tiers.items()}
     if data.cfg.max_bad:
-        quarantine.bad += [b for _, mark in out["tokens"].marks(ready["tokens"]) for b in mark["stats"]["bad"]]
+        quarantine.bad += [b for _, mark in out.tokens.marks(ready["tokens"]) for b in mark["stats"]["bad"]]
     # A second network that is added later does not ask the teacher again.
     asked = None if all(len(ready[kind]) == shards for kind in tiers if kind != "affinity") else teacher
     source = TeacherViews(data, views, teacher.input_size, teacher.crop_size)
@@ -112,8 +112,9 @@ def fill(
             if writing is not None:
                 writing.result()
         rate = bar.overall
-    _check_bad(tiers["tokens"], shards, data.cfg.max_bad)
-    summary = _summary(out, data.vocabulary.seen, shards, clock, rate) | {"normalisation": teacher.normalisation}
+    _check_bad(out.tokens, shards, data.cfg.max_bad)
+    summary = _summary([*tiers.values(), out.text], data.vocabulary.seen, shards, clock, rate)
+    summary |= {"normalisation": teacher.normalisation}
     for artifact in tiers.values():
         if artifact.summary(shards) is None:  # a run for other prompts alone has nothing to say of finished tokens
             artifact.finish(summary, shards)
@@ -199,15 +200,14 @@ def _check_bad(tokens: Artifact, shards: int, limit: int) -> None:
             every.add(BadSample(bad))
 
 
-def _summary(
-    out: Mapping[str, Artifact], seen: Sequence[str], shards: int, clock: Clock, rate: float
-) -> dict[str, Any]:
+def _summary(tiers: Sequence[Artifact], seen: Sequence[str], shards: int, clock: Clock, rate: float) -> dict[str, Any]:
     """Sums over the commit marks, each read once and none kept."""
     views = regions = 0
     bad: list[str] = []
     met: set[int] = set()
-    sizes: dict[str, int] = dict.fromkeys(out, 0)
-    for kind, artifact in out.items():
+    sizes: dict[str, int] = {artifact.kind: 0 for artifact in tiers}
+    for artifact in tiers:
+        kind = artifact.kind
         for _, mark in artifact.marks(range(1 if kind == "text" else shards)):
             sizes[kind] += sum(size for size, _ in mark["objects"].values())
             if kind == "tokens":

@@ -6,7 +6,7 @@ Reads every tier, images and labels; writes nothing. Full labels are read only w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,18 +69,15 @@ class CachedViews:
         self,
         data: Dataset,
         views: ViewsConfig,
-        tokens: Artifact,
-        text: Artifact,
-        latent: Artifact | None = None,
-        dense: Artifact | None = None,
+        tiers: Mapping[str, Artifact],
         encode: Encode | None = None,
         refine: Refine | None = None,
-        features: Artifact | None = None,
     ) -> None:
-        self.data, self.views, self.tokens = data, views, tokens
-        self.latent, self.dense_tier, self.encode = latent, dense, encode
-        self.refine, self.features = refine, features
-        arrays = text.read(0)
+        """`tiers`: those that are stored, by kind; tokens and text must be."""
+        self.data, self.views, self.tokens = data, views, tiers["tokens"]
+        self.latent, self.dense_tier, self.features = tiers.get("latent"), tiers.get("dense"), tiers.get("affinity")
+        self.encode, self.refine = encode, refine
+        tokens, arrays = tiers["tokens"], tiers["text"].read(0)
         self.seen_text, self.text = arrays["seen"], np.concatenate([arrays["seen"], arrays["unseen"]])
         self.num_seen = len(self.seen_text)
         self._where = {

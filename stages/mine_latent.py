@@ -11,75 +11,53 @@ from itertools import repeat
 from typing import Any
 
 import numpy as np
-import torch
 
 from cache.claims import writing
 from cache.errors import InputError
 from cache.settings import IGNORE
 from cache.store import Artifact
+from cache.tiers import CacheTiers
 from stages.parts.data.datasets import Dataset
-from stages.parts.data.views import ViewsConfig
 from stages.parts.mining.miner import Mined, Miner, crops_of, dense_again, latent_arrays
-from stages.parts.settings import ExtractConfig, MiningConfig
 from stages.parts.teacher.crops import view_row
 from stages.parts.teacher.refine import Refiner
-from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
+from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import encode_crops
+from stages.running.compute import Compute, memory_explained
 from stages.running.progress import Bar, Clock, ShardQueue
+from stages.running.recipes import CacheRecipe
 
 
-def run(
-    cfg: MiningConfig,
-    extract: ExtractConfig,
-    teacher_cfg: TeacherConfig,
-    views: ViewsConfig,
-    data: Dataset,
-    tokens: Artifact,
-    dense: Artifact | None,
-    out: Artifact,
-    *,
-    refiner: Refiner,
-    features: Artifact | None,
-    device: torch.device,
-    workers: int,
-) -> dict[str, Any]:
-    """Fills the artifact `latent`; does only what is missing; returns the summary.
+def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compute) -> dict[str, Any]:
+    """Fills the tier `latent`; does only what is missing; returns the summary.
 
-    `dense` None: the dense tokens are computed again, view by view, as `extract` would have stored them.
-    `features`: the second network's maps, where `refiner` reads them.
+    Where the dense tier isn't complete, its tokens are computed again, view by view, as `extract` would store them.
+    The second network's maps are read where [refine] or [affinity] want them.
     """
-    with writing(out.at):
-        return _run(cfg, extract, teacher_cfg, views, data, tokens, dense, out, refiner, features, device, workers)
+    with writing(tiers.latent.at):
+        return _run(recipe, data, tiers, compute)
 
 
-def _run(
-    cfg: MiningConfig,
-    extract: ExtractConfig,
-    teacher_cfg: TeacherConfig,
-    views: ViewsConfig,
-    data: Dataset,
-    tokens: Artifact,
-    dense: Artifact | None,
-    out: Artifact,
-    refiner: Refiner,
-    features: Artifact | None,
-    device: torch.device,
-    workers: int,
-) -> dict[str, Any]:
+def _run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, compute: Compute) -> dict[str, Any]:
+    extract, views, tokens, out = recipe.extract, recipe.views, tiers.tokens, tiers.latent
+    dense = tiers.dense if tiers.dense.summary() is not None else None
+    refiner = Refiner(recipe.refine, recipe.affinity)
+    features = tiers.affinity if refiner.needs_features else None
     if features is not None and features.summary() is None:
         raise InputError(f"{features}: the second network's features are missing; run `clip2seg extract` first")
     if tokens.summary() is None:
         raise InputError(f"{tokens}: extract has not finished; run `clip2seg extract` first")
     tokens.check_rows(len(data) * views.count)
-    teacher = load_teacher(teacher_cfg, device)
+    teacher = load_teacher(recipe.teacher, compute.device)
     shards, clock = len(tokens.shards()), Clock()
     index = {image_id: i for i, image_id in enumerate(data.ids)}
     ready = set(out.committed())
     total = sum(len(mark["ids"]) for _, mark in tokens.marks([s for s in range(shards) if s not in ready]))
-    miner = Miner(cfg, data, views, teacher.crop_size, gpu=device.type == "cuda", refiner=refiner)
+    miner = Miner(recipe.mining, data, views, teacher.crop_size, gpu=compute.gpu, refiner=refiner)
     with (
+        memory_explained("lower extract.batch, which has an address of its own; committed shards stay"),
         Bar("mine-latent", total, "views", divided=True) as bar,
-        miner.pool(workers) as pool,
+        miner.pool(compute.workers) as pool,
         ShardQueue([out], shards) as queue,
     ):
         while queue.open():

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
-from pipeline.invocation import ARTIFACTS as ARTIFACTS  # the default of --artifacts
+from pipeline.invocation import ARTIFACTS_FOLDER as ARTIFACTS_FOLDER  # the default of --artifacts
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -74,4 +75,9 @@ def emit(text: str, result: Mapping[str, Any], as_json: bool) -> None:
         return
     print(text)
     if as_json:
-        print(json.dumps(result, sort_keys=True, default=str))
+        print(json.dumps(result, sort_keys=True, default=_plain))
+
+
+def _plain(value: object) -> object:
+    """What JSON has no type for: models by their fields, everything else as text."""
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)

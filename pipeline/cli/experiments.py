@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.common import (
-    ARTIFACTS,
+    ARTIFACTS_FOLDER,
     Artifacts,
     Data,
     Device,
@@ -21,6 +21,7 @@ from pipeline.cli.common import (
     make_machine,
     make_plan,
 )
+from pipeline.invocation import Invocation
 
 PANEL = "Experiments"
 app = typer.Typer()
@@ -30,7 +31,7 @@ app = typer.Typer()
 def ablate(
     preset: Preset = "demo",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
@@ -47,7 +48,8 @@ def ablate(
     from pipeline.text import markdown_page, write_markdown
 
     markdown_page(markdown)
-    rows = run_table(preset, table, seeds, set_, data, artifacts, make_machine(device, workers))
+    typed = Invocation(preset, artifacts, data, tuple(set_))
+    rows = run_table(typed, table, seeds, make_machine(device, workers))
     text = table_text(f"{preset}, Table {table}", rows)
     if markdown:
         write_markdown(markdown, f"{preset} table {table} {' '.join(set_)}".strip(), text)
@@ -61,7 +63,7 @@ def sweep(
         list[str], typer.Option("--over", help='A setting and its values: "pixel-loss.beta=5;10;20". Repeatable.')
     ] = [],
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
@@ -77,7 +79,8 @@ def sweep(
     from pipeline.text import markdown_page, write_markdown
 
     markdown_page(markdown)
-    rows = run_rows(preset, sweep_rows(over), seeds, set_, data, artifacts, make_machine(device, workers))
+    typed = Invocation(preset, artifacts, data, tuple(set_))
+    rows = run_rows(typed, sweep_rows(over), seeds, make_machine(device, workers))
     text = table_text(f"{preset}, sweep", rows)
     if markdown:
         write_markdown(markdown, f"{preset} sweep {' '.join([*over, *set_])}", text)
@@ -88,7 +91,7 @@ def sweep(
 def calibrate(
     preset: Preset = "demo",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
@@ -114,9 +117,9 @@ def benchmark(
     name: Annotated[
         str,
         typer.Argument(
-            help="extract, mine-latent, train, cache, inference, precision, allocator, growth, scale, efficiency, "
-            "inference-compiled; all: every one of these; on a GPU: gpu-check (does it compute what a CPU does?), "
-            "gpu (the record).",
+            help="extract, mine-latent, train, cache, inference, precision, pixel-loss, allocator, growth, "
+            "scale, efficiency, inference-compiled; all: every one of these; on a GPU: gpu-check (does it compute "
+            "what a CPU does?), gpu (the record).",
             metavar="NAME",
         ),
     ],
@@ -148,7 +151,7 @@ def benchmark(
 @app.command(rich_help_panel=PANEL)
 def runs(
     preset: Annotated[str, typer.Argument(help="Only this preset's runs.")] = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     compare: Annotated[
         list[str], typer.Option("--compare", help="A run's name; give two or more: settings and scores that differ.")
     ] = [],

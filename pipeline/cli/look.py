@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import ARTIFACTS, Artifacts, Data, Device, Json, Preset, Set, emit, make_machine, make_plan
+from pipeline.cli.common import (
+    ARTIFACTS_FOLDER,
+    Artifacts,
+    Data,
+    Device,
+    Json,
+    Preset,
+    Set,
+    emit,
+    make_machine,
+    make_plan,
+)
 
 PANEL = "Look"
 app = typer.Typer()
@@ -24,7 +35,7 @@ def inspect(
     ] = "summary",
     what: Annotated[str, typer.Argument(help="image: ID. search: TEXT. neighbours: ID:REGION.", metavar="[WHAT]")] = "",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     set_: Set = [],
     out: Annotated[str, typer.Option("--out", help="Folder for pictures; default: beside the artifacts.")] = "",
@@ -44,7 +55,8 @@ def inspect(
 
     `summary` loads no torch.
     """
-    from pipeline.inspection.questions import Inspection, ask
+    from pipeline.inspection.opened import Inspection
+    from pipeline.inspection.questions import ask
 
     ask_of = Inspection(make_plan(preset, data, artifacts, set_), make_machine(device, 0), out)
     emit(*ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary), as_json)

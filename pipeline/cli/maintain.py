@@ -9,7 +9,7 @@ import typer
 
 from cache.errors import InputError
 from pipeline.cli.common import (
-    ARTIFACTS,
+    ARTIFACTS_FOLDER,
     Artifacts,
     Data,
     Device,
@@ -58,7 +58,7 @@ def data_init(
 def data_check(
     preset: Preset = "demo",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     set_: Set = [],
     workers: Workers = 0,
     as_json: Json = False,
@@ -67,11 +67,14 @@ def data_check(
 
     Exit code 1 where something is wrong.
     """
+    from pipeline import run
     from stages.data.check import check
 
     if workers < 0:
         raise InputError(f"--workers {workers}: give 0 or more")
-    found = check(make_plan(preset, data, artifacts, set_).data_config, workers=workers)
+    made = make_plan(preset, data, artifacts, set_)
+    run.draw_world(made)
+    found = check(made.data_config, workers=workers)
     counts = {"train": len(found.train.ids), "val": len(found.val.ids)}
     result = {"problems": list(found.problems), "notes": list(found.notes), **counts}
     emit(found.text(), result, as_json)
@@ -114,7 +117,7 @@ def _stored(preset: str) -> str:
 
 
 @cache_app.command("list")
-def cache_list(preset: Stored = "", artifacts: Artifacts = ARTIFACTS, as_json: Json = False) -> None:
+def cache_list(preset: Stored = "", artifacts: Artifacts = ARTIFACTS_FOLDER, as_json: Json = False) -> None:
     """List addresses: state, size, what uses them."""
     from pipeline.upkeep import cache_text
     from pipeline.upkeep import cache_tools as cache_tool
@@ -124,7 +127,7 @@ def cache_list(preset: Stored = "", artifacts: Artifacts = ARTIFACTS, as_json: J
 
 
 @cache_app.command("show")
-def cache_show(address: Address, artifacts: Artifacts = ARTIFACTS, as_json: Json = False) -> None:
+def cache_show(address: Address, artifacts: Artifacts = ARTIFACTS_FOLDER, as_json: Json = False) -> None:
     """Show provenance, shards and size of one address."""
     from pipeline.upkeep import cache_text
     from pipeline.upkeep import cache_tools as cache_tool
@@ -136,7 +139,7 @@ def cache_show(address: Address, artifacts: Artifacts = ARTIFACTS, as_json: Json
 @cache_app.command("rm")
 def cache_rm(
     address: Address,
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     force: Annotated[bool, typer.Option("--force", help="Even if something uses it.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -152,7 +155,7 @@ def cache_rm(
 def cache_gc(
     preset: Stored = "",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     set_: Set = [],
     unused: Annotated[
         bool, typer.Option("--unused", help="Also what neither a run nor the PRESET's settings as they are now use.")
@@ -179,7 +182,7 @@ def cache_gc(
 def cache_verify(
     preset: Stored = "",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     set_: Set = [],
     encode_again: Annotated[
@@ -213,7 +216,7 @@ def cache_verify(
 
 @cache_app.command("drop-dense")
 def cache_drop_dense(
-    preset: Preset, data: Data = "", artifacts: Artifacts = ARTIFACTS, set_: Set = [], as_json: Json = False
+    preset: Preset, data: Data = "", artifacts: Artifacts = ARTIFACTS_FOLDER, set_: Set = [], as_json: Json = False
 ) -> None:
     """Delete the dense tokens, unread by training.
 
@@ -230,7 +233,7 @@ def cache_drop_dense(
 def doctor(
     preset: Annotated[str, typer.Argument(help="Also check this preset's teacher, weights and data.")] = "",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     as_json: Json = False,
 ) -> None:
     """Check this machine and what is installed.

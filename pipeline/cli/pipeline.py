@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.common import (
-    ARTIFACTS,
+    ARTIFACTS_FOLDER,
     Artifacts,
     Data,
     Device,
@@ -27,7 +27,7 @@ app = typer.Typer()
 @app.command(rich_help_panel=PANEL)
 def demo(
     preset: Preset = "demo",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
@@ -46,7 +46,7 @@ def demo(
 def plan(
     preset: Preset = "demo",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
@@ -83,7 +83,7 @@ def plan(
 def extract(
     preset: Preset = "demo",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
@@ -104,7 +104,7 @@ def extract(
 def mine_latent(
     preset: Preset = "demo",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
@@ -125,11 +125,13 @@ def mine_latent(
 def train(
     preset: Preset = "demo",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
-    compile_: Annotated[bool, typer.Option("--compile", help="torch.compile the student.")] = False,
+    compile_: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="torch.compile student and pixel loss.")
+    ] = False,
     online: Annotated[
         bool, typer.Option("--online-teacher", help="No cache: CLIP in the loop, to prove and measure the cache.")
     ] = False,
@@ -147,8 +149,8 @@ def train(
     from pipeline.study.tracking import tracked
 
     made, machine = make_plan(preset, data, artifacts, set_), make_machine(device, workers)
-    with tracked(wandb, made.name, made.config.model_dump(mode="json")):
-        result = run.train(made, machine, compiled=compile_, online=online)
+    with tracked(wandb, made.name, made.config.model_dump(mode="json")) as log:
+        result = run.train(made, machine, compiled=compile_, online=online, on_scalar=log)
     emit(report.train_text(result), result, as_json)
 
 
@@ -156,13 +158,17 @@ def train(
 def evaluate(
     preset: Preset = "demo",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
     score_teacher: Annotated[
         bool, typer.Option("--score-teacher", help="Also score the teacher training-free (loads CLIP).")
     ] = False,
+    on: Annotated[
+        str, typer.Option("--on", help="Another preset: score on its images and names.", metavar="PRESET")
+    ] = "",
+    on_data: Annotated[str, typer.Option("--on-data", help="--on: that data set's folder.")] = "",
     as_json: Json = False,
 ) -> None:
     """Score the student: sIoU, uIoU, hIoU.
@@ -173,6 +179,12 @@ def evaluate(
     from pipeline import text as report
 
     made, machine = make_plan(preset, data, artifacts, set_), make_machine(device, workers)
+    if on:
+        from pipeline.study.transfer import evaluate_on, transfer_text
+
+        result = evaluate_on(made, make_plan(on, on_data, artifacts, []), machine)
+        emit(transfer_text(made, result), result, as_json)
+        return
     result = run.evaluate(made, machine)
     if score_teacher:
         result["teacher"] = run.evaluate_teacher(made, machine)["report"]

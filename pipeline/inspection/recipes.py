@@ -11,7 +11,7 @@ from stages.parts.settings import AffinityConfig, RefineConfig
 
 if TYPE_CHECKING:
     from pipeline.config import Config
-    from pipeline.inspection.questions import Inspection
+    from pipeline.inspection.opened import Inspection
     from stages.inspect_recipes import Variant
 
 STEP = 0.1

@@ -9,7 +9,7 @@ from typing import Any
 
 from cache.errors import InputError
 from pipeline import run
-from pipeline.config import load_config, preset_name
+from pipeline.invocation import Invocation
 from pipeline.plan import Plan
 from pipeline.text import columns
 from stages.running.progress import say
@@ -45,28 +45,18 @@ TABLES: Mapping[int, Mapping[str, Sequence[str]]] = {
 SCORES = ("hIoU", "sIoU", "uIoU")
 
 
-def run_table(
-    preset: str, table: int, seeds: int, overrides: Sequence[str], data: str, artifacts: str, machine: run.Machine
-) -> list[dict[str, Any]]:
+def run_table(typed: Invocation, table: int, seeds: int, machine: run.Machine) -> list[dict[str, Any]]:
     """Trains and scores every row of a table for every seed; what is complete is not computed again.
 
     Each row: name, settings, and per seed the report; Table 3 also gets the teacher's training-free row.
     """
     if table not in TABLES:
         raise InputError(f"--table {table}: choose one of {', '.join(map(str, TABLES))}")
-    return run_rows(preset, TABLES[table], seeds, overrides, data, artifacts, machine, teacher=table == 3)
+    return run_rows(typed, TABLES[table], seeds, machine, teacher=table == 3)
 
 
 def run_rows(
-    preset: str,
-    rows: Mapping[str, Sequence[str]],
-    seeds: int,
-    overrides: Sequence[str],
-    data: str,
-    artifacts: str,
-    machine: run.Machine,
-    *,
-    teacher: bool = False,
+    typed: Invocation, rows: Mapping[str, Sequence[str]], seeds: int, machine: run.Machine, *, teacher: bool = False
 ) -> list[dict[str, Any]]:
     """Trains and scores rows of settings (name -> overrides), every one for `seeds` seeds, as `run_table` does.
 
@@ -78,7 +68,7 @@ def run_rows(
         raise InputError(f"--seeds {seeds}: give at least 1")
 
     def plan(*more: str) -> Plan:
-        return Plan(load_config(preset, [*overrides, *more]), preset_name(preset), artifacts, data)
+        return Plan.open(typed.preset, [*typed.overrides, *more], typed.artifacts, typed.data)
 
     shared = plan()
     first = shared.config.train.seed
@@ -119,13 +109,11 @@ def sweep_rows(over: Sequence[str]) -> dict[str, list[str]]:
 
 def table_text(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """The paper's layout: hIoU, sIoU, uIoU, mean and sd over seeds; then the means over well supported classes."""
-    support = next(k for k in rows[-1]["reports"][0] if k.startswith("classes_with_"))
-    lines: list[list[object]] = [
-        ["", *SCORES, "|", *(f"{s} ({support.removeprefix('classes_with_')})" for s in SCORES)]
-    ]
+    least = rows[-1]["reports"][0].supported.min_pixels
+    lines: list[list[object]] = [["", *SCORES, "|", *(f"{s} ({least}_pixels)" for s in SCORES)]]
     for row in rows:
-        all_of = [_mean_sd([r[s] for r in row["reports"]]) for s in SCORES]
-        supported = [_mean_sd([r[support][s] for r in row["reports"]]) for s in SCORES]
+        all_of = [_mean_sd([getattr(r, s) for r in row["reports"]]) for s in SCORES]
+        supported = [_mean_sd([getattr(r.supported, s) for r in row["reports"]]) for s in SCORES]
         lines.append([row["name"], *all_of, "|", *supported])
     seeds = max(len(row["reports"]) for row in rows)
     return f"{title}, {seeds} seed{'s' if seeds > 1 else ''}\n\n{columns(lines)}"

@@ -18,7 +18,7 @@ D = 3
 def written(at: Path, kind: str) -> Artifact:
     """A complete artifact of one shard with two views."""
     made = Artifact(Location(str(at)).child(f"{kind}-0.zarr"), kind).create(
-        {"stage": "extract x", "dtype": "float16", "seen": list("abcdefgh")}
+        {"stage": "extract", "preset": "x", "dtype": "float16", "seen": list("abcdefgh")}
     )
     random = np.random.default_rng(0)
     if kind == "dense":

@@ -94,8 +94,8 @@ def test_the_teachers_scores_are_those_of_the_refined_map(tiny: Tiny, tmp_path: 
         "network": ("refine.affinity=network", "refine.threshold=0.0"),
     }.items():
         reports[name] = run.evaluate_teacher(tiny.plan(*settings, *refine, artifacts=tmp_path), CPU)["report"]
-        assert np.isfinite(reports[name]["pixel_accuracy"])
-    assert len({r["pixel_accuracy"] for r in reports.values()}) == 3
+        assert np.isfinite(reports[name].pixel_accuracy)
+    assert len({r.pixel_accuracy for r in reports.values()}) == 3
 
 
 def test_a_refinement_without_its_network_is_refused_by_name(

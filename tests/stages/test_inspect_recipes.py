@@ -12,7 +12,8 @@ import torch
 
 from cache.settings import IGNORE
 from pipeline import run
-from pipeline.inspection.questions import Inspection, ask
+from pipeline.inspection.opened import Inspection
+from pipeline.inspection.questions import ask
 from pipeline.inspection.recipes import OWN, SECOND
 from stages.inspect_recipes import Variant
 from stages.inspect_recipes import run as compare

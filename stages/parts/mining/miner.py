@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -16,7 +17,7 @@ from cache.settings import IGNORE
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.regions import annotated_share, latent_mask, present_regions, region_crops
 from stages.parts.data.views import Array, View, ViewsConfig, inside, whole
-from stages.parts.mining.clustering import mine, one_thread
+from stages.parts.mining.clustering import mine, one_blas_thread, one_thread
 from stages.parts.settings import ExtractConfig, MiningConfig
 from stages.parts.teacher.crops import cached_view
 from stages.parts.teacher.refine import Refiner
@@ -49,9 +50,12 @@ class Miner:
     gpu: bool
     refiner: Refiner = field(default_factory=Refiner)
 
-    def pool(self, workers: int) -> ThreadPoolExecutor:
-        """Threads that mine different images, one core each."""
-        return ThreadPoolExecutor(1 if self.gpu else max(1, workers), initializer=one_thread)
+    @contextmanager
+    def pool(self, workers: int) -> Iterator[ThreadPoolExecutor]:
+        """Threads that mine side by side, each with one core for itself; BLAS has its threads back afterwards."""
+        threads = 1 if self.gpu else max(1, workers)
+        with one_blas_thread(), ThreadPoolExecutor(threads, initializer=one_thread) as pool:
+            yield pool
 
     def view(self, row: int) -> tuple[Array, Array]:
         """One view: its image uint8 [H, W, 3], and uint8 [H, W], 255 where a latent class may be, else 0."""

@@ -78,5 +78,5 @@ def load_backbone(cfg: AffinityConfig, device: str | torch.device = "cpu") -> Ba
         ) from error
     network = Backbone(encoder, cfg)
     if cfg.weights and not download:
-        load_encoder_weights(network, Path(cfg.weights))
+        load_encoder_weights(network.encoder, Path(cfg.weights))
     return network.to(device).eval().requires_grad_(False)

@@ -50,17 +50,16 @@ def test_what_can_not_be_held_out_is_named(tiny: Any, names: list[str]) -> None:
         inner_plan(tiny.plan(), names)
 
 
-def test_calibrate_gives_the_curve_and_what_the_fitted_bias_is_worth(tiny: Any) -> None:
-    tiny.run("mine-latent")
+def test_calibrate_gives_the_curve_and_what_the_fitted_bias_is_worth(tiny: Any, tmp_path: Path) -> None:
     result = CliRunner().invoke(
         app,
-        ["calibrate", str(tiny.preset), "--artifacts", str(tiny.artifacts), "--hold-out", "disc", "--device", "cpu",
+        ["calibrate", str(tiny.preset), "--artifacts", str(tmp_path), "--hold-out", "disc", "--device", "cpu",
          "--workers", "0", "--json"],
         catch_exceptions=False,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout.splitlines()[-1])
-    report = run.evaluate(tiny.plan(), run.Machine("cpu", 0))["report"]
+    report = run.evaluate(tiny.plan(artifacts=tmp_path), run.Machine("cpu", 0))["report"]
     plain, fitted, best = (
         found["rows"][k] for k in ("no seen bias", "fitted on held-out seen classes", "best in hindsight")
     )
