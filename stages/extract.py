@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch.utils.data import DataLoader
 
 from cache.claims import writing
+from cache.errors import InputError
 from cache.store import Artifact
 from cache.tiers import CacheTiers
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
@@ -186,10 +188,19 @@ def write_text(teacher: Teacher, prompts: tuple[str, ...], data: Dataset, out: A
                     every = load_text_source(teacher.cfg.text, words.ordered)
                 else:
                     every = teacher.encode_text(words.ordered, prompts).float().cpu().numpy()
+                _check_apart(words.ordered, every)
                 out.write(shard, [], {"seen": every[:k], "unseen": every[k:]}, {})
                 queue.release(shard)
     out.finish({"classes": len(words.ordered)}, 1)
     say(f"text embeddings of {len(words.ordered)} classes -> {out}")
+
+
+def _check_apart(names: Sequence[str], text: np.ndarray) -> None:
+    """Raises InputError where two classes have one embedding: its teacher can't tell them apart."""
+    order = np.lexsort(text.T[:8])
+    for a, b in pairwise(order):
+        if np.abs(text[a] - text[b]).max() < 1e-6:
+            raise InputError(f"classes {names[a]!r} and {names[b]!r} have the same text embedding; rename or join them")
 
 
 def _check_bad(tokens: Artifact, shards: int, limit: int) -> None:
