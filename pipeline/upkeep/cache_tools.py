@@ -11,6 +11,7 @@ from typing import Any
 
 from cache.claims import Claim, holder
 from cache.digests import fingerprint
+from cache.drafts import is_draft
 from cache.errors import InputError
 from cache.headers import about_at
 from cache.location import Location, unsealed
@@ -237,13 +238,13 @@ def _writer(at: Location) -> Claim | None:
 
 
 def _leftovers(at: Location, kind: str) -> Iterator[tuple[str, int]]:
-    """Objects of uncommitted shards and claims of dead processes."""
+    """Objects of uncommitted shards, drafts, and claims of dead processes."""
     sizes = at.names()
     whole = {name.rsplit("/", 1)[0] for name in sizes if name.endswith("/commit.json")}
     for name, count in sizes.items():
         shard = "/".join(name.split("/")[:2])
         loose = kind in ARTIFACTS and re.fullmatch(r"shards/\d+", shard) is not None and shard not in whole
-        if loose or name.endswith("claim.json"):
+        if loose or is_draft(name) or name.endswith("claim.json"):
             yield name, count
 
 
