@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import obstore
-from obstore.store import LocalStore, from_url
+from obstore.store import LocalStore, MemoryStore, from_url
 
 from cache.errors import InputError
 
@@ -33,6 +33,10 @@ _MEMBERS = {"zarr_format", "node_type", "attributes", "schema", "ids", "stats", 
 """Keys of marks without a seal."""
 
 
+_NOTHING: Any = MemoryStore()
+"""What a folder that isn't there reads as; nothing is ever written to it."""
+
+
 class StoreError(InputError):
     """The store refused: disk full, read-only, out of reach, or an object is missing or damaged."""
 
@@ -45,7 +49,22 @@ class Location:
         # memory:/// and a scheme alone would lose what makes them addresses, and become a folder of that name.
         self.url = (bare if "://" in bare else url) if "://" in url else str(Path(url).expanduser().resolve())
         self.prefix = prefix
-        self.store = store or self._opened()
+        self._store = store
+        if store is None and ("://" in self.url or Path(self.url).exists()):
+            self._store = self._opened()
+
+    @property
+    def store(self) -> Any:
+        """obstore's client to read with. A folder that isn't there reads as empty: looking makes none."""
+        if self._store is None and Path(self.url).is_dir():
+            self._store = self._opened()
+        return self._store or _NOTHING
+
+    @property
+    def _writable(self) -> Any:
+        """obstore's client to write with; makes the folder."""
+        self._store = self._store or self._opened()
+        return self._store
 
     def _opened(self) -> Any:
         if self.path is not None:
@@ -78,7 +97,7 @@ class Location:
         """The location above this one. Raises InputError at the top of a store."""
         above = self.prefix.rpartition("/")[0]
         if self.prefix:
-            return Location(self.url, above, self.store)
+            return Location(self.url, above, self._store)
         if self.path is not None and self.path.parent != self.path:
             return Location(str(self.path.parent))
         scheme, _, rest = self.url.partition("://")
@@ -88,7 +107,7 @@ class Location:
 
     def child(self, name: str) -> Location:
         """The location below this one."""
-        return Location(self.url, self.key(name), self.store)
+        return Location(self.url, self.key(name), self._store)
 
     def key(self, name: str) -> str:
         """The full key of an object in `store`."""
@@ -105,13 +124,13 @@ class Location:
     def put(self, name: str, data: bytes) -> None:
         """Writes an object as a whole, or not at all."""
         with self._reported("write", name):
-            obstore.put(self.store, self.key(name), data, use_multipart=False)
+            obstore.put(self._writable, self.key(name), data, use_multipart=False)
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Writes an object unless there is one; says whether it did."""
         with self._reported("write", name):
             try:
-                obstore.put(self.store, self.key(name), data, mode="create", use_multipart=False)
+                obstore.put(self._writable, self.key(name), data, mode="create", use_multipart=False)
             except obstore.exceptions.AlreadyExistsError:
                 return False
         return True

@@ -1,8 +1,8 @@
 """The base of every settings table. Imports nothing of this project.
 
 Every stage and part owns its settings as a subclass of `Settings`; `pipeline.config` composes them
-into a preset. A field that only says *where* something is (a path) is annotated `Where`: it never enters
-a fingerprint; what is found there enters by its digest.
+into a preset. Every field enters the fingerprint of its table unless its annotation says otherwise: `Apart`, with
+the reason, and `PathSetting` for a location, where what is found there enters by its digest.
 """
 
 from __future__ import annotations
@@ -17,11 +17,20 @@ IGNORE = 255
 
 
 @dataclass(frozen=True)
-class _PathMark:
+class Apart:
+    """Marks a field that its table's fingerprint leaves out. `why`: it changes no number, or enters elsewhere."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class PathMark(Apart):
     """Marks a field as a location."""
 
+    why: str = "what lies there enters by its digest"
 
-PathSetting = Annotated[str, _PathMark()]
+
+PathSetting = Annotated[str, PathMark()]
 
 
 class Settings(BaseModel):
@@ -37,6 +46,13 @@ class Settings(BaseModel):
     )
 
     def fingerprint_fields(self) -> dict[str, Any]:
-        """The fields that change numbers, as plain JSON types: everything but `Where` fields."""
-        hidden = {k for k, f in type(self).model_fields.items() if any(isinstance(m, _PathMark) for m in f.metadata)}
+        """The fields that change numbers, as plain JSON types: all that are not marked `Apart`."""
+        return self._without(Apart)
+
+    def described_fields(self) -> dict[str, Any]:
+        """All fields but locations, as plain JSON types: what may be shown anywhere."""
+        return self._without(PathMark)
+
+    def _without(self, mark: type[Apart]) -> dict[str, Any]:
+        hidden = {k for k, f in type(self).model_fields.items() if any(isinstance(m, mark) for m in f.metadata)}
         return self.model_dump(mode="json", exclude=hidden)

@@ -63,7 +63,7 @@ class Artifact:
         if root is None:
             raise InputError(f"{self}: nothing there; run the stage that writes it (`clip2seg plan` shows which)")
         attributes: dict[str, Any] = root.get("attributes", {})
-        check_version(str(self), attributes.get("schema"), f"clip2seg {attributes.get('stage', 'extract')} ...")
+        check_version(str(self), attributes.get("schema"), _command(attributes))
         return attributes
 
     # -- shards: write ------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class Artifact:
         if mark is None and self.summary() is not None:
             raise self._damaged(f"{_folder(shard)}/commit.json", "missing")
         if mark is None:
-            raise StoreError(f"{self}/{_folder(shard)}: not there; run `clip2seg {self.provenance()['stage']}` again")
+            raise StoreError(f"{self}/{_folder(shard)}: not there; run `{_command(self.provenance())}` again")
         return mark
 
     def shards(self) -> list[int]:
@@ -284,6 +284,11 @@ def _array(group: zarr.Group, name: str) -> zarr.Array:
     array = group[name]
     assert isinstance(array, zarr.Array)
     return array
+
+
+def _command(provenance: Mapping[str, Any]) -> str:
+    """The command that made an artifact."""
+    return f"clip2seg {provenance.get('stage', 'extract')} {provenance.get('preset', 'PRESET')}"
 
 
 def _folder(shard: int) -> str:

@@ -248,13 +248,13 @@ def _done(what: str, job: Job, args: argparse.Namespace, machine: Any) -> dict[s
         return {"seconds": time.perf_counter() - start}
     if what == "teacher":
         report = run.evaluate_teacher(plan, machine)["report"]
-        return {k: report[k] for k in KEPT} | {"seconds": time.perf_counter() - start}
+        return report.model_dump(mode="json", include={*KEPT}) | {"seconds": time.perf_counter() - start}
     trained = run.train(plan, machine)
     middle = time.perf_counter()
     report = run.evaluate(plan, machine)["report"]
     return {
         "iterations": plan.config.train.iterations,
-        **{k: report[k] for k in KEPT},
+        **report.model_dump(mode="json", include={*KEPT}),
         "train_seconds": round(middle - start, 2),
         "eval_seconds": round(time.perf_counter() - middle, 2),
         "already": trained["already_complete"],

@@ -8,6 +8,7 @@ accident, and what a change does not touch is reused.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +21,16 @@ from cache.errors import InputError
 from cache.location import Location
 from cache.schema import SCHEMA
 from cache.store import Artifact
+from cache.tiers import CacheTiers
 from pipeline.config import Config, load_config, preset_name
 from pipeline.invocation import ARTIFACTS, Invocation
+from stages.demo.world import world_dataset
 from stages.parts.data.datasets import Dataset, open_dataset
+from stages.parts.data.layouts import Subset
 from stages.parts.data.vocabulary import Vocabulary, prompt_set
 from stages.parts.students import weights_digest
 from stages.parts.teacher.teacher import teacher_identity
+from stages.running.recipes import CacheRecipe, TrainRecipe
 
 PACKAGES = ("clip2seg", "torch", "open_clip_torch", "segmentation-models-pytorch", "zarr", "numpy")
 
@@ -51,12 +56,9 @@ class Plan:
         self.invocation = invocation or Invocation(name, artifacts, data)
         self.artifacts = Location(artifacts).child(name)
         self.data_config = config.data.model_copy(update={"root": data}) if data else config.data
-        if config.demo_world and not self.data_config.root:
-            from stages.demo.world import write_world
-
-            w = config.demo_world
-            root = Path("artifacts") / name / f"world-{fingerprint(w.fingerprint_fields())}"
-            write_world(root, seed=w.seed, train=w.train, val=w.val)
+        self.world = config.demo_world if not self.data_config.root else None
+        if self.world is not None:
+            root = world_folder(self.artifacts) / f"world-{fingerprint(self.world.fingerprint_fields())}"
             self.data_config = self.data_config.model_copy(update={"root": str(root)})
         if not self.data_config.root:
             raise InputError(f"preset {name}: no data folder; give --data FOLDER (make: DATA=FOLDER)")
@@ -72,6 +74,7 @@ class Plan:
         made = Plan.__new__(Plan)
         made.config, made.name = self.config.model_copy(update=tables), self.name
         made.artifacts, made.data_config, made.invocation = self.artifacts, self.data_config, self.invocation
+        made.world = self.world
         made.__dict__ |= {"train_data": self.train_data, "val_data": self.val_data}
         return made
 
@@ -84,12 +87,17 @@ class Plan:
     @cached_property
     def train_data(self) -> Dataset:
         """The training images; only seen labels may be asked of it."""
-        return open_dataset(self.data_config, "train")
+        return self._dataset("train")
 
     @cached_property
     def val_data(self) -> Dataset:
         """The evaluation images."""
-        return open_dataset(self.data_config, "val")
+        return self._dataset("val")
+
+    def _dataset(self, subset: Subset) -> Dataset:
+        if self.world is not None:
+            return world_dataset(self.data_config, self.world, subset)
+        return open_dataset(self.data_config, subset)
 
     @cached_property
     def prompts(self) -> tuple[str, ...]:
@@ -104,17 +112,13 @@ class Plan:
         c, seen = self.config, list(self.vocabulary.seen)
         identity = teacher_identity(c.teacher)
         text_source = identity.pop("text", "")
-        numbers = c.teacher.fingerprint_fields()
-        numbers.pop("prompts")
-        for name in ("recipe", "gaussian_std"):
-            del numbers[name]
         views = c.views.fingerprint_fields() if c.views.count > 1 else {"count": 1}
         data = {"digest": self.train_data.digest, "seen": self.vocabulary.seen_table()}
         tokens = {
             "data": data,
-            "teacher": {"identity": identity, **numbers},
+            "teacher": {"identity": identity, **c.teacher.fingerprint_fields()},
             "views": views,
-            "extract": {k: v for k, v in c.extract.fingerprint_fields().items() if k != "store_dense"},
+            "extract": c.extract.fingerprint_fields(),
         }
         dense = {"tokens": fingerprint(tokens), "recipe": c.teacher.recipe_ingredients()}
         latent = {"dense": fingerprint(dense), "mine-latent": c.mine_latent.fingerprint_fields()}
@@ -152,7 +156,7 @@ class Plan:
     @property
     def distilled(self) -> bool:
         """Whether training reads tokens at all; the baseline of Table 3 does not."""
-        return self.config.distill.loss != "none" or self.config.latent_embedding.enabled
+        return self.train_recipe.distilled
 
     def fingerprint(self, kind: str) -> str:
         """Eight hex digits for a kind of artifact."""
@@ -168,10 +172,27 @@ class Plan:
         """The cache artifact of a kind (tokens, dense, latent, text)."""
         return Artifact(self.address(kind), kind)
 
+    def tiers(self) -> CacheTiers:
+        """The four artifacts of the cache."""
+        return CacheTiers(*(self.artifact(kind) for kind in ("tokens", "dense", "latent", "text")))
+
+    @property
+    def cache_recipe(self) -> CacheRecipe:
+        """The settings that decide what the cache holds."""
+        c = self.config
+        return CacheRecipe(c.teacher, c.views, c.extract, c.mine_latent)
+
+    @property
+    def train_recipe(self) -> TrainRecipe:
+        """The settings that training reads."""
+        c = self.config
+        return TrainRecipe(c.train, c.views, c.student, c.distill, c.latent_embedding, c.pixel_loss)
+
     def provenance(self, kind: str, stage: str) -> dict[str, Any]:
         """What the root of an artifact says of itself."""
         return {
-            "stage": f"{stage} {self.name}",
+            "stage": stage,
+            "preset": self.name,
             "fingerprint": self.fingerprint(kind),
             "ingredients": self.ingredients[kind],
             "dtype": self.config.extract.dtype,
@@ -219,6 +240,12 @@ class Plan:
         at = self.address(kind)
         done = at.get_json("complete.json") is not None
         return kind, done, "complete" if done else "begun" if at.names() else "missing"
+
+
+def world_folder(artifacts: Location) -> Path:
+    """Where demo worlds lie: beside the artifacts, or, where those are in an object store, in the user's cache."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return artifacts.path or home / "clip2seg" / artifacts.name
 
 
 def versions() -> dict[str, str]:

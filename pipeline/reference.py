@@ -18,10 +18,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from cache.schema import ARTIFACTS, TOKEN
-from cache.settings import PathSetting, Settings
+from cache.settings import PathMark, Settings
 from pipeline.config import Config, shipped, table_type
-
-_LOCATION = type(typing.get_args(PathSetting)[1])
 
 HEAD = """# Presets: every setting
 
@@ -61,7 +59,7 @@ def cache_tables() -> str:
 
 def _row(key: str, field: FieldInfo) -> str:
     default = "required" if field.is_required() else f"`{json.dumps(_default(field))}`"
-    where = " *Location.*" if any(isinstance(m, _LOCATION) for m in field.metadata) else ""
+    where = " *Location.*" if any(isinstance(m, PathMark) for m in field.metadata) else ""
     meaning = " ".join((field.description or "").split()).replace("|", "\\|")
     return f"| `{key}` | {_values(field).replace('|', chr(92) + '|')} | {default} | {meaning}{where} |"
 
@@ -69,7 +67,7 @@ def _row(key: str, field: FieldInfo) -> str:
 def _default(field: FieldInfo) -> Any:
     value = field.default if field.default is not PydanticUndefined else field.get_default(call_default_factory=True)
     return (
-        value.fingerprint_fields()
+        value.model_dump(mode="json")
         if isinstance(value, Settings)
         else list(value)
         if isinstance(value, tuple)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.location import Location
@@ -14,9 +15,11 @@ from cache.store import Artifact
 from pipeline.plan import Plan
 from stages.running.compute import Compute, check_flags, resolve
 from stages.running.progress import rank_and_world, say
+from stages.running.reports import read_report
 
 if TYPE_CHECKING:
     from stages.online import OnlineTeacher
+    from stages.running.board import OnScalar
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 """Names of glibc's malloc.h."""
@@ -64,26 +67,27 @@ class Machine:
         return found
 
 
+def draw_world(plan: Plan) -> None:
+    """Draws the demo world that a plan reads, unless it is there; does nothing for other data."""
+    if plan.world is not None:
+        from stages.demo.world import write_world
+
+        root, world = Path(plan.data_config.root), plan.world
+        if write_world(root, seed=world.seed, train=world.train, val=world.val):
+            say(f"demo world: {world.train} + {world.val} images drawn -> {root}")
+
+
 def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Tokens, dense tokens and text embeddings."""
     if (done := _done(plan, "extract")) is not None:
         return done
+    draw_world(plan)
     from stages import extract as stage
 
-    c = plan.config
-    kinds = ["tokens", "text", *(["dense"] if c.extract.store_dense else [])]
-    out = {kind: _created(plan, kind, "extract") for kind in kinds}
-    out = {kind: artifact for kind, artifact in out.items() if not artifact.dropped()}
-    summary = stage.run(
-        c.extract,
-        c.teacher,
-        c.views,
-        plan.train_data,
-        plan.prompts,
-        out,
-        device=machine.compute.device,
-        workers=machine.compute.workers,
-    )
+    tiers = plan.tiers()
+    for artifact in (tiers.tokens, tiers.text, *([tiers.dense] if plan.config.extract.store_dense else [])):
+        _create(plan, artifact, "extract")
+    summary = stage.run(plan.cache_recipe, plan.train_data, plan.prompts, tiers, compute=machine.compute)
     return _result("extract", False, summary, plan.address("tokens"))
 
 
@@ -91,46 +95,36 @@ def mine_latent(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Cell masks of latent classes and their local tokens."""
     if (done := _done(plan, "mine-latent")) is not None:
         return done
+    draw_world(plan)
     from stages import mine_latent as stage
 
-    c = plan.config
-    tokens, dense = plan.artifact("tokens"), plan.artifact("dense")
-    summary = stage.run(
-        c.mine_latent,
-        c.extract,
-        c.teacher,
-        c.views,
-        plan.train_data,
-        tokens,
-        dense if dense.summary() is not None else None,
-        _created(plan, "latent", "mine-latent"),
-        device=machine.compute.device,
-        workers=machine.compute.workers,
-    )
+    tiers = plan.tiers()
+    _create(plan, tiers.latent, "mine-latent")
+    summary = stage.run(plan.cache_recipe, plan.train_data, tiers, compute=machine.compute)
     return _result("mine-latent", False, summary, plan.address("latent"))
 
 
-def train(plan: Plan, machine: Machine, *, compiled: bool = False, online: bool = False) -> dict[str, Any]:
-    """The student. `online`: with the teacher in the loop and no cache, at an address of its own."""
+def train(
+    plan: Plan, machine: Machine, *, compiled: bool = False, online: bool = False, on_scalar: OnScalar | None = None
+) -> dict[str, Any]:
+    """The student. `online`: with the teacher in the loop and no cache, at an address of its own.
+
+    `on_scalar` is told of every point of the loss curves.
+    """
     at = plan.artifacts.child(f"online-{plan.fingerprint('train')}") if online else plan.address("train")
     if (done := _finished("train", at) if online else _done(plan, "train")) is not None:
         return done
+    draw_world(plan)
     from stages import train as stage
 
-    c = plan.config
-    recipe = stage.Recipe(c.train, c.views, c.student, c.distill, c.latent_embedding, c.pixel_loss)
-    provenance = plan.provenance("train", "train")
+    compute = replace(machine.compute, compiled=compiled)
     summary = stage.run(
-        recipe,
+        plan.train_recipe,
         plan.train_data,
-        plan.artifact("text"),
-        (plan.artifact("tokens"), plan.artifact("latent")) if plan.distilled and not online else None,
-        at,
-        provenance,
-        device=machine.compute.device,
-        workers=machine.compute.workers,
-        compiled=compiled,
-        online=_online_teacher(plan, machine) if online else None,
+        plan.tiers(),
+        stage.RunFolder(at, plan.provenance("train", "train"), on_scalar),
+        compute=compute,
+        teacher=_online_teacher(plan, compute) if online else None,
     )
     _report("train", at)
     return _result("train", False, summary, at)
@@ -149,77 +143,61 @@ def write_report(at: Location) -> str:
     return run_report.run(at, run_at(at).evaluations)
 
 
-def _online_teacher(plan: Plan, machine: Machine) -> OnlineTeacher:
+def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
     """The teacher for a training loop; writes the text embeddings, which training reads, where they are missing."""
     from stages import extract as stage
     from stages.online import OnlineTeacher
     from stages.parts.teacher.teacher import load_teacher
 
-    c = plan.config
-    teacher = load_teacher(c.teacher, machine.compute.device)
-    stage.write_text(teacher, plan.prompts, plan.train_data, _created(plan, "text", "extract"))
-    return OnlineTeacher(teacher, c.extract, c.mine_latent)
+    teacher, text = load_teacher(plan.config.teacher, compute.device), plan.tiers().text
+    _create(plan, text, "extract")
+    stage.write_text(teacher, plan.prompts, plan.train_data, text)
+    return OnlineTeacher(teacher, plan.cache_recipe)
 
 
 def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
-    """Scores of the student."""
+    """Scores of the student; `report` of the result is an EvalReport."""
     if (done := _done(plan, "eval")) is not None:
-        return done | {"report": plan.address("eval").get_json("report.json")}
+        return done | {"report": read_report(plan.address("eval"))}
+    draw_world(plan)
     from stages import evaluate as stage
 
     report = stage.run(
         plan.config.eval,
         plan.val_data,
-        plan.artifact("text"),
+        plan.tiers().text,
         plan.address("train"),
         plan.address("eval"),
-        device=machine.compute.device,
-        workers=machine.compute.workers,
+        compute=machine.compute,
     )
     _report("eval", plan.address("train"))
     return _result("eval", False, {}, plan.address("eval")) | {"report": report}
 
 
 def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
-    """Scores of the teacher, training-free; loads CLIP."""
+    """Scores of the teacher, training-free; loads CLIP. `report` of the result is an EvalReport."""
     at = plan.address("teacher")
-    if at.get_json("complete.json") is not None:
-        return _result("eval", True, {}, at) | {"report": at.get_json("report.json")}
+    if at.get_mark("complete.json") is not None:
+        return _result("eval", True, {}, at) | {"report": read_report(at)}
+    draw_world(plan)
     from stages import evaluate as stage
 
     report = stage.run_teacher(
-        plan.config.eval,
-        plan.config.teacher,
-        plan.val_data,
-        plan.artifact("text"),
-        at,
-        device=machine.compute.device,
-        workers=machine.compute.workers,
+        plan.config.eval, plan.config.teacher, plan.val_data, plan.tiers().text, at, compute=machine.compute
     )
     return _result("eval", False, {}, at) | {"report": report}
 
 
 def verify_teacher(plan: Plan, machine: Machine, sample: int) -> dict[str, Any]:
     """A sample of cached views encoded again and compared; loads CLIP."""
+    draw_world(plan)
     from stages import verify as stage
 
-    c, dense, latent = plan.config, plan.artifact("dense"), plan.artifact("latent")
-    return stage.run(
-        c.extract,
-        c.mine_latent,
-        c.teacher,
-        c.views,
-        plan.train_data,
-        plan.artifact("tokens"),
-        dense if dense.committed() else None,
-        latent if latent.committed() else None,
-        sample=sample,
-        device=machine.compute.device,
-    )
+    return stage.run(plan.cache_recipe, plan.train_data, plan.tiers(), sample=sample, compute=machine.compute)
 
 
-def _created(plan: Plan, kind: str, stage: str) -> Artifact:
-    return plan.artifact(kind).create(plan.provenance(kind, stage))
+def _create(plan: Plan, artifact: Artifact, stage: str) -> None:
+    artifact.create(plan.provenance(artifact.kind, stage))
 
 
 def _done(plan: Plan, stage: str) -> dict[str, Any] | None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from cache.errors import InputError
 from pipeline.plan import Plan
+from stages.parts.eval_report import EvalReport, Means
+from stages.running.reports import read_report
 
 REFERENCE = ("teacher, training-free", "baseline", "this run")
 
@@ -100,7 +102,7 @@ def train_text(result: dict[str, Any]) -> str:
 
 def eval_text(plan: Plan, result: dict[str, Any]) -> str:
     """Score table with the reference rows that exist, then IoU per class."""
-    report = result["report"]
+    report: EvalReport = result["report"]
     rows: list[list[object]] = [["", "sIoU", "uIoU", "hIoU", "pixel acc."]]
     references = {
         "teacher, training-free": plan.address("teacher"),
@@ -108,30 +110,25 @@ def eval_text(plan: Plan, result: dict[str, Any]) -> str:
     }
     missing = []
     for name, at in references.items():
-        found = at.get_json("report.json") if at != plan.address("eval") else None
+        found = read_report(at) if at != plan.address("eval") else None
         if found:
             rows.append([name, *_scores(found)])
         else:
             missing.append(name)
     rows.append(["this run", *_scores(report)])
-    support = next(k for k in report if k.startswith("classes_with_"))
-    rows.append([f"this run, {support.replace('_', ' ')}", *_scores(report[support])])
-    bias = report["settings"]["seen_bias"]
-    classes = [["class", "", "IoU", "pixels"]]
+    rows.append([f"this run, classes with {report.supported.min_pixels} pixels", *_scores(report.supported)])
+    bias, table = report.settings.seen_bias, plan.invocation.command("ablate", "--table", "3")
+    classes: list[list[object]] = [["class", "", "IoU", "pixels"]]
     classes += [
-        [c["name"], "seen" if c["seen"] else "UNSEEN", c["IoU"], f"{c['pixels']}" if c["support"] else "no support"]
-        for c in report["classes"]
+        [c.name, "seen" if c.seen else "UNSEEN", c.IoU, f"{c.pixels}" if c.support else "no support"]
+        for c in report.classes
     ]
     return (
-        f"eval: {report['images']} images, split {report['split']} -> {result['address']}\n\n{columns(rows)}\n\n"
+        f"eval: {report.images} images, split {report.split} -> {result['address']}\n\n{columns(rows)}\n\n"
         f"{columns(classes, left=2)}\n\npicture grid: {result['address']}/grid.png"
         + (f"\nseen bias {bias} was subtracted" if bias else "")
-        + _bad(report["bad"])
-        + (
-            f"\nnot scored yet: {', '.join(missing)} (`clip2seg ablate {plan.name} --table 3` makes all rows)"
-            if missing
-            else ""
-        )
+        + _bad(report.bad)
+        + (f"\nnot scored yet: {', '.join(missing)} (`{table}` makes all rows)" if missing else "")
     )
 
 
@@ -144,8 +141,8 @@ def baseline(plan: Plan) -> Plan:
     )
 
 
-def _scores(report: dict[str, Any]) -> list[object]:
-    return [report[k] for k in ("sIoU", "uIoU", "hIoU", "pixel_accuracy")]
+def _scores(found: Means) -> list[object]:
+    return [found.sIoU, found.uIoU, found.hIoU, found.pixel_accuracy]
 
 
 def _bad(bad: Sequence[str]) -> str:

@@ -7,7 +7,6 @@ alone loads CLIP. Several processes (torchrun) divide the images; rank 0 alone w
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from typing import Any
 
@@ -22,14 +21,18 @@ from cache.store import Artifact
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.data.views import Array
 from stages.parts.drawing.overlays import grid, overlay, palette
+from stages.parts.eval_report import EvalReport
 from stages.parts.learning.distributed import all_gather_object, all_reduce_sum, process_group
 from stages.parts.scoring.gallery import ImageScore, extremes, mixed, score_image
 from stages.parts.scoring.inference import Scorer, class_scores, predicted, student_scorer
-from stages.parts.scoring.metrics import Scores, confusion, scores
+from stages.parts.scoring.metrics import confusion, scores
+from stages.parts.scoring.report import class_rows, means, supported_means
 from stages.parts.settings import EvaluateConfig
 from stages.parts.students.checkpoint import Checkpoint, unpack
 from stages.parts.teacher.teacher import TeacherConfig
+from stages.running.compute import Compute, memory_explained
 from stages.running.progress import Bar, rank_and_world
+from stages.running.reports import REPORT
 
 
 def run(
@@ -39,16 +42,15 @@ def run(
     run_at: Location,
     out: Location,
     *,
-    device: torch.device,
-    workers: int,
-) -> dict[str, Any]:
+    compute: Compute,
+) -> EvalReport:
     """Scores the student of `run_at`; writes report.json and grid.png; returns the report."""
     checkpoint = load_student(run_at)
     embeddings = all_text(text, data, checkpoint, str(run_at))
-    scorer = student_scorer(checkpoint.student.to(device), embeddings.to(device))
+    scorer = student_scorer(checkpoint.student.to(compute.device), embeddings.to(compute.device))
     about = {"scored": "student", "run": str(run_at), "about": checkpoint.about}
-    with process_group(str(out), device, *rank_and_world()):
-        return _score(cfg, data, scorer, out, device, workers, about)
+    with process_group(str(out), compute.device, *rank_and_world()), memory_explained(_SMALLER):
+        return _score(cfg, data, scorer, out, compute, about)
 
 
 def run_teacher(
@@ -58,15 +60,14 @@ def run_teacher(
     text: Artifact,
     out: Location,
     *,
-    device: torch.device,
-    workers: int,
-) -> dict[str, Any]:
+    compute: Compute,
+) -> EvalReport:
     """Scores the teacher training-free: its dense tokens against the same text embeddings, by the same code."""
     from stages.parts.teacher.teacher import load_teacher  # the one place of this stage that needs CLIP
 
-    teacher = load_teacher(teacher_cfg, device)
+    teacher = load_teacher(teacher_cfg, compute.device)
     arrays = text.read(0)
-    embeddings = torch.from_numpy(np.concatenate([arrays["seen"], arrays["unseen"]])).to(device)
+    embeddings = torch.from_numpy(np.concatenate([arrays["seen"], arrays["unseen"]])).to(compute.device)
     side = teacher.input_size
 
     def score(pixels: torch.Tensor) -> torch.Tensor:
@@ -75,8 +76,8 @@ def run_teacher(
         return torch.einsum("bhwd,kd->bkhw", torch.nn.functional.normalize(dense, dim=-1), embeddings)
 
     about = {"scored": "teacher, training-free", "recipe": teacher.recipe}
-    with process_group(str(out), device, *rank_and_world()):
-        return _score(cfg, data, score, out, device, workers, about)
+    with process_group(str(out), compute.device, *rank_and_world()), memory_explained(_SMALLER):
+        return _score(cfg, data, score, out, compute, about)
 
 
 def load_student(run_at: Location) -> Checkpoint:
@@ -106,6 +107,7 @@ def all_text(text: Artifact, data: Dataset, checkpoint: Checkpoint, where: str) 
     return torch.cat([checkpoint.text, torch.from_numpy(arrays["unseen"])])
 
 
+_SMALLER = "lower eval.short_side, or set eval.mode=slide with a smaller eval.crop and eval.stride"
 EXTREMES = 4
 """Best and worst pictures kept for the run's report."""
 
@@ -135,10 +137,10 @@ def _score(
     data: Dataset,
     scorer: Scorer,
     out: Location,
-    device: torch.device,
-    workers: int,
+    compute: Compute,
     about: dict[str, Any],
-) -> dict[str, Any]:
+) -> EvalReport:
+    device = compute.device
     words, quarantine = data.vocabulary, Quarantine(data.cfg.max_bad)
     seen, every = len(words.seen), len(words.ordered)
     counts = np.zeros((every, every), np.int64)
@@ -147,7 +149,7 @@ def _score(
     rank, world = rank_and_world()
     share = range(rank, len(data), world)
     pairs = _Pairs(data)
-    loader = DataLoader(Subset(pairs, share), batch_size=1, collate_fn=list, num_workers=workers)
+    loader = DataLoader(Subset(pairs, share), batch_size=1, collate_fn=list, num_workers=compute.workers)
     start = time.perf_counter()
     with Bar("eval", len(data), "images", divided=True) as bar:
         for i, (pair,) in zip(share, loader, strict=True):
@@ -166,24 +168,24 @@ def _score(
     for _, error in sorted(one for part in all_gather_object(bad) for one in part):
         quarantine.add(BadSample(error))
     best, worst = extremes(image_scores, EXTREMES if cfg.pictures else 0)
-    report = {
+    found_scores = scores(counts, seen)
+    report = EvalReport(
         **about,
-        **table(scores(counts, seen), words.ordered, seen),
-        f"classes_with_{cfg.min_pixels}_pixels": table(
-            scores(counts, seen, cfg.min_pixels), words.ordered, seen, classes=False
-        ),
-        "data": data.cfg.val,
-        "split": words.split,
-        "split_hash": words.split_hash,
-        "images": len(data) - len(quarantine.bad),
-        "bad": quarantine.bad,
-        "settings": cfg.fingerprint_fields(),
-        "images_per_second": round(len(data) / (time.perf_counter() - start), 2),
-        "pictures": {
-            end: [[data.ids[one.index], round(100 * (one.iou or 0.0), 2)] for one in shown]
+        **means(found_scores),
+        classes=class_rows(found_scores, words.ordered, seen),
+        supported=supported_means(scores(counts, seen, cfg.min_pixels), words.ordered, cfg.min_pixels),
+        data=data.cfg.val,
+        split=words.split,
+        split_hash=words.split_hash,
+        images=len(data) - len(quarantine.bad),
+        bad=tuple(quarantine.bad),
+        settings=cfg,
+        images_per_second=round(len(data) / (time.perf_counter() - start), 2),
+        pictures={
+            end: tuple((data.ids[one.index], round(100 * (one.iou or 0.0), 2)) for one in shown)
             for end, shown in (("best", best), ("worst", worst))
         },
-    }
+    )
     if rank > 0:
         return report
     chosen = {"grid": mixed(image_scores, cfg.pictures, seen, every)}
@@ -194,38 +196,9 @@ def _score(
             shown = [pairs.pair(i) for i in images]
             drawn = [predicted(class_scores(scorer, image, cfg, seen, device)) for image, _ in shown]
             out.put(f"{name}.png", _pictures(shown, drawn, words.ordered, seen))
-    out.put_json("report.json", report)
-    out.put_json("complete.json", {"summary": {k: report[k] for k in ("sIoU", "uIoU", "hIoU")}})
+    out.put_json(REPORT, report.model_dump(mode="json"))
+    out.put_mark("complete.json", {"summary": {"sIoU": report.sIoU, "uIoU": report.uIoU, "hIoU": report.hIoU}})
     return report
-
-
-def table(found: Scores, names: tuple[str, ...], num_seen: int, *, classes: bool = True) -> dict[str, Any]:
-    """Scores as JSON, in per cent; NaN as null; classes without a single evaluation pixel are marked."""
-    report: dict[str, Any] = {
-        "sIoU": per_cent(found.siou),
-        "uIoU": per_cent(found.uiou),
-        "hIoU": per_cent(found.hiou),
-        "pixel_accuracy": per_cent(found.pixel_accuracy),
-    }
-    if classes:
-        report["classes"] = [
-            {
-                "name": name,
-                "seen": i < num_seen,
-                "IoU": per_cent(float(found.iou[i])),
-                "pixels": int(found.pixels[i]),
-                "support": bool(found.pixels[i]),
-            }
-            for i, name in enumerate(names)
-        ]
-    else:
-        report["counted"] = [name for i, name in enumerate(names) if found.counted[i]]
-    return report
-
-
-def per_cent(share: float) -> float | None:
-    """A share in [0, 1] as per cent with two decimals; NaN as None."""
-    return None if math.isnan(share) else round(100 * share, 2)
 
 
 def _pictures(shown: list[tuple[Array, Array]], found: list[Array], names: tuple[str, ...], num_seen: int) -> bytes:

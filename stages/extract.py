@@ -6,62 +6,50 @@ do not depend on what was done before, so a resumed or divided run writes the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader
 
 from cache.store import Artifact
+from cache.tiers import CacheTiers
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
-from stages.parts.data.views import ViewsConfig
 from stages.parts.settings import ExtractConfig
 from stages.parts.teacher.crops import BadView, TeacherBatch, TeacherView, TeacherViews, collate_views
 from stages.parts.teacher.files import load_text_source
-from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
+from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import PendingTokens, encode, token_arrays
+from stages.running.compute import Compute
 from stages.running.progress import Bar, Clock, ShardQueue, say
+from stages.running.recipes import CacheRecipe
 
 
 def run(
-    cfg: ExtractConfig,
-    teacher_cfg: TeacherConfig,
-    views: ViewsConfig,
-    data: Dataset,
-    prompts: tuple[str, ...],
-    out: Mapping[str, Artifact],
-    *,
-    device: torch.device,
-    workers: int,
+    recipe: CacheRecipe, data: Dataset, prompts: tuple[str, ...], tiers: CacheTiers, *, compute: Compute
 ) -> dict[str, Any]:
-    """Fills the artifacts `tokens`, `text` and, if given, `dense`; does only what is missing; returns the summary.
+    """Fills the tiers `tokens`, `text` and, unless it is switched off or was dropped, `dense`; returns the summary.
+
+    Does only what is missing.
 
     Raises InputError for bad images past `data.max_bad` and StoreError where the store fails; committed shards
     stay.
     """
-    teacher = load_teacher(teacher_cfg, device)
-    write_text(teacher, prompts, data, out["text"])
-    return fill(cfg, teacher, views, data, out, workers=workers)
+    teacher = load_teacher(recipe.teacher, compute.device)
+    write_text(teacher, prompts, data, tiers.text)
+    return fill(recipe, teacher, data, tiers, workers=compute.workers)
 
 
-def fill(
-    cfg: ExtractConfig,
-    teacher: Teacher,
-    views: ViewsConfig,
-    data: Dataset,
-    out: Mapping[str, Artifact],
-    *,
-    workers: int,
-) -> dict[str, Any]:
+def fill(recipe: CacheRecipe, teacher: Teacher, data: Dataset, out: CacheTiers, *, workers: int) -> dict[str, Any]:
     """`run` with a teacher at hand, and all but the text embeddings."""
+    cfg, views = recipe.extract, recipe.views
     rows, shards = len(data) * views.count, -(-len(data) * views.count // cfg.shard)
-    tiers = [a for a in (out["tokens"], out.get("dense")) if a is not None]
+    tiers = [out.tokens, *([out.dense] if cfg.store_dense and not out.dense.dropped() else [])]
     clock, quarantine = Clock(), Quarantine(data.cfg.max_bad)
     ready = [a.committed() for a in tiers]
     if data.cfg.max_bad:
-        quarantine.bad += [b for _, mark in out["tokens"].marks(ready[0]) for b in mark["stats"]["bad"]]
+        quarantine.bad += [b for _, mark in out.tokens.marks(ready[0]) for b in mark["stats"]["bad"]]
     source = TeacherViews(data, views, teacher.input_size, teacher.crop_size)
     done = len(set.intersection(*map(set, ready)))
     with (
@@ -93,7 +81,8 @@ def fill(
                 writing.result()
         rate = bar.overall
     _check_bad(tiers[0], shards, data.cfg.max_bad)
-    summary = _summary(out, data.vocabulary.seen, shards, clock, rate) | {"normalisation": teacher.normalisation}
+    summary = _summary([*tiers, out.text], data.vocabulary.seen, shards, clock, rate)
+    summary |= {"normalisation": teacher.normalisation}
     for artifact in tiers:
         if artifact.summary() is None:  # a run for other prompts alone has nothing to say of finished tokens
             artifact.finish(summary)
@@ -179,15 +168,14 @@ def _check_bad(tokens: Artifact, shards: int, limit: int) -> None:
             every.add(BadSample(bad))
 
 
-def _summary(
-    out: Mapping[str, Artifact], seen: Sequence[str], shards: int, clock: Clock, rate: float
-) -> dict[str, Any]:
+def _summary(tiers: Sequence[Artifact], seen: Sequence[str], shards: int, clock: Clock, rate: float) -> dict[str, Any]:
     """Sums over the commit marks, each read once and none kept."""
     views = regions = 0
     bad: list[str] = []
     met: set[int] = set()
-    sizes: dict[str, int] = dict.fromkeys(out, 0)
-    for kind, artifact in out.items():
+    sizes: dict[str, int] = {artifact.kind: 0 for artifact in tiers}
+    for artifact in tiers:
+        kind = artifact.kind
         wanted = range(shards) if kind == "tokens" else artifact.committed()
         for shard, mark in artifact.marks(wanted):
             sizes[kind] += sum(size for size, _ in mark["objects"].values())

@@ -10,49 +10,39 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
 from cache.errors import InputError
 from cache.settings import IGNORE
 from cache.store import Artifact
+from cache.tiers import CacheTiers
 from stages.parts.data.datasets import Dataset
-from stages.parts.data.views import ViewsConfig
 from stages.parts.mining.miner import Mined, Miner, crops_of, dense_again, latent_arrays
-from stages.parts.settings import ExtractConfig, MiningConfig
 from stages.parts.teacher.crops import view_row
-from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
+from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import encode_crops
+from stages.running.compute import Compute
 from stages.running.progress import Bar, Clock, ShardQueue
+from stages.running.recipes import CacheRecipe
 
 
-def run(
-    cfg: MiningConfig,
-    extract: ExtractConfig,
-    teacher_cfg: TeacherConfig,
-    views: ViewsConfig,
-    data: Dataset,
-    tokens: Artifact,
-    dense: Artifact | None,
-    out: Artifact,
-    *,
-    device: torch.device,
-    workers: int,
-) -> dict[str, Any]:
-    """Fills the artifact `latent`; does only what is missing; returns the summary.
+def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compute) -> dict[str, Any]:
+    """Fills the tier `latent`; does only what is missing; returns the summary.
 
-    `dense` None: the dense tokens are computed again, view by view, as `extract` would have stored them.
+    Where the dense tier isn't complete, its tokens are computed again, view by view, as `extract` would store them.
     """
+    extract, views, tokens, out = recipe.extract, recipe.views, tiers.tokens, tiers.latent
+    dense = tiers.dense if tiers.dense.summary() is not None else None
     if tokens.summary() is None:
         raise InputError(f"{tokens}: extract has not finished; run `clip2seg extract` first")
-    teacher = load_teacher(teacher_cfg, device)
+    teacher = load_teacher(recipe.teacher, compute.device)
     shards, clock = len(tokens.shards()), Clock()
     index = {image_id: i for i, image_id in enumerate(data.ids)}
     ready = set(out.committed())
     total = sum(len(mark["ids"]) for _, mark in tokens.marks([s for s in range(shards) if s not in ready]))
-    miner = Miner(cfg, data, views, teacher.crop_size, gpu=device.type == "cuda")
+    miner = Miner(recipe.mining, data, views, teacher.crop_size, gpu=compute.gpu)
     with (
         Bar("mine-latent", total, "views", divided=True) as bar,
-        miner.pool(workers) as pool,
+        miner.pool(compute.workers) as pool,
         ShardQueue([out], shards) as queue,
     ):
         while queue.open():

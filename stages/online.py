@@ -14,10 +14,10 @@ import numpy as np
 
 from stages.parts.learning.batches import Batch, CachedTokens, TrainingSet, collate
 from stages.parts.mining.miner import Miner, crops_of, latent_arrays
-from stages.parts.settings import ExtractConfig, MiningConfig
 from stages.parts.teacher.crops import BadView, TeacherView, TeacherViews, collate_views
 from stages.parts.teacher.teacher import Teacher
 from stages.parts.teacher.tokens import encode, encode_crops, token_arrays
+from stages.running.recipes import CacheRecipe
 
 
 @dataclass(frozen=True)
@@ -25,30 +25,33 @@ class OnlineTeacher:
     """Batches for training whose tokens are made when they are asked for."""
 
     teacher: Teacher
-    extract: ExtractConfig
-    mining: MiningConfig
+    recipe: CacheRecipe
 
-    def __call__(self, training: TrainingSet, sampler: Iterable[list[tuple[int, int]]]) -> Iterator[Batch]:
-        """The batches of `turns`, lists of (image, turn). Raises BadSample for an unusable image."""
+    def tokens(self, num_seen: int) -> CachedTokens | None:
+        """None: the tokens of a batch are made when it is asked for."""
+        return None
+
+    def batches(self, training: TrainingSet, sampler: Iterable[list[tuple[int, int]]]) -> Iterator[Batch]:
+        """The batches of the sampler, lists of (image, epoch). Raises BadSample for an unusable image."""
         views, teacher = training.views.count, self.teacher
         source = TeacherViews(training.data, training.views, teacher.input_size, teacher.crop_size)
         gpu = teacher.device.type == "cuda"
-        miner = Miner(self.mining, training.data, training.views, teacher.crop_size, gpu)
+        miner = Miner(self.recipe.mining, training.data, training.views, teacher.crop_size, gpu)
         for items in sampler:
             rows = sorted({training.images[place] * views + epoch % views for place, epoch in items})
-            training.use(self._tokens(source, miner, rows, training.num_seen))
-            yield collate([training[item] for item in items])
+            own = training.with_tokens(self._made(source, miner, rows, training.num_seen))
+            yield collate([own[item] for item in items])
 
-    def _tokens(self, source: TeacherViews, miner: Miner, rows: list[int], num_seen: int) -> CachedTokens:
-        parts = [rows[i : i + self.extract.batch] for i in range(0, len(rows), self.extract.batch)]
-        views = [[_made(source, row) for row in part] for part in parts]
-        encoded = [encode(self.teacher, collate_views([*part]), self.extract).arrays() for part in views]
+    def _made(self, source: TeacherViews, miner: Miner, rows: list[int], num_seen: int) -> CachedTokens:
+        parts = [rows[i : i + self.recipe.extract.batch] for i in range(0, len(rows), self.recipe.extract.batch)]
+        views = [[_usable(source, row) for row in part] for part in parts]
+        encoded = [encode(self.teacher, collate_views([*part]), self.recipe.extract).arrays() for part in views]
         joined = {k: np.concatenate([e[k] for e in encoded]) for k in encoded[0]}
         with miner.pool(1) as pool:
             found = list(pool.map(miner.mine, rows, joined["dense"].astype(np.float32)))
         local = [
-            encode_crops(self.teacher, crops_of(found[i : i + self.extract.batch]), self.extract)
-            for i in range(0, len(found), self.extract.batch)
+            encode_crops(self.teacher, crops_of(found[i : i + self.recipe.extract.batch]), self.recipe.extract)
+            for i in range(0, len(found), self.recipe.extract.batch)
         ]
         every = [view for part in views for view in part]
         return CachedTokens.joined(
@@ -59,7 +62,7 @@ class OnlineTeacher:
         )
 
 
-def _made(source: TeacherViews, row: int) -> TeacherView:
+def _usable(source: TeacherViews, row: int) -> TeacherView:
     view = source[row]
     if isinstance(view, BadView):
         raise view.error

@@ -13,6 +13,7 @@ from typing import Any
 
 from cache.location import Location
 from stages.parts.drawing.charts import line_chart
+from stages.parts.eval_report import ClassScore, EvalReport
 from stages.parts.students import count_macs
 from stages.parts.students.checkpoint import unpack
 
@@ -21,7 +22,7 @@ _UNSEEN_CONFUSIONS = 6
 _SCORES = (("hIoU", "hIoU"), ("sIoU", "sIoU"), ("uIoU", "uIoU"), ("pixel_accuracy", "pixel acc."))
 
 
-def run(run_at: Location, evaluations: Sequence[tuple[Location, dict[str, Any]]]) -> str:
+def run(run_at: Location, evaluations: Sequence[tuple[Location, EvalReport]]) -> str:
     """Writes the page of a run with all of its evaluations (folder, report); returns its address.
 
     What isn't there yet (no evaluation, no curves) is said on the page. Every text is escaped.
@@ -48,7 +49,7 @@ def _head(name: str, about: dict[str, Any], summary: dict[str, Any]) -> str:
     student, provenance = about.get("student", {}), about.get("provenance", {})
     facts = [
         ("student", f"{student.get('arch')} + {student.get('encoder')}"),
-        ("preset", str(provenance.get("stage", "-")).removeprefix("train ")),
+        ("preset", str(provenance.get("preset", "-"))),
         ("teacher", _teacher(provenance)),
         ("split", f"{provenance.get('split', '-')} ({provenance.get('split_hash', '-')})"),
         ("seen classes", str(len(about.get("seen", [])))),
@@ -65,57 +66,53 @@ def _teacher(provenance: dict[str, Any]) -> str:
     return model.rsplit("/", 1)[-1] if model.startswith("local-dir:") else f"{model} {teacher.get('pretrained', '')}"
 
 
-def _evaluation(at: Location, report: dict[str, Any]) -> str:
-    settings = report.get("settings", {})
-    bias = settings.get("seen_bias")
+def _evaluation(at: Location, report: EvalReport) -> str:
+    settings, supported = report.settings, report.supported
+    scores = ", ".join(f"{label} {_number(getattr(supported, key))}" for key, label in _SCORES)
     head = (
-        f"<p>{report['images']} images of <b>{escape(str(report['data']))}</b>, split {escape(str(report['split']))}, "
-        f"mode {escape(str(settings.get('mode')))}, short side {settings.get('short_side')} px"
-        + (f", <b>seen bias {bias}</b>" if bias else "")
-        + f".</p>{_cards(report)}"
+        f"<p>{report.images} images of <b>{escape(report.data)}</b>, split {escape(report.split)}, "
+        f"mode {settings.mode}, short side {settings.short_side} px"
+        + (f", <b>seen bias {settings.seen_bias}</b>" if settings.seen_bias else "")
+        + f".</p>{_cards(report)}<p class=quiet>Means over classes with {supported.min_pixels} pixels: {scores}.</p>"
     )
-    support = next((k for k in report if k.startswith("classes_with_")), "")
-    if support:
-        scores = ", ".join(f"{label} {_number(report[support][key])}" for key, label in _SCORES)
-        head += f"<p class=quiet>Means over {escape(support.replace('_', ' '))}: {scores}.</p>"
-    parts = [_section("Scores", head), _section("Classes", _classes(report["classes"]))]
+    parts = [_section("Scores", head), _section("Classes", _classes(report.classes))]
     matrix = at.get_json("confusion.json")
     if matrix:
-        parts.append(_section("What unseen classes are taken for", _confusion(matrix, report["classes"])))
+        parts.append(_section("What unseen classes are taken for", _confusion(matrix, report.classes)))
     for end, title in (("best", "Best pictures"), ("worst", "Worst pictures"), ("grid", "Unseen classes first")):
         data = at.get(f"{end}.png")
         if data:
             address = base64.b64encode(data).decode()
-            shown = ", ".join(f"{escape(str(name))} {iou:.1f}" for name, iou in report.get("pictures", {}).get(end, []))
+            shown = ", ".join(f"{escape(str(name))} {iou:.1f}" for name, iou in report.pictures.get(end, ()))
             caption = f"<p class=quiet>Mean IoU of the classes shown, from the top: {shown}</p>" if shown else ""
             parts.append(_section(title, f'{caption}<img alt="{title}" src="data:image/png;base64,{address}">'))
     return "\n".join(parts)
 
 
-def _cards(report: dict[str, Any]) -> str:
-    cards = (f"<div><b>{_number(report[key])}</b><span>{label}</span></div>" for key, label in _SCORES)
+def _cards(report: EvalReport) -> str:
+    cards = (f"<div><b>{_number(getattr(report, key))}</b><span>{label}</span></div>" for key, label in _SCORES)
     return f"<div class=cards>{''.join(cards)}</div>"
 
 
-def _classes(classes: Sequence[dict[str, Any]]) -> str:
+def _classes(classes: Sequence[ClassScore]) -> str:
     rows = []
     for c in classes:
-        share = c["IoU"] or 0.0
-        kind = "seen" if c["seen"] else "unseen"
-        note = "" if c["support"] else " <i>no support</i>"
+        share = c.IoU or 0.0
+        kind = "seen" if c.seen else "unseen"
+        note = "" if c.support else " <i>no support</i>"
         rows.append(
-            f"<tr><td>{escape(c['name'])}</td><td class={kind}>{kind}</td>"
+            f"<tr><td>{escape(c.name)}</td><td class={kind}>{kind}</td>"
             f"<td class=bar><i class={kind} style='width:{share:.1f}%'></i></td>"
-            f"<td class=n>{_number(c['IoU'])}</td><td class=n>{c['pixels']:,}{note}</td></tr>"
+            f"<td class=n>{_number(c.IoU)}</td><td class=n>{c.pixels:,}{note}</td></tr>"
         )
     return _table(("class", "", "", "IoU %", "pixels"), rows)
 
 
-def _confusion(matrix: dict[str, Any], classes: Sequence[dict[str, Any]]) -> str:
+def _confusion(matrix: dict[str, Any], classes: Sequence[ClassScore]) -> str:
     names, counts = matrix["classes"], matrix["counts"]
     rows = []
     for index, c in enumerate(classes):
-        if c["seen"] or not c["pixels"]:
+        if c.seen or not c.pixels:
             continue
         total = sum(counts[index])
         order = sorted(range(len(names)), key=lambda k: -counts[index][k])
@@ -125,7 +122,7 @@ def _confusion(matrix: dict[str, Any], classes: Sequence[dict[str, Any]]) -> str
             f"{'</b>' if k == index else ''}"
             for k in largest
         )
-        rows.append(f"<tr><td>{escape(c['name'])}</td><td>{cells}</td></tr>")
+        rows.append(f"<tr><td>{escape(c.name)}</td><td>{cells}</td></tr>")
     if not rows:
         return "<p>No unseen class has an evaluation pixel.</p>"
     return _table(("pixels of", "are taken for"), rows)
@@ -151,7 +148,7 @@ def _efficiency(
     size: int,
     about: dict[str, Any],
     summary: dict[str, Any],
-    evaluations: Sequence[tuple[Location, dict[str, Any]]],
+    evaluations: Sequence[tuple[Location, EvalReport]],
 ) -> str:
     crop = int(about.get("provenance", {}).get("ingredients", {}).get("views", {}).get("size", 512))
     parameters = sum(p.numel() for p in student.parameters())
@@ -163,7 +160,7 @@ def _efficiency(
     if "seconds" in summary:
         rows.append(("training", f"{summary['seconds']:.0f} s, {summary['iterations_per_second']:.2f} iterations/s"))
         rows.append(("waiting for data", f"{100 * summary['waiting_share']:.1f} %"))
-    rows += [("evaluation, decoding included", f"{r['images_per_second']} images/s") for _, r in evaluations]
+    rows += [("evaluation, decoding included", f"{r.images_per_second} images/s") for _, r in evaluations]
     return _table(("", ""), [f"<tr><td>{escape(k)}</td><td class=n>{escape(v)}</td></tr>" for k, v in rows])
 
 

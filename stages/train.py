@@ -9,91 +9,101 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 
 from cache.claims import give_back, take
 from cache.errors import InputError
 from cache.location import Location, StoreError
 from cache.store import Artifact
+from cache.tiers import CacheTiers
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
-from stages.parts.data.views import ViewsConfig
 from stages.parts.drawing.overlays import overlay, palette
 from stages.parts.learning.batches import Batch, CachedTokens, EpochBatchSampler, TrainingSet, collate
 from stages.parts.learning.distributed import all_gather_object, all_reduce_mean, broadcast_object, process_group
 from stages.parts.learning.learner import Learner
+from stages.parts.learning.source import TokenSource
 from stages.parts.learning.trainer import Trainer, make_optimiser
 from stages.parts.scoring.inference import predicted
-from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig, TrainConfig
-from stages.parts.students import StudentConfig, build_student
+from stages.parts.settings import TrainConfig
+from stages.parts.students import build_student
 from stages.parts.students.checkpoint import pack, pack_state, unpack_state
+from stages.running.board import Board, OnScalar
+from stages.running.compute import Compute, memory_explained
+from stages.running.loading import loaded
 from stages.running.progress import Bar, Clock, rank_and_world, say
+from stages.running.recipes import TrainRecipe
 
 CHECKPOINT_SECONDS = 120.0
 """How much work a stop may cost at most."""
 LOG_EVERY = 10
 """Iterations between two points of the loss curves."""
-
-
-Source = Callable[[TrainingSet, EpochBatchSampler], Iterator[Batch]]
-"""Makes the batches that `Turns` names: a data loader, or a teacher in the loop."""
+_SMALLER = "raise train.grad_accumulation_steps, or lower train.batch or views.size; the last checkpoint stays"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """All settings that training reads."""
+class RunFolder:
+    """Where a run is written, and what its files say of where it comes from (`provenance`, JSON).
 
-    train: TrainConfig
-    views: ViewsConfig
-    student: StudentConfig
-    distill: DistillConfig
-    latent_embedding: GeneratorConfig
-    pixel_loss: PixelLossConfig
+    `on_scalar` is told of every point of the loss curves.
+    """
+
+    at: Location
+    provenance: dict[str, Any]
+    on_scalar: OnScalar | None = None
+
+
+@dataclass(frozen=True)
+class CachedTeacher:
+    """The cache as training's source of tokens; `tiers` None: labels alone (the baseline of Table 3)."""
+
+    tiers: CacheTiers | None
+    compute: Compute
+
+    def tokens(self, num_seen: int) -> CachedTokens | None:
+        """The tokens of all views. Raises InputError where a tier is not complete."""
+        return load_cache(self.tiers.tokens, self.tiers.latent, num_seen=num_seen) if self.tiers else None
+
+    def batches(self, training: TrainingSet, sampler: EpochBatchSampler) -> Iterator[Batch]:
+        """The batches of the sampler, made by loader processes."""
+        return loaded(training, sampler, collate, self.compute)
 
 
 def run(
-    recipe: Recipe,
+    recipe: TrainRecipe,
     data: Dataset,
-    text: Artifact,
-    cache: tuple[Artifact, Artifact] | None,
-    out: Location,
-    provenance: dict[str, Any],
+    tiers: CacheTiers,
+    out: RunFolder,
     *,
-    device: torch.device,
-    workers: int,
-    compiled: bool = False,
-    online: Source | None = None,
+    compute: Compute,
+    teacher: TokenSource | None = None,
 ) -> dict[str, Any]:
     """Trains the student into `out`, resuming where an earlier run stopped; returns the summary.
 
-    `cache`: the artifacts tokens and latent; None trains on labels alone (the baseline of Table 3), or on the
-    tokens that `online` makes. Reads seen labels and the text embeddings of seen classes only. Raises InputError
-    where the cache is incomplete or damaged, a batch can't be divided, a loss stops being finite, another process
-    is lost or nothing can be written; the last checkpoint stays.
+    `teacher`: where tokens come from, by default the cache. Reads seen labels and the text embeddings of seen
+    classes only. Raises InputError where the cache is incomplete or damaged, a sample can't be used, a batch can't be
+    divided, a loss stops being finite, the GPU's memory is full, another process is lost or nothing can be written;
+    the last checkpoint stays.
     """
+    at = out.at
     rank, world = rank_and_world()
     check_shares(recipe.train, world)
     # A restarted job may have its rank 0 on another machine than before: such a claim is watched, not believed.
-    if rank == 0 and (holder := take(out, "claim.json", watch=world > 1)) is not None:
-        raise InputError(f"{out}: {holder} is training this run; wait for it, or stop it first")
+    if rank == 0 and (holder := take(at, "claim.json", watch=world > 1)) is not None:
+        raise InputError(f"{at}: {holder} is training this run; wait for it, or stop it first")
     try:
-        with process_group(str(out), device, rank, world):
-            return _run(recipe, data, text, cache, out, provenance, device, workers, compiled, online)
+        with process_group(str(at), compute.device, rank, world), memory_explained(_SMALLER):
+            return _run(recipe, data, tiers, out, compute, teacher)
     except OSError as error:  # of TensorBoard's event file; all else goes through `Location`
-        raise StoreError(f"{out}: can't write ({error.strerror or error}); the last checkpoint stays") from error
+        raise StoreError(f"{at}: can't write ({error.strerror or error}); the last checkpoint stays") from error
     finally:
         if rank == 0:
-            give_back(out, "claim.json")
+            give_back(at, "claim.json")
 
 
 def check_shares(cfg: TrainConfig, world: int) -> None:
@@ -107,20 +117,17 @@ def check_shares(cfg: TrainConfig, world: int) -> None:
 
 
 def _run(
-    recipe: Recipe,
+    recipe: TrainRecipe,
     data: Dataset,
-    text: Artifact,
-    cache: tuple[Artifact, Artifact] | None,
-    out: Location,
-    provenance: dict[str, Any],
-    device: torch.device,
-    workers: int,
-    compiled: bool,
-    online: Source | None,
+    tiers: CacheTiers,
+    folder: RunFolder,
+    compute: Compute,
+    teacher: TokenSource | None,
 ) -> dict[str, Any]:
-    cfg, (rank, world) = recipe.train, rank_and_world()
-    embeddings = torch.from_numpy(text.read(0, ["seen"])["seen"])
-    tokens = load_cache(*cache, num_seen=len(embeddings)) if cache else None
+    cfg, (rank, world), out, device = recipe.train, rank_and_world(), folder.at, compute.device
+    embeddings = torch.from_numpy(tiers.text.read(0, ["seen"])["seen"])
+    teacher = teacher or CachedTeacher(tiers if recipe.distilled else None, compute)
+    tokens = teacher.tokens(len(embeddings))
     torch.manual_seed(cfg.seed)
     learner = Learner(
         build_student(recipe.student, embeddings.shape[1]),
@@ -130,8 +137,13 @@ def _run(
         recipe.pixel_loss,
     ).to(device)
     optimiser = make_optimiser(learner, cfg)
-    trainer = Trainer(cfg, learner, optimiser, device, compiled=compiled)
-    packing = (recipe.student, data.vocabulary.seen, embeddings, {"provenance": provenance})
+    trainer = Trainer(cfg, learner, optimiser, device, compiled=compute.compiled)
+
+    def packed(iteration: int) -> bytes:
+        """The student's file after so many iterations."""
+        about = {"provenance": folder.provenance, "iteration": iteration}
+        return pack(trainer.student, recipe.student, data.vocabulary.seen, embeddings, about)
+
     start, curves, seconds = _resumed(out, trainer)
     if tokens is None:
         data = usable(data)
@@ -146,9 +158,10 @@ def _run(
         world=world,
         parts=cfg.grad_accumulation_steps,
     )
-    batches = (online or _loader(workers, pin=device.type == "cuda"))(training, sampler)
+    batches = teacher.batches(training, sampler)
     clock, begun, saved = Clock(), time.perf_counter(), time.perf_counter()
-    with Bar("train", cfg.iterations - start, "it") as bar, _board(out, start) if rank == 0 else nullcontext() as board:
+    written = Board(out, start, folder.on_scalar) if rank == 0 else nullcontext()
+    with Bar("train", cfg.iterations - start, "it") as bar, written as board:
         for iteration in range(start, cfg.iterations):
             with clock("wait"):
                 batch = next(batches).to(device)
@@ -169,11 +182,11 @@ def _run(
                 continue
             if logged:
                 for name, value in values.items():
-                    board.add_scalar(f"loss/{name}", value, iteration)
+                    board.scalar(f"loss/{name}", value, iteration)
             if due:
                 _picture(board, learner, batch, iteration)
                 taken = seconds + time.perf_counter() - begun
-                _save(out, trainer, packing, curves, iteration + 1, taken)
+                _save(out, trainer, packed(iteration + 1), curves, iteration + 1, taken)
                 saved = time.perf_counter()
     taken = seconds + time.perf_counter() - begun
     summary = {
@@ -189,19 +202,6 @@ def _run(
         out.put_mark("complete.json", {"summary": summary, "objects": {"student.safetensors": student}})
         out.delete("state.safetensors")
     return summary
-
-
-def _loader(workers: int, *, pin: bool) -> Source:
-    """Batches from the cache, made by loader processes."""
-
-    def batches(training: TrainingSet, sampler: EpochBatchSampler) -> Iterator[Batch]:
-        loader = DataLoader(training, batch_sampler=sampler, num_workers=workers, collate_fn=collate, pin_memory=pin)
-        try:
-            yield from loader
-        except InputError as error:  # torch puts a worker's whole traceback before its one line
-            raise InputError(str(error).strip().splitlines()[-1].split("Error: ")[-1]) from None
-
-    return batches
 
 
 def usable(data: Dataset) -> Dataset:
@@ -258,16 +258,14 @@ def _resumed(out: Location, trainer: Trainer) -> tuple[int, list[dict[str, float
 def _save(
     out: Location,
     trainer: Trainer,
-    packing: tuple[StudentConfig, tuple[str, ...], torch.Tensor, dict[str, Any]],
+    student: bytes,
     curves: list[dict[str, float]],
     iteration: int,
     seconds: float,
 ) -> None:
     out.put("curves.jsonl", "".join(json.dumps(c) + "\n" for c in curves).encode())
-    student, seen, embeddings, about = packing
-    packed = pack(trainer.student, student, seen, embeddings, {**about, "iteration": iteration})
     # The state goes last: it is what a resumed run believes.
-    out.put("student.safetensors", packed)
+    out.put("student.safetensors", student)
     state = {"iteration": iteration, "seconds": seconds, "scaler": trainer.scaler.state_dict()}
     out.put("state.safetensors", pack_state(trainer.modules(), trainer.optimiser, state))
 
@@ -283,42 +281,8 @@ def _finite(losses: dict[str, torch.Tensor], iteration: int, out: Location) -> d
     return values
 
 
-class _board:
-    """TensorBoard events: beside the run, or, for an object store, in a temporary folder that is uploaded."""
-
-    def __init__(self, out: Location, start: int) -> None:
-        self.out, self.start = out, start
-        self.draft: tempfile.TemporaryDirectory[str] | None = None
-        if out.path:
-            self.folder = out.path / "tensorboard"
-        else:
-            self.draft = tempfile.TemporaryDirectory(prefix="clip2seg-board-")
-            self.folder = Path(self.draft.name)
-
-    def __enter__(self) -> SummaryWriter:
-        self.hook, threading.excepthook = threading.excepthook, self._died
-        self.writer = SummaryWriter(str(self.folder), purge_step=self.start)
-        return self.writer
-
-    def _died(self, what: threading.ExceptHookArgs) -> None:
-        """TensorBoard's thread could not write: its next call says so, a traceback need not."""
-        if not issubclass(what.exc_type, OSError):
-            self.hook(what)
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self.writer.close()  # waits for the thread, which may die of what is left to write
-        finally:
-            threading.excepthook = self.hook
-        if self.draft is None:
-            return
-        with self.draft:
-            for file in self.folder.iterdir():
-                self.out.put(f"tensorboard/{file.name}", file.read_bytes())
-
-
 @torch.no_grad()
-def _picture(board: SummaryWriter, learner: Learner, batch: Batch, iteration: int) -> None:
+def _picture(board: Board, learner: Learner, batch: Batch, iteration: int) -> None:
     """The batch's first crop, its pseudo mask and what the student sees among the seen classes."""
     learner.eval()
     shown = batch.part(0, len(batch.images)).student_input()
@@ -331,6 +295,6 @@ def _picture(board: SummaryWriter, learner: Learner, batch: Batch, iteration: in
     crop = (crop - crop.min()) / (crop.max() - crop.min()).clamp(min=1e-6) * 255
     image = crop.byte().permute(1, 2, 0).numpy()
     colours = palette(len(learner.text) + 40)
-    board.add_image("crop", image, iteration, dataformats="HWC")
-    board.add_image("pseudo mask", overlay(image, batch.masks[0].cpu().numpy(), colours), iteration, dataformats="HWC")
-    board.add_image("prediction", overlay(image, found, colours), iteration, dataformats="HWC")
+    board.image("crop", image, iteration)
+    board.image("pseudo mask", overlay(image, batch.masks[0].cpu().numpy(), colours), iteration)
+    board.image("prediction", overlay(image, found, colours), iteration)

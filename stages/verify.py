@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from cache.errors import InputError
 from cache.store import Artifact
+from cache.tiers import CacheTiers
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.regions import latent_mask, present_regions, region_crops
-from stages.parts.data.views import ViewsConfig
 from stages.parts.mining.miner import Miner
-from stages.parts.settings import ExtractConfig, MiningConfig
 from stages.parts.teacher.crops import BadView, TeacherView, TeacherViews, collate_views, view_row
-from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
+from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import encode, encode_crops, token_arrays
+from stages.running.compute import Compute
 from stages.running.progress import Bar
+from stages.running.recipes import CacheRecipe
 
 LEAST_COSINE = 0.999
 """Tokens are the same down to this cosine: batches and devices change the last bits, another teacher all of them."""
@@ -61,38 +61,18 @@ class Comparison:
         return False
 
 
-def run(
-    extract: ExtractConfig,
-    mining: MiningConfig,
-    teacher_cfg: TeacherConfig,
-    views: ViewsConfig,
-    data: Dataset,
-    tokens: Artifact,
-    dense: Artifact | None,
-    latent: Artifact | None,
-    *,
-    sample: int,
-    device: torch.device,
-) -> dict[str, Any]:
+def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, sample: int, compute: Compute) -> dict[str, Any]:
     """Compares `sample` views spread over the committed shards; returns the comparison as JSON."""
-    picked = list(_picked(tokens, sample))
+    picked = list(_picked(tiers.tokens, sample))
     if not picked:
-        raise InputError(f"{tokens}: no view is stored yet; run `clip2seg extract` first")
-    teacher = load_teacher(teacher_cfg, device)
-    source = TeacherViews(data, views, teacher.input_size, teacher.crop_size)
-    miner = Miner(mining, data, views, teacher.crop_size, gpu=False)
-    index, found = {image_id: i for i, image_id in enumerate(data.ids)}, Comparison()
+        raise InputError(f"{tiers.tokens}: no view is stored yet; run `clip2seg extract` first")
+    teacher = load_teacher(recipe.teacher, compute.device)
+    again = _Again(recipe, data, tiers, teacher)
     with Bar("verify", len(picked), "views") as bar:
         for shard, place, view in picked:
-            row = view_row(view, index, views.count)
-            made = source[row]
-            found.views += 1
-            if isinstance(made, BadView):
-                found.faults.append(f"{view}: {made.error}")
-            elif _tokens(found, tokens, shard, place, made, teacher, extract, dense) and latent is not None:
-                _latent(found, latent, shard, place, view, *miner.seen(row), teacher, extract)
+            again.view(shard, place, view)
             bar.advance()
-    return {**vars(found), "least_cosine": LEAST_COSINE}
+    return {**vars(again.found), "least_cosine": LEAST_COSINE}
 
 
 def _picked(tokens: Artifact, sample: int) -> Iterator[tuple[int, int, str]]:
@@ -102,48 +82,51 @@ def _picked(tokens: Artifact, sample: int) -> Iterator[tuple[int, int, str]]:
     return (every[i * len(every) // count] for i in range(count))
 
 
-def _tokens(
-    found: Comparison,
-    tokens: Artifact,
-    shard: int,
-    place: int,
-    made: TeacherView,
-    teacher: Teacher,
-    extract: ExtractConfig,
-    dense: Artifact | None,
-) -> bool:
-    stored, encoded = tokens.read(shard), encode(teacher, collate_views([made]), extract).arrays()
-    again = token_arrays([made], encoded)
-    own = slice(*stored["local_offsets"][place : place + 2])
-    for name in ("image_size", "view_seed", "labels_crc"):
-        if not found.same(made.id, name, stored[name][place], again[name][0]):
-            return False
-    found.same(made.id, "local_region", stored["local_region"][own], again["local_region"])
-    found.compare(made.id, "global", stored["global"][place : place + 1], again["global"])
-    found.compare(made.id, "local", stored["local"][own], again["local"])
-    if dense is not None and dense.commit(shard) is not None:
-        found.compare(made.id, "dense", next(dense.rows(shard, "dense", [place])), encoded["dense"][0])
-    return True
+class _Again:
+    """Encodes stored views again and compares them: what was found is in `found`."""
 
+    def __init__(self, recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, teacher: Teacher) -> None:
+        self.extract, self.tiers, self.teacher, self.found = recipe.extract, tiers, teacher, Comparison()
+        self.views, self.index = recipe.views.count, {image_id: i for i, image_id in enumerate(data.ids)}
+        self.source = TeacherViews(data, recipe.views, teacher.input_size, teacher.crop_size)
+        self.miner = Miner(recipe.mining, data, recipe.views, teacher.crop_size, gpu=False)
 
-def _latent(
-    found: Comparison,
-    latent: Artifact,
-    shard: int,
-    place: int,
-    view: str,
-    image: np.ndarray,
-    known: np.ndarray,
-    teacher: Teacher,
-    extract: ExtractConfig,
-) -> None:
-    """The local tokens of the stored cells; the cells themselves are not clustered again."""
-    if latent.commit(shard) is None:
-        return
-    stored = latent.read(shard)
-    own = slice(*stored["local_offsets"][place : place + 2])
-    mask = latent_mask(known, stored["cells"][place])
-    regions = present_regions(mask)
-    found.same(view, "latent regions", stored["local_region"][own], np.array(regions, np.uint8))
-    crops = region_crops(image, mask, regions, teacher.crop_size)
-    found.compare(view, "latent local", stored["local"][own], encode_crops(teacher, crops, extract))
+    def view(self, shard: int, place: int, name: str) -> None:
+        """The view at `place` of a shard."""
+        row = view_row(name, self.index, self.views)
+        made = self.source[row]
+        self.found.views += 1
+        if isinstance(made, BadView):
+            self.found.faults.append(f"{name}: {made.error}")
+        elif self._tokens(shard, place, made):
+            self._latent(shard, place, name, row)
+
+    def _tokens(self, shard: int, place: int, made: TeacherView) -> bool:
+        """Whether the view is still the one that was stored, in size, crop and labels; its tokens are compared."""
+        found, tokens, dense = self.found, self.tiers.tokens, self.tiers.dense
+        stored, encoded = tokens.read(shard), encode(self.teacher, collate_views([made]), self.extract).arrays()
+        again = token_arrays([made], encoded)
+        own = slice(*stored["local_offsets"][place : place + 2])
+        for name in ("image_size", "view_seed", "labels_crc"):
+            if not found.same(made.id, name, stored[name][place], again[name][0]):
+                return False
+        found.same(made.id, "local_region", stored["local_region"][own], again["local_region"])
+        found.compare(made.id, "global", stored["global"][place : place + 1], again["global"])
+        found.compare(made.id, "local", stored["local"][own], again["local"])
+        if dense.commit(shard) is not None:
+            found.compare(made.id, "dense", next(dense.rows(shard, "dense", [place])), encoded["dense"][0])
+        return True
+
+    def _latent(self, shard: int, place: int, view: str, row: int) -> None:
+        """The local tokens of the stored cells; the cells themselves are not clustered again."""
+        latent = self.tiers.latent
+        if latent.commit(shard) is None:
+            return
+        image, known = self.miner.seen(row)
+        stored = latent.read(shard)
+        own = slice(*stored["local_offsets"][place : place + 2])
+        mask = latent_mask(known, stored["cells"][place])
+        regions = present_regions(mask)
+        self.found.same(view, "latent regions", stored["local_region"][own], np.array(regions, np.uint8))
+        crops = region_crops(image, mask, regions, self.teacher.crop_size)
+        self.found.compare(view, "latent local", stored["local"][own], encode_crops(self.teacher, crops, self.extract))

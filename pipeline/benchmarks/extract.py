@@ -45,12 +45,10 @@ def extract(world: World, rounds: int, device: torch.device, workers: int) -> di
         if last:
             shutil.rmtree(world.folder / last["name"])
         last["name"] = name = f"extract-{next(names)}"
-        out = {kind: world.artifact(kind, f"{name}/{kind}") for kind in ("tokens", "dense", "text")}
-        if not cfg.store_dense:
-            del out["dense"]
-        summary = stage.fill(cfg, teacher, world.plan.config.views, world.data, out, workers=workers)
+        out = world.tiers(name)
+        summary = stage.fill(world.plan.cache_recipe, teacher, world.data, out, workers=workers)
         waits.append(summary["seconds"].get("wait", 0.0))
-        last["tokens"] = out["tokens"]
+        last["tokens"] = out.tokens
 
     measured = interleaved({"stage": whole, "teacher alone": alone}, rounds, device)
     stored = last["tokens"].load(["global", "local"])

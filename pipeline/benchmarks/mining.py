@@ -13,7 +13,7 @@ from pipeline.benchmarks.harness import interleaved, result
 from pipeline.benchmarks.world import World, dense_like
 from stages import extract as stage
 from stages.parts.data.regions import annotated_share
-from stages.parts.mining.clustering import bare_kmeans, gpus, kmeans_inputs, mine, one_thread, seeds
+from stages.parts.mining.clustering import bare_kmeans, gpus, kmeans_inputs, mine, one_blas_thread, one_thread, seeds
 from stages.parts.mining.miner import Miner, latent_arrays
 
 TARGET = 1.2
@@ -36,6 +36,7 @@ def mine_latent(world: World, rounds: int, device: torch.device, workers: int) -
     inputs = [kmeans_inputs(fields[i][open_cells[i]], seeds(fields[i], open_cells[i], cfg.windows)) for i in used]
     made: dict[str, list[np.ndarray]] = {}
     one_thread()
+    one_blas_thread()  # for the rest of this process
 
     def bare() -> None:
         for points, start in inputs:
@@ -103,10 +104,9 @@ def mine_latent(world: World, rounds: int, device: torch.device, workers: int) -
 def _dense(world: World, device: torch.device) -> Any:
     """The dense tier: the teacher's own, or, of drawn photos, one that clusters alike."""
     if not world.drawn:
-        out = {kind: world.artifact(kind, f"teacher/{kind}") for kind in ("tokens", "dense", "text")}
-        cfg = world.plan.config
-        stage.fill(cfg.extract, world.teacher(device), cfg.views, world.data, out, workers=0)
-        return out["dense"]
+        out = world.tiers("teacher")
+        stage.fill(world.plan.cache_recipe, world.teacher(device), world.data, out, workers=0)
+        return out.dense
     dense, shard, data = world.artifact("dense", "made-dense"), world.plan.config.extract.shard, world.data
     for s, start in enumerate(range(0, len(data), shard)):
         rows = range(start, min(start + shard, len(data)))

@@ -152,4 +152,4 @@ def _batches(world: World, tokens: CachedTokens, workers: int, device: torch.dev
 def _online(world: World, teacher: Any) -> Iterator[Batch]:
     training, c = _training_set(world, None), world.plan.config
     sampler = EpochBatchSampler(len(training), c.train.batch, 0, 1_000_000, c.train.seed)
-    return OnlineTeacher(teacher, c.extract, c.mine_latent)(training, sampler)
+    return OnlineTeacher(teacher, world.plan.cache_recipe).batches(training, sampler)

@@ -17,8 +17,10 @@ from PIL import Image
 from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
+from cache.tiers import CacheTiers
 from pipeline.config import load_config, preset_name
 from pipeline.plan import Plan
+from pipeline.run import draw_world
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.regions import annotated_share, present_regions
 from stages.parts.data.vocabulary import load_vocabulary
@@ -55,6 +57,10 @@ class World:
         at = Location(str(self.folder / name))
         return Artifact(at, kind).create({"dtype": self.plan.config.extract.dtype, "stage": "benchmark"})
 
+    def tiers(self, name: str) -> CacheTiers:
+        """Four new artifacts in a folder below."""
+        return CacheTiers(*(self.artifact(kind, f"{name}/{kind}") for kind in ("tokens", "dense", "latent", "text")))
+
 
 def open_world(preset: str, images: int, overrides: Sequence[str], data: str, folder: Path) -> World:
     """The world of a preset's name, or of `photos`, of which `images` are drawn into `folder`.
@@ -69,6 +75,7 @@ def open_world(preset: str, images: int, overrides: Sequence[str], data: str, fo
         plan = Plan(config, PHOTOS, str(folder / "artifacts"), str(folder / PHOTOS))
     else:
         plan = Plan(load_config(preset, overrides), preset_name(preset), str(folder / "artifacts"), data)
+        draw_world(plan)
     if images > len(plan.train_data):
         raise InputError(
             f"--images {images}: preset {plan.name} has {len(plan.train_data)} training images; ask for fewer"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 from pipeline.invocation import ARTIFACTS as ARTIFACTS  # the default of --artifacts
 
@@ -70,4 +71,9 @@ def emit(text: str, result: Mapping[str, Any], as_json: bool) -> None:
         return
     print(text)
     if as_json:
-        print(json.dumps(result, sort_keys=True, default=str))
+        print(json.dumps(result, sort_keys=True, default=_plain))
+
+
+def _plain(value: object) -> object:
+    """What JSON has no type for: models by their fields, everything else as text."""
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)

@@ -43,7 +43,8 @@ def inspect(
 
     `summary` loads no torch.
     """
-    from pipeline.inspection.questions import Inspection, ask
+    from pipeline.inspection.opened import Inspection
+    from pipeline.inspection.questions import ask
 
     ask_of = Inspection(make_plan(preset, data, artifacts, set_), make_machine(device, 0), out)
     emit(*ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary), as_json)

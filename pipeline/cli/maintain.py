@@ -67,11 +67,14 @@ def data_check(
 
     Exit code 1 where something is wrong.
     """
+    from pipeline import run
     from stages.data.check import check
 
     if workers < 0:
         raise InputError(f"--workers {workers}: give 0 or more")
-    found = check(make_plan(preset, data, artifacts, set_).data_config, workers=workers)
+    made = make_plan(preset, data, artifacts, set_)
+    run.draw_world(made)
+    found = check(made.data_config, workers=workers)
     counts = {"train": len(found.train.ids), "val": len(found.val.ids)}
     result = {"problems": list(found.problems), "notes": list(found.notes), **counts}
     emit(found.text(), result, as_json)

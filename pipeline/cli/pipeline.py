@@ -147,8 +147,8 @@ def train(
     from pipeline.study.tracking import tracked
 
     made, machine = make_plan(preset, data, artifacts, set_), make_machine(device, workers)
-    with tracked(wandb, made.name, made.config.model_dump(mode="json")):
-        result = run.train(made, machine, compiled=compile_, online=online)
+    with tracked(wandb, made.name, made.config.model_dump(mode="json")) as log:
+        result = run.train(made, machine, compiled=compile_, online=online, on_scalar=log)
     emit(report.train_text(result), result, as_json)
 
 

@@ -23,7 +23,7 @@ from stages.parts.scoring.quality import nearest_names
 from stages.running.progress import Bar
 
 if TYPE_CHECKING:
-    from pipeline.inspection.questions import Inspection
+    from pipeline.inspection.opened import Inspection
     from stages.inspect import CachedView
 
 LONGEST = 448
@@ -40,7 +40,9 @@ def write_explorer(of: Inspection, images: int, *, full_labels: bool) -> dict[st
     maps = [cached.dense(view) for view in views]
     dense = [m for m in maps if m is not None]
     if len(dense) < len(views) or not views:
-        raise InputError(f"{cached.tokens}: no dense tokens to explore; run `clip2seg extract {of.plan.name}` first")
+        raise InputError(
+            f"{cached.tokens}: no dense tokens to explore; run `{of.plan.invocation.command('extract')}` first"
+        )
     packed = [pack_tokens(m) for m in dense]
     errors = np.concatenate([packing_error(m, p) for m, p in zip(dense, packed, strict=True)])
     error = {"mean": float(errors.mean()), "most_of_99": float(np.percentile(errors, 99)), "most": float(errors.max())}

@@ -10,7 +10,7 @@ import numpy as np
 from cache.search import Hit
 
 if TYPE_CHECKING:
-    from pipeline.inspection.questions import Inspection
+    from pipeline.inspection.opened import Inspection
     from stages.inspect import CachedView
     from stages.inspect_student import StudentPredictor
     from stages.parts.drawing.figures import Heat, Panel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.invocation import Invocation
 from pipeline.text import columns, size
 
 GOOD, FAIR, POOR = "good", "fair", "POOR"
@@ -11,7 +12,7 @@ MANY = 12
 """Views with so many latent classes or more share one line of the histogram."""
 
 
-def summary_text(s: dict[str, Any]) -> str:
+def summary_text(typed: Invocation, s: dict[str, Any]) -> str:
     """`inspect PRESET`."""
     p, views = s["provenance"], s["views"]
     made = p["ingredients"]
@@ -40,7 +41,7 @@ def summary_text(s: dict[str, Any]) -> str:
     if "names" in s:
         a, b, cosine = s["names"]["nearest"]
         lines += [f"class names: {s['names']['count']}; the two most alike are {a} and {b} (cosine {cosine:.3f})"]
-    return "\n".join([*lines, "", *[f"{word:<5} {text}" for word, text in summary_verdicts(s)]])
+    return "\n".join([*lines, "", *[f"{word:<5} {text}" for word, text in summary_verdicts(typed, s)]])
 
 
 def _flat(settings: dict[str, Any]) -> str:
@@ -93,15 +94,15 @@ def _latent(m: dict[str, Any]) -> list[str]:
     return lines
 
 
-def summary_verdicts(s: dict[str, Any]) -> list[tuple[str, str]]:
+def summary_verdicts(typed: Invocation, s: dict[str, Any]) -> list[tuple[str, str]]:
     """One (verdict, line) for each check of the summary."""
-    preset, found = s["preset"], []
+    found = []
     stored, wanted = s["views"]["stored"], s["views"]["wanted"]
     whole = stored + len(s["bad"]) >= wanted
     found.append(
         (GOOD, "coverage: every view is stored")
         if whole
-        else (POOR, f"coverage: {wanted - stored} views are missing; run `clip2seg extract {preset}`")
+        else (POOR, f"coverage: {wanted - stored} views are missing; run `{typed.command('extract')}`")
     )
     if "norms" not in s:
         return found
@@ -120,27 +121,27 @@ def summary_verdicts(s: dict[str, Any]) -> list[tuple[str, str]]:
         )
     else:
         found.append(
-            (GOOD, f"duplicates: no two views have the same global token (near ones: {_ask(preset)} duplicates)")
+            (GOOD, f"duplicates: no two views have the same global token (near ones: {_ask(typed, 'duplicates')})")
         )
     absent = [name for name, n in s["regions"]["per_class"].items() if not n]
     if absent:
         found.append((POOR, f"classes: no region of {', '.join(absent[:5])}; the student can't learn them from tokens"))
     if "latent" in s:
-        found.append(_mining_verdict(s["latent"], preset))
+        found.append(_mining_verdict(s["latent"], typed))
     return found
 
 
-def _mining_verdict(m: dict[str, Any], preset: str) -> tuple[str, str]:
+def _mining_verdict(m: dict[str, Any], typed: Invocation) -> tuple[str, str]:
     # 3-6 is the aim for VOC (method.md section 2), where most of an image is unannotated.
     median, (least, most) = m["median"], (3, 6) if m["unannotated_share"] >= 0.5 else (1, 4)
     text = f"mining: {median:g} latent classes a view (aim: {least}-{most})"
     if least <= median <= most:
-        return GOOD, f"{text}; see whether they are things: {_ask(preset)} quality --labels"
+        return GOOD, f"{text}; see whether they are things: {_ask(typed, 'quality', '--labels')}"
     way = "raise" if median < least else "lower"
-    return FAIR, f"{text}; {way} mine-latent.merge_threshold, try some: {_ask(preset)} mining"
+    return FAIR, f"{text}; {way} mine-latent.merge_threshold, try some: {_ask(typed, 'mining')}"
 
 
-def quality_text(preset: str, q: dict[str, Any]) -> str:
+def quality_text(typed: Invocation, q: dict[str, Any]) -> str:
     """`inspect PRESET quality`."""
     n = q["naming"]
     head = (
@@ -175,7 +176,7 @@ def quality_text(preset: str, q: dict[str, Any]) -> str:
         lines += ["", *_names(q["latent_names"])]
     if "missing" in q:
         lines += ["", q["missing"]]
-    return "\n".join([*lines, "", *[f"{word:<5} {text}" for word, text in quality_verdicts(preset, q)]])
+    return "\n".join([*lines, "", *[f"{word:<5} {text}" for word, text in quality_verdicts(typed, q)]])
 
 
 def mining_text(result: dict[str, Any]) -> str:
@@ -212,7 +213,7 @@ def _names(n: dict[str, Any]) -> list[str]:
     ]
 
 
-def quality_verdicts(preset: str, q: dict[str, Any]) -> list[tuple[str, str]]:
+def quality_verdicts(typed: Invocation, q: dict[str, Any]) -> list[tuple[str, str]]:
     """One (verdict, line) for each check of the quality numbers."""
     n = q["naming"]
     if n["top1"] is None:
@@ -222,7 +223,7 @@ def quality_verdicts(preset: str, q: dict[str, Any]) -> list[tuple[str, str]]:
     for c in sorted(weak, key=lambda c: -c["regions"] * (100 - c["top1"]))[:3]:
         name, other = c["name"], c["mostly"]
         mistaken = f", mostly called {other}" if other != name else ""
-        ask = f'{_ask(preset)} search "{name}"'
+        ask = _ask(typed, "search", name)
         found.append(
             (POOR, f"local tokens of `{name}` are named right in {c['top1']:.0f} %{mistaken}: look at them with {ask}")
         )
@@ -231,7 +232,7 @@ def quality_verdicts(preset: str, q: dict[str, Any]) -> list[tuple[str, str]]:
         advice = (
             ""
             if score >= 40
-            else f"; try another teacher.recipe or a larger teacher.input_size, and look: {_ask(preset)} image ID"
+            else f"; try another teacher.recipe or a larger teacher.input_size, and look: {_ask(typed, 'image', 'ID')}"
         )
         found.append((_grade(score, 40, 20), f"dense tokens: {score} mIoU over seen classes without training{advice}"))
     if "mined" in q:
@@ -243,7 +244,7 @@ def quality_verdicts(preset: str, q: dict[str, Any]) -> list[tuple[str, str]]:
         advice = ""
         if m["iou"] < 40:
             size_now = "large" if m["purity"] < m["recall"] else "small"
-            advice = f"; regions are too {size_now}, see other thresholds: {_ask(preset)} mining --labels"
+            advice = f"; regions are too {size_now}, see other thresholds: {_ask(typed, 'mining', '--labels')}"
         found.append((_grade(m["iou"], 40, 20), text + advice))
     return found
 
@@ -295,5 +296,5 @@ def explore_text(result: dict[str, Any]) -> str:
     )
 
 
-def _ask(preset: str) -> str:
-    return f"clip2seg inspect {preset}"
+def _ask(typed: Invocation, *words: str) -> str:
+    return typed.command("inspect", *words)

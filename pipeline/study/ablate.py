@@ -9,7 +9,6 @@ from typing import Any
 
 from cache.errors import InputError
 from pipeline import run
-from pipeline.config import load_config, preset_name
 from pipeline.plan import Plan
 from pipeline.text import columns
 from stages.running.progress import say
@@ -78,7 +77,7 @@ def run_rows(
         raise InputError(f"--seeds {seeds}: give at least 1")
 
     def plan(*more: str) -> Plan:
-        return Plan(load_config(preset, [*overrides, *more]), preset_name(preset), artifacts, data)
+        return Plan.open(preset, [*overrides, *more], artifacts, data)
 
     shared = plan()
     first = shared.config.train.seed
@@ -119,13 +118,11 @@ def sweep_rows(over: Sequence[str]) -> dict[str, list[str]]:
 
 def table_text(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """The paper's layout: hIoU, sIoU, uIoU, mean and sd over seeds; then the means over well supported classes."""
-    support = next(k for k in rows[-1]["reports"][0] if k.startswith("classes_with_"))
-    lines: list[list[object]] = [
-        ["", *SCORES, "|", *(f"{s} ({support.removeprefix('classes_with_')})" for s in SCORES)]
-    ]
+    least = rows[-1]["reports"][0].supported.min_pixels
+    lines: list[list[object]] = [["", *SCORES, "|", *(f"{s} ({least}_pixels)" for s in SCORES)]]
     for row in rows:
-        all_of = [_mean_sd([r[s] for r in row["reports"]]) for s in SCORES]
-        supported = [_mean_sd([r[support][s] for r in row["reports"]]) for s in SCORES]
+        all_of = [_mean_sd([getattr(r, s) for r in row["reports"]]) for s in SCORES]
+        supported = [_mean_sd([getattr(r.supported, s) for r in row["reports"]]) for s in SCORES]
         lines.append([row["name"], *all_of, "|", *supported])
     seeds = max(len(row["reports"]) for row in rows)
     return f"{title}, {seeds} seed{'s' if seeds > 1 else ''}\n\n{columns(lines)}"

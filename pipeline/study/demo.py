@@ -6,22 +6,29 @@ from typing import Any
 
 from pipeline import run
 from pipeline import text as report
-from pipeline.config import load_config, preset_name
-from pipeline.inspection.questions import Inspection, ask
+from pipeline.inspection.opened import Inspection
+from pipeline.inspection.questions import ask
+from pipeline.invocation import Invocation
 from pipeline.plan import Plan
 from stages.running.progress import say
 
-NEXT = """next:
-  clip2seg plan {preset}                      the stages and their addresses
-  clip2seg inspect {preset} quality           does the teacher name what it sees?
-  clip2seg inspect {preset} explore           one HTML file to look around in
-  clip2seg ablate {preset} --table 3 --seeds 3   the paper's Table 3 on this world
-  clip2seg extract voc --data VOCdevkit/VOC2012  the real thing (needs OpenAI CLIP weights and a GPU)"""
+
+def next_steps(typed: Invocation) -> str:
+    """Commands to go on with, for the configuration that was run."""
+    table = typed.command("ablate", "--table", "3", "--seeds", "3")
+    return (
+        f"next:\n"
+        f"  {typed.command('plan')}\n    the stages and their addresses\n"
+        f"  {typed.command('inspect', 'quality')}\n    does the teacher name what it sees?\n"
+        f"  {typed.command('inspect', 'explore')}\n    one HTML file to look around in\n"
+        f"  {table}\n    the paper's Table 3 on this world\n"
+        f"  clip2seg extract voc --data VOCdevkit/VOC2012\n    the real thing (needs OpenAI CLIP weights and a GPU)"
+    )
 
 
 def run_demo(preset: str, artifacts: str, overrides: list[str], machine: run.Machine) -> tuple[str, dict[str, Any]]:
     """Runs every stage with the two reference rows; returns what to print and the scores."""
-    plan = Plan(load_config(preset, overrides), preset_name(preset), artifacts)
+    plan = Plan.open(preset, overrides, artifacts)
     say(report.plan_table(plan))
     texts = [report.extract_text(run.extract(plan, machine)), report.mine_text(run.mine_latent(plan, machine))]
     run.evaluate_teacher(plan, machine)
@@ -34,5 +41,5 @@ def run_demo(preset: str, artifacts: str, overrides: list[str], machine: run.Mac
     view = next(iter(plan.artifact("tokens").ids()))
     for question, what in (("summary", ""), ("image", view)):
         texts.append(ask(of, question, what, count=-1, full_labels=False, vocabulary="")[0])
-    texts += [report.eval_text(plan, result), NEXT.format(preset=preset)]
+    texts += [report.eval_text(plan, result), next_steps(plan.invocation)]
     return "\n\n".join(texts), result

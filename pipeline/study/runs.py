@@ -13,6 +13,9 @@ from cache.errors import InputError
 from cache.headers import about_at
 from cache.location import Location, StoreError
 from pipeline.text import columns
+from stages.parts.eval_report import EvalReport
+from stages.running.progress import say
+from stages.running.reports import read_report
 
 SCORES = ("hIoU", "sIoU", "uIoU", "pixel_accuracy")
 _NONE = "(not set)"
@@ -52,17 +55,21 @@ class Run:
         return None if mark is None else mark.get("summary", {})
 
     @cached_property
-    def evaluations(self) -> list[tuple[Location, dict[str, Any]]]:
+    def evaluations(self) -> list[tuple[Location, EvalReport]]:
         """The evaluations of this run, those of most images first: folder and report."""
         found = []
         parent = self.at.parent
         for name in parent.children():
             if not name.startswith("eval-"):
                 continue
-            report = parent.child(name).get_json("report.json")
-            if report and str(report.get("run", "")).rstrip("/").rpartition("/")[2] == self.at.name:
+            try:
+                report = read_report(parent.child(name))
+            except InputError as error:  # another version's; the runs beside it are still worth a list
+                say(f"left out: {error}")
+                continue
+            if report and report.run.rstrip("/").rpartition("/")[2] == self.at.name:
                 found.append((parent.child(name), report))
-        return sorted(found, key=lambda pair: -int(pair[1].get("images", 0)))
+        return sorted(found, key=lambda pair: -pair[1].images)
 
     @property
     def state(self) -> str:
@@ -107,7 +114,7 @@ def runs_json(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "student": run.about.get("student"),
             "summary": run.summary,
             "evaluations": [
-                {"address": str(at), "data": r["data"], "images": r["images"], **{k: r[k] for k in SCORES}}
+                {"address": str(at), "data": r.data, "images": r.images, **r.model_dump(include={*SCORES})}
                 for at, r in run.evaluations
             ],
             "report": f"{run.at}/report.html" if run.at.get("report.html") else None,
@@ -125,7 +132,7 @@ def runs_text(runs: Sequence[Run]) -> str:
         student = run.about.get("student", {})
         network = f"{student.get('arch')}+{student.get('encoder')}" if student else None
         head = [run.name, network, run.state, (run.summary or {}).get("iterations")]
-        scored = [[r["images"], *(r[k] for k in SCORES)] for _, r in run.evaluations]
+        scored = [[r.images, *(getattr(r, k) for k in SCORES)] for _, r in run.evaluations]
         rows += [[*head, *more] for more in scored or [[None] * (1 + len(SCORES))]]
     return columns(rows, left=3)
 
@@ -137,12 +144,12 @@ def compare(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any]:
     chosen = [_one(runs, name) for name in names]
     keys = sorted({key for run in chosen for key in run.settings})
     settings = {key: [run.settings.get(key, _NONE) for run in chosen] for key in keys}
-    scored = [run.evaluations[0][1] if run.evaluations else {} for run in chosen]
-    classes = [{c["name"]: c["IoU"] for c in report.get("classes", [])} for report in scored]
+    scored = [run.evaluations[0][1] if run.evaluations else None for run in chosen]
+    classes = [{c.name: c.IoU for c in report.classes} if report else {} for report in scored]
     return {
         "runs": [run.name for run in chosen],
         "settings": {k: v for k, v in settings.items() if any(x != v[0] for x in v)},
-        "scores": {key: [report.get(key) for report in scored] for key in ("images", *SCORES)},
+        "scores": {key: [getattr(report, key, None) for report in scored] for key in ("images", *SCORES)},
         "classes": {name: [c.get(name) for c in classes] for name in dict.fromkeys(n for c in classes for n in c)},
     }
 
@@ -185,15 +192,17 @@ def resolve_run(run: str, artifacts: str, data: str) -> str:
 
     A preset stands for the run of its settings. Raises InputError where none of these is there.
     """
-    from pipeline.config import load_config, preset_name, shipped
+    from pipeline.config import shipped
     from pipeline.plan import Plan
 
     if "://" in run or (Path(run).expanduser().exists() and not run.endswith(".toml")):
         return run
     if run.endswith(".toml") or run in shipped():
-        at = Plan(load_config(run), preset_name(run), artifacts, data).address("train")
+        plan = Plan.open(run, (), artifacts, data)
+        at = plan.address("train")
         if at.get("student.safetensors") is None:
-            raise InputError(f"preset {run}: no trained student at {at}; run `clip2seg train {run}` first")
+            command = plan.invocation.command("train")
+            raise InputError(f"preset {run}: no trained student at {at}; run `{command}` first")
         return str(at)
     if "://" not in artifacts and (found := Path(artifacts).expanduser() / run).is_dir():
         return str(found)

@@ -68,7 +68,7 @@ def facts_of(student: Student) -> dict[str, Any]:
     run = run_at(student.at) if str(student.at).rpartition("/")[2].startswith("train-") else None
     summary = (run.summary or {}) if run else {}
     training = {
-        "preset": str(provenance.get("stage", "not recorded")).removeprefix("train "),
+        "preset": provenance.get("preset", "not recorded"),
         "run": provenance.get("fingerprint", "not recorded"),
         "photos": summary.get("images", "not recorded"),
         "data digest (sha256 over ids and file sizes)": data.get("digest", "not recorded"),

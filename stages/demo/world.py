@@ -1,4 +1,4 @@
-"""demo-world: writes the demo world (`stages.parts.demo.scenes`) as an ordinary data set in the VOC layout.
+"""demo-world: the demo world (`stages.parts.demo.scenes`) as an ordinary data set in the VOC layout, and its drawing.
 
 Reads nothing; writes JPEGImages/*.jpg, SegmentationClass/*.png and ImageSets/Segmentation/{train,val}.txt.
 """
@@ -14,7 +14,10 @@ import numpy as np
 from PIL import Image
 
 from cache.errors import InputError
+from stages.parts.data.datasets import DataConfig, Dataset, dataset_vocabulary
+from stages.parts.data.layouts import Record, Subset
 from stages.parts.demo.scenes import CLASSES, scene
+from stages.parts.settings import WorldConfig
 
 VAL_WORLD = 1000
 """The evaluation images of world `seed` are drawn from world `seed + 1000`: no scene is in both."""
@@ -24,8 +27,19 @@ _FORMAT = 1
 """Counts up when the drawings change, so that an older world is not mistaken for this one."""
 
 
-def write_world(root: Path, *, seed: int, train: int, val: int) -> None:
-    """Writes `train` + `val` scenes of world `seed` to `root`, or nothing where exactly these are there already.
+def world_dataset(cfg: DataConfig, world: WorldConfig, subset: Subset) -> Dataset:
+    """One list of the world below `cfg.root`, drawn or not: ids, files and digest follow from the seed."""
+    seed, count = (world.seed, world.train) if subset == "train" else (world.seed + VAL_WORLD, world.val)
+    root = Path(cfg.root).expanduser()
+    records = [
+        Record(name, root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png")
+        for name in _names(subset, count)
+    ]
+    return Dataset(cfg, dataset_vocabulary(cfg), subset, records, f"demo world {_FORMAT}, seed {seed}")
+
+
+def write_world(root: Path, *, seed: int, train: int, val: int) -> bool:
+    """Writes `train` + `val` scenes of world `seed` to `root`; False where exactly these are there already.
 
     All or nothing: drawn in a folder beside `root`, then renamed. Raises InputError where `root` holds
     anything else, or no image is asked for.
@@ -35,7 +49,7 @@ def write_world(root: Path, *, seed: int, train: int, val: int) -> None:
         raise InputError(f"demo world of {train} + {val} images: both lists need at least one image")
     if root.exists():
         if _mark(root) == asked:
-            return
+            return False
         raise InputError(f"{root}: holds something other than demo world {asked}; remove it or name another folder")
     root.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
@@ -53,10 +67,11 @@ def write_world(root: Path, *, seed: int, train: int, val: int) -> None:
                 raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+    return True
 
 
 def _write_subset(root: Path, subset: str, seed: int, count: int) -> None:
-    names = [f"{subset}_{index:05d}" for index in range(count)]
+    names = _names(subset, count)
     for index, name in enumerate(names):
         image, labels = scene(seed, index)
         Image.fromarray(image).save(root / "JPEGImages" / f"{name}.jpg", quality=95, subsampling=0)
@@ -64,6 +79,10 @@ def _write_subset(root: Path, subset: str, seed: int, count: int) -> None:
         mask.putpalette(_palette())
         mask.save(root / "SegmentationClass" / f"{name}.png")
     (root / "ImageSets/Segmentation" / f"{subset}.txt").write_text("\n".join(names) + "\n")
+
+
+def _names(subset: str, count: int) -> list[str]:
+    return [f"{subset}_{index:05d}" for index in range(count)]
 
 
 def _palette() -> list[int]:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cache.settings import Settings
+from cache.settings import Apart, Settings
 
 
 class ExtractConfig(Settings):
@@ -25,7 +25,7 @@ class ExtractConfig(Settings):
     shard: int = Field(default=128, ge=1)
     """Views in a shard: what is written, committed and, after a stop, repeated as a whole (D)."""
 
-    store_dense: bool = True
+    store_dense: Annotated[bool, Apart("what is kept of the dense tokens changes none of them")] = True
     """Keep the dense tier (1 MiB a view at 32x32x512 in float16). Without it mining encodes the views again (D)."""
 
 
@@ -217,7 +217,7 @@ class EvaluateConfig(Settings):
     min_pixels: int = Field(default=20_000, ge=0)
     """Means over well supported classes count those with at least this many evaluation pixels (D)."""
 
-    pictures: int = Field(default=8, ge=0)
+    pictures: Annotated[int, Apart("drawn beside the scores")] = Field(default=8, ge=0)
     """Rows of the picture grid (D)."""
 
     @model_validator(mode="after")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,10 +19,12 @@ MOST_WORKERS = 16
 
 @dataclass(frozen=True)
 class Compute:
-    """The device a stage computes on, and how many processes decode images for it (0: this process)."""
+    """The device a stage computes on, and how many processes decode images for it (0: the stage's own process)."""
 
     device: torch.device
     workers: int = 0
+    compiled: bool = False
+    """Whether the student is compiled (torch.compile) for training."""
 
     @property
     def gpu(self) -> bool:
@@ -56,3 +60,14 @@ def resolve(device: str = "auto", workers: int = -1) -> Compute:
     if local >= gpus:
         raise InputError(f"torchrun starts more processes here than torch sees GPUs; use --nproc-per-node {gpus}")
     return Compute(torch.device(name, local), count)
+
+
+@contextmanager
+def memory_explained(remedy: str) -> Iterator[None]:
+    """Turns a full GPU into an InputError that says what to do: `remedy` names the settings to lower."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(f"the GPU's memory is full: {remedy}") from error

@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from pydantic import Field, ValidationError
 
 from cache.digests import file_digest, fingerprint, folder_digest
 from cache.errors import InputError
-from cache.settings import PathSetting, Settings
+from cache.settings import Apart, PathSetting, Settings
 
 
 class Knobs(Settings):
     """A table."""
 
     folder: PathSetting = ""
+    shown: Annotated[int, Apart("a picture")] = 1
     count: int = Field(default=1, ge=1)
     share: float = 0.5
     sizes: tuple[int, ...] = (1, 2)
@@ -52,7 +54,7 @@ def test_a_wrong_default_is_refused_as_an_input_is() -> None:
 
 
 def test_where_is_no_number() -> None:
-    assert Knobs(folder="/a").fingerprint_fields() == Knobs(folder="/b").fingerprint_fields()
+    assert Knobs(folder="/a", shown=2).fingerprint_fields() == Knobs(folder="/b").fingerprint_fields()
     assert Knobs().fingerprint_fields() == {"count": 1, "share": 0.5, "sizes": [1, 2], "mode": "a"}
     assert json.loads(json.dumps(Knobs().fingerprint_fields())) == Knobs().fingerprint_fields()  # plain JSON types
 

@@ -125,7 +125,7 @@ def test_the_baseline_reads_no_tokens(tiny: Tiny) -> None:
 
 def test_provenance_says_how_an_artifact_was_made(tiny: Tiny) -> None:
     found = tiny.plan().provenance("tokens", "extract")
-    assert found["stage"] == "extract tiny"
+    assert (found["stage"], found["preset"]) == ("extract", "tiny")
     assert found["seen"] == ["disc", "stripes"]
     assert found["split"] == "official" and len(found["split_hash"]) == 8
     assert {"python", "torch", "open_clip_torch", "zarr", "numpy"} <= set(found["versions"])

@@ -87,8 +87,8 @@ def test_the_teachers_row_is_scored_once(tiny: Tiny) -> None:
     again = run.evaluate_teacher(plan, CPU)
     assert not first["already_complete"] and again["already_complete"]
     assert first["report"] == again["report"]
-    assert first["report"]["scored"] == "teacher, training-free"
-    assert 0 <= first["report"]["pixel_accuracy"] <= 100
+    assert first["report"].scored == "teacher, training-free"
+    assert 0 <= first["report"].pixel_accuracy <= 100
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,8 +160,8 @@ def test_a_seen_class_without_a_pixel_is_trained_around(fresh_tiny: Tiny) -> Non
         values[values == 3] = 0
         Image.fromarray(values).save(mask)
     report = fresh_tiny.run("eval")["report"]
-    stripes = report["classes"][1]
-    assert stripes["name"] == "stripes" and not stripes["support"]
+    stripes = report.classes[1]
+    assert stripes.name == "stripes" and not stripes.support
 
 
 def test_no_seen_pixel_in_the_whole_data_set_is_trained_on_latent_classes(fresh_tiny: Tiny) -> None:
@@ -177,7 +177,7 @@ def test_images_smaller_than_the_crop(fresh_tiny: Tiny) -> None:
         for file in (fresh_tiny.data / folder).iterdir():
             picture = Image.open(file)
             picture.resize((9, 7), Image.Resampling.NEAREST).save(file)
-    assert fresh_tiny.run("eval", "views.size=96")["report"]["images"] == 6
+    assert fresh_tiny.run("eval", "views.size=96")["report"].images == 6
 
 
 def photo(mode: str, size: tuple[int, int]) -> Image.Image:
@@ -205,7 +205,7 @@ def test_grey_palette_cmyk_and_16_bit_images_go_all_the_way(tmp_path: Path, fres
     (root / "val.txt").write_text("\n".join(ids[7:]))
     (root / "classes.toml").write_text((fresh_tiny.data / "classes.toml").read_text())
     result = fresh_tiny.run("eval", "data.layout=folder", data=root)
-    assert result["report"]["images"] == 7 and result["report"]["bad"] == []
+    assert result["report"].images == 7 and result["report"].bad == ()
 
 
 def test_exif_rotated_images_match_their_upright_masks(fresh_tiny: Tiny) -> None:
@@ -244,14 +244,14 @@ def test_a_mask_value_outside_the_class_list(fresh_tiny: Tiny) -> None:
 def test_fewer_images_than_a_batch(fresh_tiny: Tiny) -> None:
     (fresh_tiny.data / "ImageSets/Segmentation/train.txt").write_text("train00\n")
     (fresh_tiny.data / "ImageSets/Segmentation/val.txt").write_text("val00\n")
-    assert fresh_tiny.run("eval")["report"]["images"] == 1
+    assert fresh_tiny.run("eval")["report"].images == 1
 
 
 def test_no_unseen_class_at_all(fresh_tiny: Tiny) -> None:
     toml = fresh_tiny.data / "classes.toml"
     toml.write_text(toml.read_text().replace('unseen = ["box", "cross"]', "unseen = []"))
     report = fresh_tiny.run("eval")["report"]
-    assert report["uIoU"] is None and report["hIoU"] is None and report["sIoU"] is not None
+    assert report.uIoU is None and report.hIoU is None and report.sIoU is not None
     from pipeline.text import eval_text
 
     assert "-" in eval_text(fresh_tiny.plan(), fresh_tiny.run("eval"))

@@ -20,6 +20,7 @@ from cache.errors import InputError
 from cache.location import Location
 from stages import evaluate
 from stages.parts.settings import TrainConfig
+from stages.running.compute import Compute
 from stages.train import check_shares
 
 if TYPE_CHECKING:
@@ -174,9 +175,13 @@ def test_two_processes_score_as_one_does(two: Plan, tmp_path: Path) -> None:
     """The same student: report, confusion matrix and every picture."""
     out, shared = Location(str(tmp_path)), two.address("eval")
     evaluate.run(
-        two.config.eval, two.val_data, two.artifact("text"), two.address("train"), out, device=torch.device("cpu"),
-        workers=0,
-    )  # fmt: skip
+        two.config.eval,
+        two.val_data,
+        two.artifact("text"),
+        two.address("train"),
+        out,
+        compute=Compute(torch.device("cpu")),
+    )
     assert scores(out) == scores(shared)
     assert set(shared.names()) == {f"{n}.png" for n in ("grid", "best", "worst")} | {
         f"{n}.json" for n in ("confusion", "report", "complete")

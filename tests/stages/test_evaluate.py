@@ -17,22 +17,23 @@ import stages.evaluate as stage
 from cache.errors import InputError
 from cache.location import Location
 from cache.settings import IGNORE
+from stages.parts.eval_report import EvalReport
 from stages.parts.scoring.inference import class_scores, predicted, student_scorer
+from stages.parts.scoring.report import class_rows, means, per_cent
+from stages.running.compute import Compute
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
 
-CPU = torch.device("cpu")
+CPU = Compute(torch.device("cpu"))
 
 
-def evaluated(tiny: Tiny, out: Path, *overrides: str, data: Path | str = "") -> dict[str, Any]:
+def evaluated(tiny: Tiny, out: Path, *overrides: str, data: Path | str = "") -> EvalReport:
     """Scores the shared student under other settings of [eval], or other evaluation images."""
     tiny.run("train")
     plan = tiny.plan("eval.pictures=0", *overrides, data=data)
     run_at = tiny.plan().address("train")
-    return stage.run(
-        plan.config.eval, plan.val_data, plan.artifact("text"), run_at, Location(str(out)), device=CPU, workers=0
-    )
+    return stage.run(plan.config.eval, plan.val_data, plan.artifact("text"), run_at, Location(str(out)), compute=CPU)
 
 
 def slow_scores(predictions: list[np.ndarray], truths: list[np.ndarray]) -> dict[str, Any]:
@@ -66,28 +67,28 @@ def test_scores_are_those_of_a_plain_loop(tiny: Tiny, tmp_path: Path, mode: str)
     text = torch.from_numpy(np.concatenate([arrays["seen"], arrays["unseen"]]))
     scorer = student_scorer(checkpoint.student, text)
     data = plan.val_data
-    found = [predicted(class_scores(scorer, data.image(i), plan.config.eval, 2, CPU)) for i in range(len(data))]
+    found = [predicted(class_scores(scorer, data.image(i), plan.config.eval, 2, CPU.device)) for i in range(len(data))]
     wanted = slow_scores(found, [data.labels(i, "all") for i in range(len(data))])
     for name in ("sIoU", "uIoU", "hIoU", "pixel_accuracy"):
-        assert report[name] == pytest.approx(wanted[name], abs=0.006), name
-    assert [c["IoU"] for c in report["classes"]] == pytest.approx(wanted["IoU"], abs=0.006)
-    assert [c["pixels"] for c in report["classes"]] == wanted["pixels"]
+        assert getattr(report, name) == pytest.approx(wanted[name], abs=0.006), name
+    assert [c.IoU for c in report.classes] == pytest.approx(wanted["IoU"], abs=0.006)
+    assert [c.pixels for c in report.classes] == wanted["pixels"]
     assert len({tuple(np.unique(f).tolist()) for f in found}) > 1 or len(np.unique(found[0])) > 1
 
 
 def test_the_report_says_what_was_scored(tiny: Tiny, tmp_path: Path) -> None:
     report = evaluated(tiny, tmp_path)
-    assert [(c["name"], c["seen"]) for c in report["classes"]] == [
+    assert [(c.name, c.seen) for c in report.classes] == [
         ("disc", True), ("stripes", True), ("box", False), ("cross", False)
     ]  # fmt: skip
-    assert report["split"] == "official" and report["split_hash"] == tiny.plan().vocabulary.split_hash
-    assert report["scored"] == "student" and report["images"] == 6 and report["bad"] == []
-    assert report["settings"]["seen_bias"] == 0.0
-    assert report["settings"]["pictures"] == 0
-    assert report["about"]["provenance"]["fingerprint"] == tiny.plan().fingerprint("train")
-    counted = report["classes_with_100_pixels"]["counted"]
-    assert counted == [c["name"] for c in report["classes"] if c["pixels"] >= 100]
-    assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert report.split == "official" and report.split_hash == tiny.plan().vocabulary.split_hash
+    assert report.scored == "student" and report.images == 6 and report.bad == ()
+    assert report.settings.seen_bias == 0.0
+    assert report.settings.pictures == 0
+    assert report.about["provenance"]["fingerprint"] == tiny.plan().fingerprint("train")
+    counted = report.supported.counted
+    assert counted == tuple(c.name for c in report.classes if c.pixels >= 100)
+    assert json.loads((tmp_path / "report.json").read_text()) == report.model_dump(mode="json")
 
 
 def test_the_confusion_matrix_is_kept(tiny: Tiny, tmp_path: Path) -> None:
@@ -95,9 +96,9 @@ def test_the_confusion_matrix_is_kept(tiny: Tiny, tmp_path: Path) -> None:
     kept = json.loads((tmp_path / "confusion.json").read_text())
     counts = np.array(kept["counts"])
     assert kept["classes"] == ["disc", "stripes", "box", "cross"]
-    assert counts.sum(axis=1).tolist() == [c["pixels"] for c in report["classes"]]
+    assert counts.sum(axis=1).tolist() == [c.pixels for c in report.classes]
     accuracy = 100 * np.trace(counts) / counts.sum()
-    assert report["pixel_accuracy"] == pytest.approx(accuracy, abs=0.006)
+    assert report.pixel_accuracy == pytest.approx(accuracy, abs=0.006)
 
 
 def test_a_picture_grid_of_the_size_asked_for_is_drawn(tiny: Tiny, tmp_path: Path) -> None:
@@ -113,8 +114,8 @@ def test_a_picture_grid_of_the_size_asked_for_is_drawn(tiny: Tiny, tmp_path: Pat
 def test_a_seen_bias_favours_unseen_classes_and_is_reported(tiny: Tiny, tmp_path: Path) -> None:
     plain = evaluated(tiny, tmp_path / "a")
     biased = evaluated(tiny, tmp_path / "b", "eval.seen_bias=1000.0")
-    assert biased["sIoU"] == 0 and biased["settings"]["seen_bias"] == 1000.0
-    assert biased["uIoU"] >= plain["uIoU"]
+    assert biased.sIoU == 0 and biased.settings.seen_bias == 1000.0
+    assert biased.uIoU >= plain.uIoU
 
 
 def test_a_class_without_an_evaluation_pixel_is_marked_and_left_out_of_the_means(fresh_tiny: Tiny, tiny: Tiny) -> None:
@@ -124,12 +125,12 @@ def test_a_class_without_an_evaluation_pixel_is_marked_and_left_out_of_the_means
         Image.fromarray(values).save(mask)
     # Nothing is ever predicted as seen, and cross (unseen) never as well: its text embedding is box's opposite.
     report = evaluated(tiny, fresh_tiny.root / "out", "eval.seen_bias=1000.0", data=fresh_tiny.data)
-    box, cross = report["classes"][2], report["classes"][3]
-    assert box["support"] and box["pixels"] > 0
-    assert not cross["support"] and cross["pixels"] == 0
-    assert cross["IoU"] in (None, 0.0)  # 0 where it was predicted somewhere, else no number at all
-    assert report["uIoU"] == pytest.approx(box["IoU"] / 2 if cross["IoU"] == 0.0 else box["IoU"], abs=0.006)
-    assert "cross" not in report["classes_with_100_pixels"]["counted"]
+    box, cross = report.classes[2], report.classes[3]
+    assert box.support and box.pixels > 0
+    assert not cross.support and cross.pixels == 0
+    assert cross.IoU in (None, 0.0)  # 0 where it was predicted somewhere, else no number at all
+    assert report.uIoU == pytest.approx(box.IoU / 2 if cross.IoU == 0.0 else box.IoU, abs=0.006)
+    assert "cross" not in report.supported.counted
 
 
 def test_a_table_marks_what_has_no_number() -> None:
@@ -137,12 +138,12 @@ def test_a_table_marks_what_has_no_number() -> None:
 
     counts = np.zeros((3, 3), np.int64)
     counts[0, 0], counts[0, 1] = 6, 2  # class 2 neither there nor predicted; class 1 predicted only
-    report = stage.table(scores(counts, 2), ("a", "b", "c"), 2)
-    assert [c["IoU"] for c in report["classes"]] == [75.0, 0.0, None]
-    assert [c["support"] for c in report["classes"]] == [True, False, False]
-    assert report["sIoU"] == 37.5 and report["uIoU"] is None and report["hIoU"] is None
-    assert report["pixel_accuracy"] == 75.0
-    assert stage.per_cent(float("nan")) is None and stage.per_cent(1 / 3) == 33.33
+    found = scores(counts, 2)
+    rows = class_rows(found, ("a", "b", "c"), 2)
+    assert [c.IoU for c in rows] == [75.0, 0.0, None]
+    assert [c.support for c in rows] == [True, False, False]
+    assert means(found) == {"sIoU": 37.5, "uIoU": None, "hIoU": None, "pixel_accuracy": 75.0}
+    assert per_cent(float("nan")) is None and per_cent(1 / 3) == 33.33
 
 
 def test_another_split_than_the_students_is_refused_not_scored(fresh_tiny: Tiny, tiny: Tiny) -> None:
@@ -172,7 +173,7 @@ def test_a_teacher_of_another_width_is_refused(tiny: Tiny, fresh_tiny: Tiny) -> 
     with pytest.raises(InputError, match="other text embeddings"):
         stage.run(
             plan.config.eval, plan.val_data, text, plan.address("train"), Location(str(fresh_tiny.root / "out")),
-            device=CPU, workers=0,
+            compute=CPU,
         )  # fmt: skip
 
 
@@ -204,11 +205,9 @@ def test_bad_evaluation_images_are_set_aside_by_name_up_to_the_limit(
     tiny.run("train")
     plan = tiny.plan("data.max_bad=1", data=fresh_tiny.data)
     out = Location(str(fresh_tiny.root / "out"))
-    report = stage.run(
-        plan.config.eval, plan.val_data, plan.artifact("text"), tiny.plan().address("train"), out, device=CPU,
-        workers=workers,
-    )  # fmt: skip
-    assert report["images"] == 5 and len(report["bad"]) == 1 and "val02.jpg" in report["bad"][0]
+    run_at, compute = tiny.plan().address("train"), Compute(torch.device("cpu"), workers)
+    report = stage.run(plan.config.eval, plan.val_data, plan.artifact("text"), run_at, out, compute=compute)
+    assert report.images == 5 and len(report.bad) == 1 and "val02.jpg" in report.bad[0]
 
 
 def test_the_teacher_is_scored_by_the_same_code(tiny: Tiny, tmp_path: Path) -> None:
@@ -216,9 +215,9 @@ def test_the_teacher_is_scored_by_the_same_code(tiny: Tiny, tmp_path: Path) -> N
     plan = tiny.plan()
     report = stage.run_teacher(
         plan.config.eval, plan.config.teacher, plan.val_data, plan.artifact("text"), Location(str(tmp_path)),
-        device=CPU, workers=0,
+        compute=CPU,
     )  # fmt: skip
-    assert report["scored"] == "teacher, training-free" and report["recipe"] == "vanilla"
-    assert [c["pixels"] for c in report["classes"]] == [
+    assert report.scored == "teacher, training-free" and report.recipe == "vanilla"
+    assert [c.pixels for c in report.classes] == [
         sum(int((plan.val_data.labels(i, "all") == c).sum()) for i in range(6)) for c in range(4)
     ]

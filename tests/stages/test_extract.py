@@ -188,7 +188,7 @@ def test_a_bad_image_under_the_limit_is_set_aside_by_name(fresh_tiny: Tiny, work
     ids = fresh_tiny.plan().artifact("tokens").ids()
     assert len(ids) == 10 and not {"train02", "train09"} & set(ids)
     assert fresh_tiny.run("train", "data.max_bad=2")["summary"]["images"] == 10
-    assert result["report"]["images"] == 6
+    assert result["report"].images == 6
 
 
 def test_the_limit_counts_over_a_stopped_and_a_resumed_run(fresh_tiny: Tiny) -> None:

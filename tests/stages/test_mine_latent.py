@@ -95,7 +95,7 @@ def test_an_image_without_an_unannotated_cell_has_no_latent_class(fresh_tiny: Ti
     found = fresh_tiny.plan().artifact("latent").load(NAMES)
     assert (found["cells"][3] == IGNORE).all()
     assert found["local_offsets"][3] == found["local_offsets"][4]
-    assert report["images"] == 6
+    assert report.images == 6
 
 
 def test_an_image_without_any_seen_label_is_all_latent(fresh_tiny: Tiny) -> None:

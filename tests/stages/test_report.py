@@ -10,6 +10,7 @@ from cache.location import Location
 from stages import report as run_report
 from stages.parts.students import StudentConfig, build_student
 from stages.parts.students.checkpoint import pack
+from tests.reports import eval_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,8 @@ def write_run(folder: Path, name: str) -> Location:
     """A run whose every text is `name`."""
     torch.manual_seed(0)
     provenance = {
-        "stage": f"train {name}",
+        "stage": "train",
+        "preset": name,
         "split": name,
         "ingredients": {name: {name: name}},
         "teacher": {"model": name},
@@ -52,22 +54,12 @@ def write_run(folder: Path, name: str) -> Location:
     return at
 
 
-def report_of(name: str) -> dict[str, object]:
-    classes = [
-        {"name": name, "seen": True, "IoU": 12.5, "pixels": 8, "support": True},
-        {"name": "b", "seen": False, "IoU": None, "pixels": 4, "support": True},
-    ]
-    scores = {"sIoU": 12.5, "uIoU": None, "hIoU": None, "pixel_accuracy": 50.0}
-    return {**scores, "data": name, "split": name, "images": 2, "settings": {"mode": "whole"}, "classes": classes,
-            "images_per_second": 1.5, "pictures": {"best": [[name, 12.5]]}}  # fmt: skip
-
-
 def test_text_from_files_is_shown_and_never_acts(tmp_path: Path) -> None:
     at = write_run(tmp_path, EVIL)
     evaluation = Location(str(tmp_path / "p")).child("eval-1")
     evaluation.put_json("confusion.json", {"classes": [EVIL, "b"], "counts": [[8, 0], [3, 1]]})
     evaluation.put("best.png", b"a picture")
-    run_report.run(at, [(evaluation, report_of(EVIL))])
+    run_report.run(at, [(evaluation, eval_report(EVIL))])
     page = (at.get("report.html") or b"").decode()
     assert EVIL not in page and "&lt;script&gt;" in page
     tags = Tags(page)
@@ -84,9 +76,9 @@ def test_a_page_needs_no_other_file(tiny: Tiny) -> None:
     assert len(addresses) == 3 and all(v and v.startswith("data:image/png;base64,") for v in addresses)
     assert "http://" not in page and "https://" not in page and "url(" not in page
     assert "default-src 'none'" in page and "color-scheme: light dark" in page
-    for c in result["report"]["classes"]:
-        assert f"<td>{c['name']}</td>" in page
-    pictures = result["report"]["pictures"]
+    for c in result["report"].classes:
+        assert f"<td>{c.name}</td>" in page
+    pictures = result["report"].pictures
     assert pictures["best"][0][1] >= pictures["worst"][0][1]
 
 
@@ -100,6 +92,6 @@ def test_a_run_without_an_evaluation_says_so(tmp_path: Path) -> None:
 
 def test_numbers_of_the_page_are_those_of_the_report(tmp_path: Path) -> None:
     at = write_run(tmp_path, "cat")
-    run_report.run(at, [(at, report_of("cat"))])
+    run_report.run(at, [(at, eval_report("cat"))])
     text = Tags((at.get("report.html") or b"").decode()).text
     assert "12.5" in text and "50.0" in text and json.dumps(1.5) in text

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load
-from tensorboard.summary.writer import event_file_writer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 import stages.train as stage
@@ -25,6 +25,7 @@ from pipeline.text import baseline
 from stages.parts.learning.trainer import Trainer, autocast_dtype, stream
 from stages.parts.settings import TrainConfig
 from stages.parts.students.checkpoint import read_header
+from stages.running.board import Board
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -289,7 +290,7 @@ def test_accumulation_averages_the_gradients_of_the_parts() -> None:
             super().__init__()
             self.weight = torch.nn.Parameter(torch.tensor([2.0]))
 
-        def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        def forward(self, batch: Tensor, iteration: int) -> dict[str, Tensor]:
             loss = (self.weight * batch).square().mean()
             return {"total": loss, "term": 2 * loss}
 
@@ -320,7 +321,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for() -> None:
             super().__init__()
             self.net = net
 
-        def forward(self, _: object) -> dict[str, Tensor]:
+        def forward(self, _: object, iteration: int) -> dict[str, Tensor]:
             return {"total": 1000 * self.net.weight.sum()}
 
     class One:
@@ -347,21 +348,26 @@ def test_precision_is_chosen_by_the_device() -> None:
     assert autocast_dtype("fp16", cpu) is torch.float16
 
 
-def test_a_board_that_can_not_be_written_when_it_is_closed_prints_no_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """TensorBoard's thread dies of what is left to write; pytest would report a thread's error that is not caught."""
+def test_a_board_that_can_not_be_written_says_so_at_the_call(tmp_path: Path) -> None:
+    threads = threading.active_count()
+    (tmp_path / "tensorboard").mkdir()
+    board = Board(Location(str(tmp_path)), 0)
+    (tmp_path / "tensorboard" / board.name).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"), board:
+        board.image("crop", np.zeros((200, 200, 3), np.uint8), 0)
+        assert threading.active_count() == threads
 
-    def full(self: Any) -> None:
-        while self._queue.get() is not self._shutdown_signal:
-            self._queue.task_done()
-        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(event_file_writer._AsyncWriterThread, "_run", full)
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    with stage._board(Location(str(tmp_path)), 0) as board:
-        board.add_scalar("loss/total", 1.0, 0)
-        assert not list(temporary.iterdir())  # what tidies them in a run of days would end it
-    assert capfd.readouterr().err == ""
+def test_tensorboard_reads_the_curves_and_a_resumed_run_hides_what_came_after_it(tmp_path: Path) -> None:
+    told: list[tuple[str, float, int]] = []
+    for start, stop in ((0, 6), (4, 8)):
+        with Board(Location(str(tmp_path)), start, lambda *point: told.append(point)) as board:
+            for i in range(start, stop):
+                board.scalar("loss/total", start + i / 2, i)
+            board.image("crop", np.zeros((4, 5, 3), np.uint8), stop)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss/total")] == [
+        *((i, i / 2) for i in range(4)),
+        *((i, 4 + i / 2) for i in range(4, 8)),
+    ]
+    assert told[0] == ("loss/total", 0.0, 0) and len(told) == 10 and events.Images("crop")

@@ -7,7 +7,6 @@ loader's workers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,17 +58,15 @@ def present_regions(mask: Array) -> list[int]:
     return np.flatnonzero(np.bincount(mask.reshape(-1), minlength=256)[:IGNORE]).tolist()
 
 
-def region_crops(
-    image: Array, mask: Array, ids: Sequence[int], size: int, fill: Literal["mean", "black"] = "mean"
-) -> Array:
+def region_crops(image: Array, mask: Array, ids: Sequence[int], size: int) -> Array:
     """One picture per region: uint8 [H, W, 3], [H, W], P ids -> uint8 [P, size, size, 3] (method.md section 1).
 
-    Tight box of the region; outside the mask the image's mean colour (C), or black; resized to a square
-    (bicubic, antialiased). Raises ValueError when sizes differ or an id has no pixel.
+    Tight box of the region; outside the mask the image's mean colour (C); resized to a square (bicubic,
+    antialiased). Raises ValueError when sizes differ or an id has no pixel.
     """
     if mask.shape != image.shape[:2]:
         raise ValueError(f"mask of {mask.shape} for an image of {image.shape[:2]}")
-    colour = mean_colour(image) if fill == "mean" else np.zeros(3, np.uint8)
+    colour = mean_colour(image)
     crops = np.empty((len(ids), size, size, 3), dtype=np.uint8)
     for crop, region in zip(crops, ids, strict=True):
         inside = mask == region

@@ -137,16 +137,6 @@ def apply_labels(labels: Array, view: View) -> Array:
     return _gather(labels, *_sources(view, (labels.shape[0], labels.shape[1])), view)
 
 
-def apply_cells(cells: Array, image_size: tuple[int, int], view: View) -> Array:
-    """The view of a grid of cells that covers the image: uint8 [h, w] -> [S, S]; padding 255.
-
-    Equals `apply_labels` of the grid blown up to `image_size` (H, W), without blowing it up.
-    """
-    rows, cols = _sources(view, image_size)
-    h, w = cells.shape
-    return _gather(cells, cell_index(h, image_size[0])[rows], cell_index(w, image_size[1])[cols], view)
-
-
 def inside(view: View) -> NDArray[np.bool_]:
     """Which pixels of the view show the image and not padding: bool [S, S]."""
     (bottom, right), (top, left, _, _) = _visible(view), view.crop

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from stages.parts.eval_report import EvalReport
+
 _INPUT = {
     "onnx": "`image`: uint8 [1, 3, H, W], RGB, 0..255; ImageNet's normalisation is inside.\n"
     "Outputs `labels`: uint8 [1, H, W], class index, and `scores`: float32 [1, K, h, w], at the model's own stride.",
@@ -68,17 +70,16 @@ def text(value: object) -> str:
     return "".join(f"\\{c}" if c in "\\`*_[]|#!" else c for c in plain)
 
 
-def _scores(found: dict[str, Any] | None) -> list[str]:
+def _scores(found: EvalReport | None) -> list[str]:
     if not found:
         return ["Not evaluated by `clip2seg eval`."]
     rows = ["| | sIoU | uIoU | hIoU | pixel accuracy |", "|---|---|---|---|---|"]
-    rows.append(f"| {text(found['data'])} | " + " | ".join(_number(found[k]) for k in _KEYS) + " |")
-    support = next((k for k in found if k.startswith("classes_with_")), None)
-    if support:
-        name = text(support.replace("_", " "))
-        rows.append(f"| {name} | " + " | ".join(_number(found[support][k]) for k in _KEYS) + " |")
+    rows.append(f"| {text(found.data)} | " + " | ".join(_number(getattr(found, k)) for k in _KEYS) + " |")
+    supported = found.supported
+    values = " | ".join(_number(getattr(supported, k)) for k in _KEYS)
+    rows.append(f"| classes with {supported.min_pixels} pixels | {values} |")
     rows.append("")
-    rows.append(f"{found['images']} images, split {text(found['split'])}, in per cent.")
+    rows.append(f"{found.images} images, split {text(found.split)}, in per cent.")
     return rows
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -59,6 +60,11 @@ class CachedTokens:
             np.concatenate([[0], np.cumsum(counts)]),
             seen["labels_crc"],
         )
+
+
+def _rows(cache: CachedTokens | None) -> dict[str, int]:
+    """Name of each view -> its row."""
+    return {view: row for row, view in enumerate(cache.ids)} if cache else {}
 
 
 def _owners(offsets: np.ndarray) -> np.ndarray:
@@ -198,16 +204,18 @@ class TrainingSet(TorchDataset[Sample]):
     ) -> None:
         self.data, self.views, self.num_seen = data, views, num_seen
         self.seed, self.photometric = seed, photometric
-        self.use(cache)
+        self.cache, self.rows = cache, _rows(cache)
         index = {image_id: i for i, image_id in enumerate(data.ids)}
         named = dict.fromkeys(v.rpartition("#")[0] if views.count > 1 else v for v in self.rows)
         self.images = [index[i] for i in named if i in index] if cache else list(range(len(data)))
         if not self.images:
             raise InputError("no image of the data set is in the cache; run `clip2seg extract` for this data set")
 
-    def use(self, cache: CachedTokens | None) -> None:
-        """From now on these tokens; the images that take part stay."""
-        self.cache, self.rows = cache, {view: row for row, view in enumerate(cache.ids)} if cache else {}
+    def with_tokens(self, cache: CachedTokens) -> TrainingSet:
+        """The same images with these tokens, which may be those of some views alone."""
+        other = copy(self)
+        other.cache, other.rows = cache, _rows(cache)
+        return other
 
     def __len__(self) -> int:
         return len(self.images)

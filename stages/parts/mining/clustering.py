@@ -59,13 +59,17 @@ def gpus() -> int:
 
 
 def one_thread() -> None:
-    """Keeps faiss to one core in the calling thread, and numpy's products to one in the whole process.
-
-    For a pool that mines several images side by side: an image's products are so small that BLAS threads do little
-    but wait for each other, and how many there are would reach the last bits of the seeds.
-    """
+    """Keeps faiss to one core in the calling thread: for a pool that mines several images side by side."""
     faiss.omp_set_num_threads(1)
-    threadpool_limits(1, user_api="blas")
+
+
+def one_blas_thread() -> threadpool_limits:
+    """Keeps numpy's products to one core in the whole process while this context is open.
+
+    An image's products are so small that BLAS threads do little but wait for each other, and how many there are would
+    reach the last bits of the seeds.
+    """
+    return threadpool_limits(1, user_api="blas")
 
 
 def seeds(dense: Floats, unannotated: NDArray[np.bool_], windows: tuple[int, ...]) -> Floats:

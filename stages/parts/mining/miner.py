@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -16,7 +17,7 @@ from cache.settings import IGNORE
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.regions import annotated_share, latent_mask, present_regions, region_crops
 from stages.parts.data.views import Array, View, ViewsConfig, inside, whole
-from stages.parts.mining.clustering import mine, one_thread
+from stages.parts.mining.clustering import mine, one_blas_thread, one_thread
 from stages.parts.settings import ExtractConfig, MiningConfig
 from stages.parts.teacher.crops import cached_view
 from stages.parts.teacher.teacher import Teacher
@@ -47,9 +48,12 @@ class Miner:
     crop_size: int
     gpu: bool
 
-    def pool(self, workers: int) -> ThreadPoolExecutor:
-        """Threads that mine side by side, each with one core for itself."""
-        return ThreadPoolExecutor(1 if self.gpu else max(1, workers), initializer=one_thread)
+    @contextmanager
+    def pool(self, workers: int) -> Iterator[ThreadPoolExecutor]:
+        """Threads that mine side by side, each with one core for itself; BLAS has its threads back afterwards."""
+        threads = 1 if self.gpu else max(1, workers)
+        with one_blas_thread(), ThreadPoolExecutor(threads, initializer=one_thread) as pool:
+            yield pool
 
     def seen(self, row: int) -> tuple[Array, Array]:
         """One view's image uint8 [H, W, 3], and where it is open to latent classes: 255, else 0, uint8 [H, W]."""

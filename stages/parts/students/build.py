@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -16,7 +16,7 @@ from stages.parts.students import DOWNLOAD, StudentConfig
 from stages.parts.students.ham import SegNeXt
 from stages.parts.students.mscan import MSCAN_ENCODERS
 from stages.parts.students.setr import SETR, VIT
-from stages.parts.students.weights import LoadReport, load_encoder_weights
+from stages.parts.students.weights import load_encoder_weights
 
 LINEAR_HEAD = 768
 """Width of SegFormer's head in the authors' code, which has a plain linear layer per level there (C)."""
@@ -37,9 +37,6 @@ class Student(nn.Module):
     F resized to the image's size lines up with it.
     """
 
-    weights_report: LoadReport | None = None
-    """What was loaded into the encoder from a local file; None where nothing was."""
-
     def __init__(self, net: nn.Module, divisor: int) -> None:
         super().__init__()
         self.net = net
@@ -50,11 +47,6 @@ class Student(nn.Module):
         """The pretrained part."""
         encoder: nn.Module = self.net.get_submodule("encoder")
         return encoder
-
-    def head_parameters(self) -> Iterator[nn.Parameter]:
-        """Every parameter that isn't the encoder's."""
-        encoder = {id(p) for p in self.encoder.parameters()}
-        return (p for p in self.parameters() if id(p) not in encoder)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images float [B, 3, H, W], ImageNet-normalised -> F [B, D, h, w] at the network's own stride."""
@@ -93,7 +85,7 @@ def build_student(cfg: StudentConfig, dim: int) -> Student:
             "change one of the two"
         ) from error
     if cfg.weights and not download:
-        student.weights_report = load_encoder_weights(student, Path(cfg.weights))
+        load_encoder_weights(student.encoder, Path(cfg.weights))
     return student
 
 

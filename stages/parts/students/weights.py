@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,9 +21,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from cache.errors import InputError
-
-if TYPE_CHECKING:
-    from stages.parts.students.build import Student
 
 Tensors = dict[str, Tensor]
 
@@ -56,14 +53,13 @@ class LoadReport:
         )
 
 
-def load_encoder_weights(student: Student, path: Path) -> LoadReport:
-    """Load a public checkpoint (.safetensors, .pth, .pt) into `student.encoder`, in place.
+def load_encoder_weights(encoder: nn.Module, path: Path) -> LoadReport:
+    """Load a public checkpoint (.safetensors, .pth, .pt) into a student's encoder, in place; says what it did.
 
     Names may be the authors', torchvision's, timm's or mmseg's (mit and vit), bare or under "backbone.",
     "encoder.", "module."; the tensors may lie under "state_dict" or "model". Raises InputError where the file can't
     be read or holds code, or where anything but a head differs in name or shape.
     """
-    encoder = student.encoder
     tensors, heads = _of_encoder(_read(path))
     tensors, timm_heads = _renamed(tensors, encoder)
     heads += timm_heads

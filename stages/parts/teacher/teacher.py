@@ -7,18 +7,17 @@ what it needs.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from cache.digests import file_digest
 from cache.errors import InputError
-from cache.settings import PathSetting, Settings
+from cache.settings import Apart, PathSetting, Settings
 from stages.parts.teacher.files import (
     CONFIG,
     check_normalisation,
@@ -67,19 +66,22 @@ class TeacherConfig(Settings):
     crop_size: int = Field(default=0, ge=0)
     """Side of the square that a region's crop is resized to, in pixels; 0: the model's native size (P)."""
 
-    recipe: Literal[
-        "auto", "vanilla", "value", "maskclip", "clearclip", "naclip", "sclip", "kk_mean", "scclip", "feature_map"
+    recipe: Annotated[
+        Literal[
+            "auto", "vanilla", "value", "maskclip", "clearclip", "naclip", "sclip", "kk_mean", "scclip", "feature_map"
+        ],
+        Apart("enters dense tokens alone, by `recipe_ingredients`"),
     ] = "auto"
     """How dense tokens are taken (docs/teachers.md). Native ViT: vanilla (P), value, maskclip, clearclip, naclip,
     sclip, kk_mean, scclip (D). ResNet, timm towers: feature_map. auto: vanilla for a native ViT, else feature_map."""
 
-    gaussian_std: float = Field(default=5.0, gt=0)
+    gaussian_std: Annotated[float, Apart("enters with the recipe that reads it")] = Field(default=5.0, gt=0)
     """Width of naclip's neighbourhood, in cells, above 0 (C: NACLIP's own 5). Read by `naclip` only."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the image tower: fp32, or autocast to bf16 or fp16; text is always fp32 (D)."""
 
-    prompts: str = ""
+    prompts: Annotated[str, Apart("the prompts themselves enter text embeddings")] = ""
     """Name of a prompt set (`vocabulary.prompt_set`); empty: the class name alone (P: per data set)."""
 
     text: PathSetting = ""
@@ -176,8 +178,7 @@ class Teacher:
     """A frozen CLIP: images to global and dense tokens, crops to local tokens, names to text embeddings.
 
     Attributes: `dim` D; `input_size`, `crop_size` [pixels]; `grid` (h, w) of the dense tokens; `recipe` in
-    use; `normalisation`, mean and std of its input;
-    `digest`, sha256 over names, shapes and values of all weights; `device`.
+    use; `normalisation`, mean and std of its input; `device`.
     """
 
     def __init__(self, cfg: TeacherConfig, model: Any, device: torch.device) -> None:
@@ -185,7 +186,7 @@ class Teacher:
 
         from stages.parts.teacher.towers import native_size
 
-        self.cfg, self.device, self.digest = cfg, device, _weights_digest(model)
+        self.cfg, self.device = cfg, device
         self._model = model.to(device)
         native = native_size(model.visual)
         self.input_size, self.crop_size = cfg.input_size or native, cfg.crop_size or native
@@ -398,14 +399,3 @@ def _recipe(cfg: TeacherConfig, visual: Any) -> str:
         fitting = " or ".join(RECIPES) if native_vit else "feature_map"
         raise InputError(f"recipe {cfg.recipe!r} doesn't fit teacher {cfg.model}: use auto, {fitting}")
     return cfg.recipe
-
-
-def _weights_digest(model: Any) -> str:
-    """sha256 (64 hex digits) over names, types, shapes and values of all weights, wherever they came from."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -256,15 +256,14 @@ class Requests(http.server.SimpleHTTPRequestHandler):
 
 
 def test_a_real_explorer_is_silent_on_console_and_network(tiny: Tiny, browser: Any, tmp_path: Path) -> None:
-    from pipeline.inspection.questions import Inspection
+    from pipeline.inspection.explore import write_explorer
+    from pipeline.inspection.opened import Inspection
     from pipeline.run import Machine
 
     tiny.run("train")
     of = Inspection(tiny.plan(), Machine("cpu", 0), str(tmp_path))
-    all_gather_object = of.explore(4, full_labels=True)
-    assert (
-        all_gather_object["images"] == 4 and all_gather_object["bytes"] == (tmp_path / "explorer.html").stat().st_size
-    )
+    made = write_explorer(of, 4, full_labels=True)
+    assert made["images"] == 4 and made["bytes"] == (tmp_path / "explorer.html").stat().st_size
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Requests, directory=str(tmp_path)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -278,10 +277,7 @@ def test_a_real_explorer_is_silent_on_console_and_network(tiny: Tiny, browser: A
         dense = of.cached.dense(view)
         assert dense is not None
         unit = dense / np.linalg.norm(dense, axis=-1, keepdims=True)
-        assert (
-            np.abs(np.array(window.heat()) - (unit @ unit[0, 2]).reshape(-1)).max()
-            <= all_gather_object["error"]["most"] + 0.01
-        )
+        assert np.abs(np.array(window.heat()) - (unit @ unit[0, 2]).reshape(-1)).max() <= made["error"]["most"] + 0.01
         assert [e["message"] for e in browser.get_log("browser")] == []
         window.run("return fetch('/secret').catch(() => 0)")
         window.run("document.body.append(Object.assign(new Image(), {src: '/secret.png'}))")

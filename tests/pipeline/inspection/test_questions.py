@@ -16,7 +16,10 @@ from PIL import Image
 
 from cache.errors import InputError
 from cache.vectors import unit
-from pipeline.inspection.questions import Inspection, ask
+from pipeline.inspection.opened import Inspection
+from pipeline.inspection.questions import ask
+from pipeline.invocation import Invocation
+from pipeline.plan import Plan
 from pipeline.run import Machine
 
 if TYPE_CHECKING:
@@ -194,7 +197,7 @@ def test_loss_curves_are_those_of_the_run(trained: Tiny, tmp_path: Path) -> None
     text, found = question(trained, tmp_path, "losses")
     assert found["last"]["iteration"] == 5 and "total" in text
     picture(found["picture"])
-    with pytest.raises(InputError, match="no loss curves there; run `clip2seg train tiny` first"):
+    with pytest.raises(InputError, match=r"no loss curves there; run `clip2seg train tiny .*` first"):
         question(trained, tmp_path, "losses", overrides=("train.iterations=5",))
 
 
@@ -236,8 +239,8 @@ def test_every_question_works_on_an_object_store(tiny: Tiny, tmp_path: Path) -> 
     ("words", "message"),
     [
         (("colour",), "ask one of summary, quality, mining, image"),
-        (("image",), "write `clip2seg inspect tiny image an image's ID`"),
-        (("summary", "x"), "write `clip2seg inspect tiny summary`"),
+        (("image",), "write `clip2seg inspect tiny image an image's ID --artifacts .*`"),
+        (("summary", "x"), "write `clip2seg inspect tiny summary --artifacts .*`"),
         (("image", "nowhere"), "nowhere: no such view .*; its first is train00"),
         (("neighbours", "train00:hat"), "region 'hat': name a seen class"),
         (("neighbours", "train00:latent99"), "train00: has no region 'latent99'; it has"),
@@ -251,9 +254,22 @@ def test_a_wrong_question_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_suggested_commands_repeat_what_was_typed(trained: Tiny, tmp_path: Path) -> None:
+    """Preset as typed (a path stays a path), --data, --artifacts and --set."""
+    typed = [str(trained.preset), ["views.count=1"], str(trained.artifacts), str(trained.data)]
+    plan = Plan.open(*typed)  # type: ignore[arg-type]
+    assert str(plan.address("tokens")) == str(trained.plan().address("tokens"))
+    text, _ = ask(Inspection(plan, Machine("cpu", 0)), "summary", "", count=-1, full_labels=False, vocabulary="")
+    options = f"--data {trained.data} --artifacts {trained.artifacts} --set views.count=1"
+    assert f"clip2seg inspect {trained.preset} duplicates {options}" in text
+    assert Invocation("demo", "artifacts", "", ("a.b=[1, 2]",)).command("inspect", "image", "x y") == (
+        "clip2seg inspect demo image 'x y' --set 'a.b=[1, 2]'"
+    )
+
+
 def test_an_empty_cache_names_the_stage_that_fills_it(tiny: Tiny, tmp_path: Path) -> None:
     for words in (("quality",), ("image", "train00"), ("search", "disc"), ("explore",)):
-        with pytest.raises(InputError, match="run `clip2seg extract tiny` first"):
+        with pytest.raises(InputError, match=r"run `clip2seg extract tiny .*` first"):
             question(tiny, tmp_path, *words, artifacts=tmp_path / "empty")
     with pytest.raises(InputError, match="nothing there; run the stage that writes it"):
         question(tiny, tmp_path, artifacts=tmp_path / "empty")

@@ -12,6 +12,8 @@ from cache.errors import InputError
 from pipeline import run
 from pipeline.study.ablate import TABLES, run_rows, run_table, sweep_rows, table_text
 from pipeline.text import write_markdown
+from stages.parts.eval_report import EvalReport
+from tests.reports import MEANS, eval_report
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -48,7 +50,7 @@ def test_table_3_is_run_from_an_empty_cache_and_not_twice(tiny: Tiny, tmp_path: 
     rows = run_table(*arguments)
     assert [r["name"] for r in rows] == ["teacher, training-free", "baseline", "+ distillation", "+ latent embedding"]
     assert [len(r["reports"]) for r in rows] == [1, 2, 2, 2]
-    runs = {report["run"] for row in rows[1:] for report in row["reports"]}
+    runs = {report.run for row in rows[1:] for report in row["reports"]}
     assert len(runs) == 6
     trained = sorted(tmp_path.glob("tiny/train-*"))
     assert len(trained) == 6 and len(list(tmp_path.glob("tiny/tokens-*"))) == 1
@@ -79,8 +81,8 @@ def test_every_table_is_run_on_a_small_demo_world_over_one_cache(
         assert [r["name"] for r in found if "settings" in r] == list(rows)
         for report in (r["reports"][0] for r in found):
             # Eight scenes hold some of the unseen classes, or there would be no uIoU.
-            assert report["sIoU"] is not None and report["uIoU"] is not None
-        trained |= {r["reports"][0]["run"] for r in found if "settings" in r}
+            assert report.sIoU is not None and report.uIoU is not None
+        trained |= {r["reports"][0].run for r in found if "settings" in r}
         assert len(table_text("demo", found).splitlines()) == 3 + len(found)
     # 16 rows, of which the whole method stands in four and distillation alone in two.
     assert len(trained) == len(list((tmp_path / "artifacts/demo").glob("train-*"))) == 12
@@ -89,8 +91,9 @@ def test_every_table_is_run_on_a_small_demo_world_over_one_cache(
 
 
 def test_a_table_gives_mean_and_spread_over_seeds() -> None:
-    def scored(h: float | None) -> dict[str, Any]:
-        return {"hIoU": h, "sIoU": 10.0, "uIoU": None, "classes_with_5_pixels": {"hIoU": h, "sIoU": 20.0, "uIoU": 0.5}}
+    def scored(h: float | None) -> EvalReport:
+        supported = {**MEANS, "hIoU": h, "sIoU": 20.0, "uIoU": 0.5, "min_pixels": 5, "counted": ()}
+        return eval_report(hIoU=h, sIoU=10.0, uIoU=None, supported=supported)
 
     rows = [
         {"name": "teacher", "reports": [scored(30.0)]},

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from cache.settings import IGNORE
 from stages.parts.data import views
-from stages.parts.data.views import View, ViewsConfig, apply_cells, apply_image, apply_labels, draw, inside, whole
+from stages.parts.data.views import View, ViewsConfig, apply_image, apply_labels, draw, inside, whole
 
 ROOT = Path(__file__).resolve().parents[4]
 CFG = ViewsConfig(size=24)
@@ -58,15 +58,6 @@ def test_labels_and_image_move_together(size: tuple[int, int], key: tuple) -> No
     sure = shown & ((pixels < 10) | (pixels > 245))
     assert np.array_equal(pixels[sure] > 127, seen[sure] == 1)
     assert sure.sum() > 0.5 * shown.sum()
-
-
-@settings(deadline=None)
-@given(size=sizes, key=keys, grid=st.tuples(st.integers(1, 9), st.integers(1, 9)))
-def test_cells_move_as_their_pixels_do(size: tuple[int, int], key: tuple, grid: tuple[int, int]) -> None:
-    cells = np.arange(grid[0] * grid[1], dtype=np.uint8).reshape(grid)
-    view = draw(CFG, *key, size, blocks(*size))
-    rows, cols = (views.cell_index(n, pixels) for n, pixels in zip(grid, size, strict=True))
-    assert np.array_equal(apply_cells(cells, size, view), apply_labels(cells[rows][:, cols], view))
 
 
 @settings(deadline=None)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from stages.parts.drawing.model_card import model_card, text
+from tests.reports import eval_report
 
 REPORT: dict[str, Any] = {
     "format": "onnx",
@@ -32,6 +33,7 @@ def test_a_card_holds_the_numbers_of_its_report_and_says_what_is_not_known() -> 
     assert "99.9500 % of 1000 pixels" in card and "1.50e-05" in card
     assert "Labelled in training (1): cat" in card and "Never labelled in training (1): sheep" in card
     assert "Not evaluated" in card and "sets no licence" in card
-    scores = {"data": "val", "split": "official", "images": 7, "sIoU": 50.0, "uIoU": None, "hIoU": None}
-    card = model_card(REPORT, {**facts, "scores": {**scores, "pixel_accuracy": 61.25}})
+    scores = eval_report("val", images=7, sIoU=50.0, pixel_accuracy=61.25)
+    card = model_card(REPORT, {**facts, "scores": scores})
     assert "| val | 50.0 | - | - | 61.2 |" in card
+    assert "| classes with 5 pixels | 12.5 | - | - | 50.0 |" in card and "7 images" in card

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from stages.parts.mining import clustering as mining
 from stages.parts.mining.clustering import MAX_LATENT, MiningConfig, merge, mine, seeds, spherical_kmeans
+from stages.parts.mining.miner import Miner
 
 
 def unit(x):
@@ -344,3 +346,15 @@ def test_tokens_of_zero_length_do_not_spoil_the_others():
     dense[7, 7] = 0
     cells = mine(dense, share, MiningConfig(windows=(1, 2)))
     np.testing.assert_array_equal(cells[:7], np.array([255, 0, 1, 2])[ids][:7])
+
+
+def test_a_pool_gives_blas_its_threads_back() -> None:
+    def threads() -> list[int]:
+        return [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+
+    with threadpool_limits(2, user_api="blas"):
+        before = threads()
+        miner = Miner(MiningConfig(), None, None, 8, gpu=False)  # type: ignore[arg-type]
+        with miner.pool(2) as pool:
+            assert set(pool.submit(threads).result()) == {1}
+        assert threads() == before and set(before) == {2}

@@ -29,7 +29,7 @@ def student(arch: str, encoder: str, seed: int = 0):
 
 def loaded(model, tensors, tmp_path: Path, name: str = "w.pth") -> LoadReport:
     (save_file if name.endswith("safetensors") else torch.save)(tensors, tmp_path / name)
-    return load_encoder_weights(model, tmp_path / name)
+    return load_encoder_weights(model.encoder, tmp_path / name)
 
 
 def same(model, tensors) -> bool:
@@ -69,9 +69,10 @@ def test_the_public_vit_b16_loads_whole_with_its_positions_interpolated_to_512_p
 def test_the_real_torchvision_mobilenet_loads_as_it_is():
     if not SHARED_WEIGHTS.exists():
         pytest.skip(f"needs {SHARED_WEIGHTS.resolve()}")
-    model = build_student(StudentConfig(arch="fpn", encoder="mobilenet_v2", weights=str(SHARED_WEIGHTS)), 8)
-    assert set(model.weights_report.unexpected) == {"classifier.1.weight", "classifier.1.bias"}
-    assert model.weights_report.missing == ()
+    model = build_student(StudentConfig(arch="fpn", encoder="mobilenet_v2"), 8)
+    report = load_encoder_weights(model.encoder, SHARED_WEIGHTS)
+    assert set(report.unexpected) == {"classifier.1.weight", "classifier.1.bias"}
+    assert report.missing == ()
     assert model.encoder.features[0][1].running_var.std() > 0  # trained statistics, not ones
 
 
@@ -143,9 +144,9 @@ def test_an_encoder_loads_from_our_own_trained_student(tmp_path):
 
 def test_loading_leaves_the_head_alone(tmp_path):
     model = student("segnext", "mscan_t", seed=2)
-    before = [p.clone() for p in model.head_parameters()]
+    before = [p.clone() for p in model.net.decode_head.parameters()]
     loaded(model, student("segnext", "mscan_t", seed=1).encoder.state_dict(), tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(before, model.head_parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.net.decode_head.parameters(), strict=True))
 
 
 def test_a_report_says_what_was_left_out(tmp_path):
@@ -210,7 +211,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, writ
     target, path = tmp_path / "was-here", tmp_path / "evil.pth"
     writer({"state_dict": _Bomb(target)}, path)
     with pytest.raises(InputError, match=r"evil\.pth: refused"):
-        load_encoder_weights(student("fpn", "mscan_t"), path)
+        load_encoder_weights(student("fpn", "mscan_t").encoder, path)
     assert not target.exists()
 
 
@@ -229,7 +230,7 @@ def test_an_unreadable_file_is_named_in_one_line(tmp_path, name, content, words)
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError) as caught:
-        load_encoder_weights(student("fpn", "mscan_t"), tmp_path / name)
+        load_encoder_weights(student("fpn", "mscan_t").encoder, tmp_path / name)
     assert words in str(caught.value) and name in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -251,17 +251,13 @@ def test_a_prompt_without_a_place_for_the_name_is_refused(folders: dict[str, str
         teacher(folders["vit"]).encode_text(["cat"], ["a photo"])
 
 
-def test_the_digest_names_the_weights_and_nothing_else(folders: dict[str, str], tmp_path: Path) -> None:
-    ours = teacher(folders["vit"])
-    assert ours.digest == teacher(folders["vit"], input_size=64, recipe="naclip").digest
+def test_the_identity_names_the_weights_and_nothing_else(folders: dict[str, str], tmp_path: Path) -> None:
     other = tmp_path / "moved"
     moved = write_teacher(other, VIT)
-    assert teacher(moved).digest == ours.digest
     assert teacher_identity(TeacherConfig(model=moved)) == teacher_identity(TeacherConfig(model=folders["vit"]))
     weights = load_file(other / "open_clip_model.safetensors")
     weights["visual.proj"][0, 0] += 1
     save_file(weights, other / "open_clip_model.safetensors")
-    assert teacher(moved).digest != ours.digest
     assert teacher_identity(TeacherConfig(model=moved)) != teacher_identity(TeacherConfig(model=folders["vit"]))
 
 

@@ -1,0 +1,44 @@
+"""Settings that travel together: those that decide what the cache holds, and those that training reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stages.parts.data.views import ViewsConfig
+from stages.parts.settings import (
+    DistillConfig,
+    ExtractConfig,
+    GeneratorConfig,
+    MiningConfig,
+    PixelLossConfig,
+    TrainConfig,
+)
+from stages.parts.students import StudentConfig
+from stages.parts.teacher.teacher import TeacherConfig
+
+
+@dataclass(frozen=True)
+class CacheRecipe:
+    """All settings that decide what the cache holds: teacher, views, what is stored of them, mining."""
+
+    teacher: TeacherConfig
+    views: ViewsConfig
+    extract: ExtractConfig
+    mining: MiningConfig
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """All settings that training reads."""
+
+    train: TrainConfig
+    views: ViewsConfig
+    student: StudentConfig
+    distill: DistillConfig
+    latent_embedding: GeneratorConfig
+    pixel_loss: PixelLossConfig
+
+    @property
+    def distilled(self) -> bool:
+        """Whether training reads tokens at all; the baseline of Table 3 does not."""
+        return self.distill.loss != "none" or self.latent_embedding.enabled
