@@ -18,6 +18,7 @@ from safetensors.numpy import load, save
 
 from cache.headers import about_of
 from cache.location import Location
+from cache.store import joined
 
 _DIGEST = hashlib.sha256().digest_size
 
@@ -29,6 +30,14 @@ class Part:
     ids: Sequence[str]
     arrays: Mapping[str, np.ndarray]
     about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def whole(parts: Mapping[int, Part]) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Ids and arrays of a shard from its parts by first row."""
+    order = [parts[first] for first in sorted(parts)]
+    names = order[0].arrays
+    arrays = {n: joined([p.arrays[n] for p in order], offsets=n.endswith("_offsets")) for n in names}
+    return [one for part in order for one in part.ids], arrays
 
 
 class Drafts:

@@ -6,13 +6,15 @@ do not depend on what was done before, so a resumed or divided run writes the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from torch.utils.data import DataLoader
-
+from cache.drafts import Drafts, Part, whole
+from cache.errors import InputError
 from cache.store import Artifact
 from cache.tiers import CacheTiers
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
@@ -22,8 +24,12 @@ from stages.parts.teacher.files import load_text_source
 from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import PendingTokens, encode, token_arrays
 from stages.running.compute import Compute
+from stages.running.loading import loaded, losses_explained
 from stages.running.progress import Bar, Clock, ShardQueue, say
 from stages.running.recipes import CacheRecipe
+
+DRAFT_SECONDS = 10.0
+"""How much of the teacher's work a stop may cost, besides the batch in work."""
 
 
 def run(
@@ -31,10 +37,8 @@ def run(
 ) -> dict[str, Any]:
     """Fills the tiers `tokens`, `text` and, unless it is switched off or was dropped, `dense`; returns the summary.
 
-    Does only what is missing.
-
-    Raises InputError for bad images past `data.max_bad` and StoreError where the store fails; committed shards
-    stay.
+    Does only what is missing. Raises InputError for bad images past `data.max_bad` and StoreError where the store
+    fails; committed shards, and of those in work the finished batches, stay, also after Ctrl-C, SIGTERM or a kill.
     """
     teacher = load_teacher(recipe.teacher, compute.device)
     write_text(teacher, prompts, data, tiers.text)
@@ -43,7 +47,7 @@ def run(
 
 def fill(recipe: CacheRecipe, teacher: Teacher, data: Dataset, out: CacheTiers, *, workers: int) -> dict[str, Any]:
     """`run` with a teacher at hand, and all but the text embeddings."""
-    cfg, views = recipe.extract, recipe.views
+    cfg, views, compute = recipe.extract, recipe.views, Compute(teacher.device, workers)
     rows, shards = len(data) * views.count, -(-len(data) * views.count // cfg.shard)
     tiers = [out.tokens, *([out.dense] if cfg.store_dense and not out.dense.dropped() else [])]
     clock, quarantine = Clock(), Quarantine(data.cfg.max_bad)
@@ -53,32 +57,33 @@ def fill(recipe: CacheRecipe, teacher: Teacher, data: Dataset, out: CacheTiers, 
     source = TeacherViews(data, views, teacher.input_size, teacher.crop_size)
     done = len(set.intersection(*map(set, ready)))
     with (
-        Bar("extract", rows - min(done * cfg.shard, rows), "views", divided=True) as bar,
+        losses_explained(compute),
+        Bar("extract", rows, "views", done=min(done * cfg.shard, rows), divided=True) as bar,
         ThreadPoolExecutor(1) as writer,
         ShardQueue(tiers, shards) as queue,
     ):
         while queue.open():
             writing: Future[None] | None = None
-            shard_views: list[TeacherView | BadView] = []
-            encoded: list[PendingTokens] = []
-            loaded = _load(cfg, source, queue, workers, pin=teacher.device.type == "cuda")
-            while (batch := _next(loaded, clock)) is not None:
-                with clock("teacher"):
-                    encoded.append(encode(teacher, batch, cfg))
-                shard_views += batch.views
-                for view in batch.views:
-                    if isinstance(view, BadView):
-                        quarantine.add(view.error)
-                bar.advance(len(batch.views))
-                shard = batch.views[0].row // cfg.shard
-                if batch.views[-1].row + 1 == min((shard + 1) * cfg.shard, rows):
+            work = _Work(cfg, tiers, rows)
+            batches = loaded(source, work.batches(queue, bar, quarantine), collate_views, compute)
+            with work.kept():
+                while (batch := _next(batches, clock)) is not None:
+                    with clock("teacher"):
+                        encoded = encode(teacher, batch, cfg)
+                    shard, finished = work.add(batch.views, encoded)
+                    for view in batch.views:
+                        if isinstance(view, BadView):
+                            quarantine.add(view.error)
+                    bar.advance(len(batch.views))
                     with clock("write"):  # on a GPU also what is left of the teacher's own time
+                        if not finished:
+                            work.keep_late(shard)
+                            continue
                         if writing is not None:
                             writing.result()
-                    writing = writer.submit(_write, tiers, queue, shard, shard_views, encoded)
-                    shard_views, encoded = [], []
-            if writing is not None:
-                writing.result()
+                    writing = writer.submit(_write, tiers, queue, shard, work.shards.pop(shard))
+                if writing is not None:
+                    writing.result()
         rate = bar.overall
     _check_bad(tiers[0], shards, data.cfg.max_bad)
     summary = _summary([*tiers, out.text], data.vocabulary.seen, shards, clock, rate)
@@ -89,19 +94,88 @@ def fill(recipe: CacheRecipe, teacher: Teacher, data: Dataset, out: CacheTiers, 
     return summary
 
 
-def _load(
-    cfg: ExtractConfig, source: TeacherViews, queue: ShardQueue, workers: int, *, pin: bool
-) -> Iterator[TeacherBatch]:
-    def batches() -> Iterator[list[int]]:
-        for shard in queue.claims():
-            stop = min((shard + 1) * cfg.shard, len(source))
-            for start in range(shard * cfg.shard, stop, cfg.batch):
-                yield list(range(start, min(start + cfg.batch, stop)))
+@dataclass
+class _Shard:
+    """A shard in work: its finished parts by first row, and batches whose tokens are on their way from the device."""
 
-    loader = DataLoader(
-        source, batch_sampler=_Batches(batches), num_workers=workers, collate_fn=collate_views, pin_memory=pin
-    )
-    return iter(loader)
+    drafts: Drafts
+    parts: dict[int, Part]
+    pending: list[tuple[list[TeacherView | BadView], PendingTokens]] = field(default_factory=list)
+    kept: float = field(default_factory=time.perf_counter)
+
+    def take_in(self, *, dense: bool) -> dict[int, Part]:
+        """Waits for the pending batches; returns them as parts, which are now among the finished ones."""
+        new = {batch[0].row: _part(batch, tokens, dense=dense) for batch, tokens in self.pending}
+        self.pending, self.kept = [], time.perf_counter()
+        self.parts |= new
+        return new
+
+    def keep(self, *, dense: bool) -> None:
+        """Makes drafts of the pending batches."""
+        for first, part in self.take_in(dense=dense).items():
+            self.drafts.save(first, part)
+
+
+class _Work:
+    """The shards in work of one round, their batches, and the drafts of what an earlier run did of them."""
+
+    def __init__(self, cfg: ExtractConfig, tiers: list[Artifact], rows: int) -> None:
+        self.cfg, self.tiers, self.rows = cfg, tiers, rows
+        self.shards: dict[int, _Shard] = {}
+        self.dense = len(tiers) > 1
+
+    def batches(self, queue: ShardQueue, bar: Bar, quarantine: Quarantine) -> Iterable[list[int]]:
+        """The rows of each batch that is to do; shards are claimed as they are reached, not all at the start."""
+
+        def made() -> Iterator[list[int]]:
+            for shard in queue.claims():
+                stop = min((shard + 1) * self.cfg.shard, self.rows)
+                firsts = range(shard * self.cfg.shard, stop, self.cfg.batch)
+                drafts = Drafts(self.tiers[0].at, shard)
+                # The last batch is always done anew: it is what ends the shard.
+                parts = {
+                    k: p for k, p in drafts.load().items() if k in firsts[:-1] and ("dense" in p.arrays) >= self.dense
+                }
+                self.shards[shard] = _Shard(drafts, parts)
+                for first in parts:
+                    bar.skip(self.cfg.batch)
+                    for bad in parts[first].about["bad"]:
+                        quarantine.add(BadSample(bad))
+                for first in firsts:
+                    if first not in parts:
+                        yield list(range(first, min(first + self.cfg.batch, stop)))
+
+        return _Batches(made)
+
+    def add(self, views: list[TeacherView | BadView], tokens: PendingTokens) -> tuple[int, bool]:
+        """Takes in a batch; returns its shard and whether it was the shard's last."""
+        shard = views[0].row // self.cfg.shard
+        self.shards[shard].pending.append((views, tokens))
+        return shard, views[-1].row + 1 == min((shard + 1) * self.cfg.shard, self.rows)
+
+    def keep_late(self, shard: int) -> None:
+        """Makes drafts, where the last ones are a while ago."""
+        if time.perf_counter() - self.shards[shard].kept > DRAFT_SECONDS:
+            self.shards[shard].keep(dense=self.dense)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Makes drafts of what is in work when the block is left by an error, Ctrl-C or SIGTERM."""
+        try:
+            yield
+        except BaseException:
+            with suppress(InputError):  # what stopped the run is what is said
+                for shard in self.shards.values():
+                    shard.keep(dense=self.dense)
+            raise
+
+
+def _part(batch: list[TeacherView | BadView], tokens: PendingTokens, *, dense: bool) -> Part:
+    views = [v for v in batch if isinstance(v, TeacherView)]
+    encoded = tokens.arrays()
+    arrays = token_arrays(views, encoded) | ({"dense": encoded["dense"]} if dense else {})
+    bad = [str(v.error) for v in batch if isinstance(v, BadView)]
+    return Part([v.id for v in views], arrays, {"bad": bad})
 
 
 class _Batches:
@@ -120,25 +194,18 @@ def _next(loaded: Iterator[TeacherBatch], clock: Clock) -> TeacherBatch | None:
         return next(loaded, None)
 
 
-def _write(
-    tiers: list[Artifact],
-    queue: ShardQueue,
-    shard: int,
-    batch: list[TeacherView | BadView],
-    encoded: list[PendingTokens],
-) -> None:
-    views = [v for v in batch if isinstance(v, TeacherView)]
-    parts = [e.arrays() for e in encoded]
-    joined = {k: np.concatenate([e[k] for e in parts]) for k in parts[0]}
-    ids = [v.id for v in views]
-    classes = [r for v in views for r in v.regions]
-    bad = [str(v.error) for v in batch if isinstance(v, BadView)]
+def _write(tiers: list[Artifact], queue: ShardQueue, shard: int, work: _Shard) -> None:
+    work.take_in(dense=len(tiers) > 1)
+    ids, arrays = whole(work.parts)
+    classes = arrays["local_region"].tolist()
+    bad = [b for first in sorted(work.parts) for b in work.parts[first].about["bad"]]
     stats = {"bad": bad, "regions": len(classes), "classes": sorted(set(classes))}
     for artifact in tiers[1:]:
         if artifact.commit(shard) is None:
-            artifact.write(shard, ids, {"dense": joined["dense"]}, stats)
+            artifact.write(shard, ids, {"dense": arrays["dense"]}, stats)
     if tiers[0].commit(shard) is None:
-        tiers[0].write(shard, ids, token_arrays(views, joined), stats)
+        tiers[0].write(shard, ids, {name: array for name, array in arrays.items() if name != "dense"}, stats)
+    work.drafts.clear()
     queue.release(shard)
 
 

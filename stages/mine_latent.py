@@ -6,17 +6,21 @@ the interpreter); the teacher encodes the crops of many images at once.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from cache.drafts import Drafts, Part, whole
 from cache.errors import InputError
 from cache.settings import IGNORE
 from cache.store import Artifact
 from cache.tiers import CacheTiers
 from stages.parts.data.datasets import Dataset
 from stages.parts.mining.miner import Mined, Miner, crops_of, dense_again, latent_arrays
+from stages.parts.settings import ExtractConfig
 from stages.parts.teacher.crops import view_row
 from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import encode_crops
@@ -24,9 +28,14 @@ from stages.running.compute import Compute
 from stages.running.progress import Bar, Clock, ShardQueue
 from stages.running.recipes import CacheRecipe
 
+DRAFT_SECONDS = 10.0
+"""How much work a stop may cost, besides the batch in work."""
+
 
 def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compute) -> dict[str, Any]:
     """Fills the tier `latent`; does only what is missing; returns the summary.
+
+    After an error, Ctrl-C or SIGTERM the finished batches of the shard in work stay.
 
     Where the dense tier isn't complete, its tokens are computed again, view by view, as `extract` would store them.
     """
@@ -38,49 +47,87 @@ def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compu
     shards, clock = len(tokens.shards()), Clock()
     index = {image_id: i for i, image_id in enumerate(data.ids)}
     ready = set(out.committed())
-    total = sum(len(mark["ids"]) for _, mark in tokens.marks([s for s in range(shards) if s not in ready]))
+    views_of = {shard: len(mark["ids"]) for shard, mark in tokens.marks(range(shards))}
+    total, done = sum(views_of.values()), sum(n for shard, n in views_of.items() if shard in ready)
     miner = Miner(recipe.mining, data, views, teacher.crop_size, gpu=compute.gpu)
     with (
-        Bar("mine-latent", total, "views", divided=True) as bar,
+        Bar("mine-latent", total, "views", done=done, divided=True) as bar,
         miner.pool(compute.workers) as pool,
         ShardQueue([out], shards) as queue,
     ):
         while queue.open():
             for shard in queue.claims():
-                ids = tokens.shard_ids(shard)
+                ids, drafts = tokens.shard_ids(shard), Drafts(out.at, shard)
                 rows = [view_row(i, index, views.count) for i in ids]
+                firsts = range(0, len(rows), extract.batch)
+                parts = {first: part for first, part in drafts.load().items() if first in firsts}
+                bar.skip(sum(len(part.ids) for part in parts.values()))
+                todo = [first for first in firsts if first not in parts]
+                places = [i for first in todo for i in range(first, min(first + extract.batch, len(rows)))]
                 if dense is not None:
-                    maps: Iterator[np.ndarray] = dense.rows(shard, "dense")
+                    maps: Iterator[np.ndarray] = dense.rows(shard, "dense", places if parts else None)
                 else:
-                    maps = dense_again(teacher, data, views, rows, extract)
-                found: list[Mined] = []
-                local = [np.zeros((0, teacher.dim), extract.dtype)]
-                for start in range(0, len(rows), extract.batch):
-                    part = rows[start : start + extract.batch]
-                    with clock("dense"):
-                        fields = [np.asarray(next(maps), np.float32) for _ in part]
-                    with clock("mine"):
-                        mined = list(pool.map(miner.mine, part, fields))
-                    with clock("teacher"):
-                        local.append(encode_crops(teacher, crops_of(mined), extract))
-                    found += mined
-                    bar.advance(len(part))
+                    maps = dense_again(teacher, data, views, [rows[i] for i in places], extract)
+                kept = time.perf_counter()
+                unkept: dict[int, Part] = {}
+                try:
+                    for first in todo:
+                        some = rows[first : first + extract.batch]
+                        with clock("dense"):
+                            fields = [np.asarray(next(maps), np.float32) for _ in some]
+                        found = []
+                        with clock("mine"):
+                            for mined in pool.map(miner.mine, some, fields):
+                                found.append(mined)
+                                bar.advance()
+                        with clock("teacher"):
+                            local = encode_crops(teacher, crops_of(found), extract)
+                        unkept[first] = _part(ids[first : first + extract.batch], found, local, teacher)
+                        if time.perf_counter() - kept > DRAFT_SECONDS and first != firsts[-1]:
+                            with clock("write"):
+                                _keep(drafts, parts, unkept)
+                            kept = time.perf_counter()
+                except BaseException:
+                    with suppress(InputError):  # what stopped the run is what is said
+                        _keep(drafts, parts, unkept)
+                    raise
                 with clock("write"):
-                    _write(out, shard, ids, found, np.concatenate(local), teacher)
+                    _write(out, shard, parts | unkept, teacher, extract)
+                    drafts.clear()
                 queue.release(shard)
     summary = _summary(out, shards, clock)
     out.finish(summary)
     return summary
 
 
-def _write(out: Artifact, shard: int, ids: list[str], found: list[Mined], local: np.ndarray, teacher: Teacher) -> None:
-    stats = {
+def _keep(drafts: Drafts, parts: dict[int, Part], unkept: dict[int, Part]) -> None:
+    """Makes drafts of the finished parts that are none yet."""
+    for first in list(unkept):
+        drafts.save(first, unkept[first])
+        parts[first] = unkept.pop(first)
+
+
+def _part(ids: list[str], found: list[Mined], local: np.ndarray, teacher: Teacher) -> Part:
+    about = {
         "classes": [len(m.regions) for m in found],
         "unannotated_cells": sum(m.unannotated for m in found),
         "covered_cells": sum(int((m.cells != IGNORE).sum()) for m in found),
-        "faiss_seconds": round(sum(m.seconds for m in found), 3),
+        "faiss_seconds": sum(m.seconds for m in found),
     }
-    out.write(shard, ids, latent_arrays(found, local, teacher.grid), stats)
+    return Part(ids, latent_arrays(found, local, teacher.grid), about)
+
+
+def _write(out: Artifact, shard: int, parts: dict[int, Part], teacher: Teacher, extract: ExtractConfig) -> None:
+    # A shard whose images were all bad has no part, and is written all the same.
+    nothing = _part([], [], np.zeros((0, teacher.dim), extract.dtype), teacher)
+    every = [parts[first] for first in sorted(parts)] or [nothing]
+    ids, arrays = whole(dict(enumerate(every)))
+    stats = {
+        "classes": [n for part in every for n in part.about["classes"]],
+        **{key: sum(part.about[key] for part in every) for key in ("unannotated_cells", "covered_cells")},
+        "faiss_seconds": round(sum(part.about["faiss_seconds"] for part in every), 3),
+    }
+    out.write(shard, ids, arrays, stats)
 
 
 def _summary(out: Artifact, shards: int, clock: Clock) -> dict[str, Any]:

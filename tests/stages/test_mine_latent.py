@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +13,12 @@ import torch
 from PIL import Image
 
 import stages.mine_latent as stage
+from cache.drafts import Drafts
 from cache.settings import IGNORE
 from stages.parts.data.regions import annotated_share, present_regions, pseudo_mask, region_crops
 from stages.parts.mining.clustering import mine
 from stages.parts.teacher.teacher import load_teacher
+from stages.running.interrupts import Stopped
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -106,3 +110,34 @@ def test_an_image_without_any_seen_label_is_all_latent(fresh_tiny: Tiny) -> None
     assert (fresh_tiny.plan().artifact("latent").load(NAMES)["cells"][3] != IGNORE).all()
     seen = fresh_tiny.plan().artifact("tokens").load(["local_offsets"])["local_offsets"]
     assert seen[3] == seen[4]
+
+
+@pytest.mark.parametrize("dense", ["true", "false"])
+def test_a_stop_within_a_shard_costs_the_batch_in_work_alone(
+    tiny: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    contents: Callable[[Path], dict[str, bytes]],
+    dense: str,
+) -> None:
+    overrides, mined = ("extract.shard=12", f"extract.store_dense={dense}"), []
+    tiny.run("mine-latent", *overrides, artifacts=tmp_path / "whole")
+    tiny.run("extract", *overrides, artifacts=tmp_path / "halves")
+    original = stage.encode_crops
+
+    def counted(*arguments: Any) -> Any:
+        mined.append(len(arguments[1]))
+        if len(mined) == stop:
+            raise Stopped(signal.SIGINT)
+        return original(*arguments)
+
+    monkeypatch.setattr(stage, "encode_crops", counted)
+    stop = 3
+    with pytest.raises(Stopped):
+        tiny.run("mine-latent", *overrides, artifacts=tmp_path / "halves")
+    latent = tiny.plan(*overrides, artifacts=tmp_path / "halves").artifact("latent")
+    assert latent.committed() == [] and sorted(Drafts(latent.at, 0).load()) == [0, 4]
+    mined, stop = [], 0
+    tiny.run("mine-latent", *overrides, artifacts=tmp_path / "halves")
+    assert len(mined) == 1
+    assert contents(tmp_path / "halves") == contents(tmp_path / "whole")
