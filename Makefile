@@ -69,7 +69,8 @@ doctor: $(VENV)/.user ## look at this machine: versions, GPU, disk, weights; eac
 bench: $(VENV)/.dev ## every benchmark beside its limit, one thread; tables into docs/performance.md
 	OMP_NUM_THREADS=1 $(BIN)/clip2seg benchmark all --markdown docs/performance.md $(ARGS)
 
-bench-gpu: $(VENV)/.dev ## the same on one GPU: extraction, faiss, training in bf16, autocast (under 8 minutes)
+bench-gpu: $(VENV)/.dev ## on one GPU: does it compute as a CPU, waiting for nothing; then the record (4 minutes each)
+	$(BIN)/clip2seg benchmark gpu-check --device cuda $(ARGS)
 	$(BIN)/clip2seg benchmark gpu --device cuda --markdown docs/performance.md $(ARGS)
 
 test: $(VENV)/.dev ## install, then run the tests

@@ -3,7 +3,8 @@
 An artifact is a zarr v3 group cut into shards: `shards/00017/<array>`. A shard is the unit of writing (one
 writer, committed as a whole), a chunk the unit of reading. Ragged data are flat values plus offsets.
 Shape symbols: n views of the shard, p regions of the shard (flat), h w token grid, D embedding size,
-K_s seen and K_u unseen classes.
+C channels of the second
+network, K_s seen and K_u unseen classes.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ ARTIFACTS: Mapping[str, Mapping[str, Array]] = {
     },
     "dense": {
         "dense": Array(TOKEN, ("n", "h", "w", "D"), "dense tokens of each view, unnormalised", by_row=True),
+    },
+    "affinity": {
+        "features": Array(TOKEN, ("n", "h", "w", "C"), "feature map of the second network of each view", by_row=True),
     },
     "latent": {
         "cells": Array("uint8", ("n", "h", "w"), "latent id of each cell, 0..L-1; 255 = none"),

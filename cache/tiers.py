@@ -1,4 +1,4 @@
-"""The four artifacts that one configuration stores, as one value that every stage takes."""
+"""The artifacts that one configuration stores, as one value that every stage takes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,23 @@ from cache.store import Artifact
 
 @dataclass(frozen=True)
 class CacheTiers:
-    """Addresses of tokens, dense tokens, latent classes and text embeddings; each artifact says whether it is there."""
+    """Addresses of each kind of artifact; each says itself whether it is there.
+
+    `affinity`: maps of a second network, where a preset names one.
+    """
 
     tokens: Artifact
     dense: Artifact
     latent: Artifact
     text: Artifact
+    affinity: Artifact
 
     def by_kind(self) -> dict[str, Artifact]:
         """The artifacts by their kind, in the order of the schema."""
-        return {"tokens": self.tokens, "dense": self.dense, "latent": self.latent, "text": self.text}
+        return {
+            "tokens": self.tokens,
+            "dense": self.dense,
+            "latent": self.latent,
+            "text": self.text,
+            "affinity": self.affinity,
+        }

@@ -322,7 +322,8 @@ class Pace:
     """How long a run takes, by the runs that ended."""
 
     def __init__(self, guess: float) -> None:
-        self.guess, self.seen, self.scoring = guess, [], EVALUATION_SECONDS
+        self.guess, self.scoring = guess, EVALUATION_SECONDS
+        self.seen: list[float] = []
 
     def saw(self, result: Mapping[str, Any]) -> None:
         if not result["already"]:

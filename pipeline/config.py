@@ -20,12 +20,14 @@ from cache.settings import Settings
 from stages.parts.data.datasets import DataConfig
 from stages.parts.data.views import ViewsConfig
 from stages.parts.settings import (
+    AffinityConfig,
     DistillConfig,
     EvaluateConfig,
     ExtractConfig,
     GeneratorConfig,
     MiningConfig,
     PixelLossConfig,
+    RefineConfig,
     TrainConfig,
     WorldConfig,
 )
@@ -33,6 +35,17 @@ from stages.parts.students import StudentConfig
 from stages.parts.teacher.teacher import TeacherConfig
 
 PRESETS = Path(__file__).parent / "presets"
+
+RENAMED = {
+    "distill": {"bank": "bank_size", "scope": "negatives"},
+    "train": {
+        "head_lr": "head_lr_multiplier",
+        "power": "poly_power",
+        "accumulate": "grad_accumulation_steps",
+        "clip_gradient": "max_grad_norm",
+    },
+}
+"""Table -> keys of version 0.1 and what they are called now."""
 
 
 class Config(Settings):
@@ -45,7 +58,9 @@ class Config(Settings):
     """Generate this demo world as the data set (the `demo` preset)."""
     views: ViewsConfig = Field(default_factory=ViewsConfig)
     teacher: TeacherConfig = Field(default_factory=TeacherConfig)
+    affinity: AffinityConfig = Field(default_factory=AffinityConfig)
     extract: ExtractConfig = Field(default_factory=ExtractConfig)
+    refine: RefineConfig = Field(default_factory=RefineConfig)
     mine_latent: MiningConfig = Field(default_factory=MiningConfig)
     student: StudentConfig = Field(default_factory=StudentConfig)
     distill: DistillConfig = Field(default_factory=DistillConfig)
@@ -160,7 +175,9 @@ def _explained(error: ValidationError) -> str:
         known = ", ".join(str(f.alias) for f in Config.model_fields.values())
         return f"[{table}]: unknown table; known tables: {known}"
     if first["type"] == "extra_forbidden":
-        owner = table_type(field)
+        owner, new = table_type(field), RENAMED.get(field, {}).get(".".join(keys))
+        if new is not None:
+            return f"[{table}] {'.'.join(keys)}: is called {new} now; rename it"
         return f"[{table}] {'.'.join(keys)}: unknown key; known keys: {', '.join(owner.model_fields)}"
     # A table that is missing or contradicts itself has no single value to show.
     key = f" {'.'.join(keys)}" if keys else ""

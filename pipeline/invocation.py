@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-ARTIFACTS = "artifacts"
+ARTIFACTS_FOLDER = "artifacts"
 """Default of --artifacts."""
 
 
@@ -14,13 +14,13 @@ class Invocation:
     """A preset as typed (a path to a TOML file stays a path) with the options that choose what it reads and writes."""
 
     preset: str
-    artifacts: str = ARTIFACTS
+    artifacts: str = ARTIFACTS_FOLDER
     data: str = ""
     overrides: tuple[str, ...] = ()
 
     def command(self, name: str, *words: str) -> str:
         """The command NAME with these words for the same configuration, quoted for a shell."""
         options = ["--data", self.data] if self.data else []
-        options += ["--artifacts", self.artifacts] if self.artifacts != ARTIFACTS else []
+        options += ["--artifacts", self.artifacts] if self.artifacts != ARTIFACTS_FOLDER else []
         options += [word for override in self.overrides for word in ("--set", override)]
         return shlex.join(["clip2seg", *name.split(), self.preset, *words, *options])

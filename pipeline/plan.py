@@ -19,16 +19,18 @@ from typing import Any
 from cache.digests import fingerprint
 from cache.errors import InputError
 from cache.location import Location
-from cache.schema import SCHEMA
+from cache.schema import ARTIFACTS, SCHEMA
 from cache.store import Artifact
 from cache.tiers import CacheTiers
 from pipeline.config import Config, load_config, preset_name
-from pipeline.invocation import ARTIFACTS, Invocation
+from pipeline.invocation import ARTIFACTS_FOLDER, Invocation
+from stages import STAGES
 from stages.demo.world import world_dataset
 from stages.parts.data.datasets import Dataset, open_dataset
 from stages.parts.data.layouts import Subset
 from stages.parts.data.vocabulary import Vocabulary, prompt_set
-from stages.parts.students import weights_digest
+from stages.parts.settings import reads_network
+from stages.parts.students import StudentConfig, weights_digest
 from stages.parts.teacher.teacher import teacher_identity
 from stages.running.recipes import CacheRecipe, TrainRecipe
 
@@ -64,7 +66,9 @@ class Plan:
             raise InputError(f"preset {name}: no data folder; give --data FOLDER (make: DATA=FOLDER)")
 
     @classmethod
-    def open(cls, preset: str, overrides: Sequence[str] = (), artifacts: str = ARTIFACTS, data: str = "") -> Plan:
+    def open(
+        cls, preset: str, overrides: Sequence[str] = (), artifacts: str = ARTIFACTS_FOLDER, data: str = ""
+    ) -> Plan:
         """The plan of a preset as the command line names it. Raises InputError for a bad preset or setting."""
         typed = Invocation(preset, artifacts, data, tuple(overrides))
         return cls(load_config(preset, overrides), preset_name(preset), artifacts, data, invocation=typed)
@@ -121,7 +125,25 @@ class Plan:
             "extract": c.extract.fingerprint_fields(),
         }
         dense = {"tokens": fingerprint(tokens), "recipe": c.teacher.recipe_ingredients()}
-        latent = {"dense": fingerprint(dense), "mine-latent": c.mine_latent.fingerprint_fields()}
+        affinity = {
+            "tokens": fingerprint(tokens),
+            "network": {
+                **c.affinity.fingerprint_fields(),
+                "weights": weights_digest(StudentConfig(weights=c.affinity.weights)),
+            },
+        }
+        # Where nothing is refined nothing is named, so a map as extracted is the same whatever these tables can do.
+        refined = {
+            **({"refine": c.refine.ingredients()} if c.refine.ingredients() else {}),
+            **({"affinity": fingerprint(affinity)} if c.refine.affinity == "network" else {}),
+        }
+        cells = {"affinity": fingerprint(affinity), "kmeans_weight": c.affinity.kmeans_weight}
+        latent = {
+            "dense": fingerprint(dense),
+            "mine-latent": c.mine_latent.fingerprint_fields(),
+            **refined,
+            **(cells if c.affinity.kmeans_weight else {}),
+        }
         words = {"file": text_source} if text_source else {"identity": identity, "prompts": list(self.prompts)}
         text = {"words": words, "classes": list(self.vocabulary.ordered), "seen": len(seen)}
         cached = {"tokens": fingerprint(tokens), "latent": fingerprint(latent)}
@@ -145,11 +167,12 @@ class Plan:
         kinds: dict[str, dict[str, Any]] = {
             "tokens": tokens,
             "dense": dense,
+            "affinity": affinity,
             "latent": latent,
             "text": text,
             "train": train,
             "eval": {"train": fingerprint(train), **scored},
-            "teacher": {"dense": fingerprint(dense), **scored},
+            "teacher": {"dense": fingerprint(dense), **refined, **scored},
         }
         return {kind: {"schema": SCHEMA, **what} for kind, what in kinds.items()}
 
@@ -158,6 +181,14 @@ class Plan:
         """Whether training reads tokens at all; the baseline of Table 3 does not."""
         return self.train_recipe.distilled
 
+    def reads_network(self) -> bool:
+        """Whether mining reads the second network's features. Raises InputError where [affinity] names none."""
+        wanted = reads_network(self.config.refine, self.config.affinity)
+        if wanted and not self.config.affinity.encoder:
+            asked = "affinity.kmeans_weight" if self.config.affinity.kmeans_weight else 'refine.affinity = "network"'
+            raise InputError(f"preset {self.name}: {asked} needs a second network; name one in affinity.encoder")
+        return wanted
+
     def fingerprint(self, kind: str) -> str:
         """Eight hex digits for a kind of artifact."""
         return fingerprint(self.ingredients[kind])
@@ -165,7 +196,7 @@ class Plan:
     # -- addresses ------------------------------------------------------------------------------------------
     def address(self, kind: str) -> Location:
         """Where an artifact of this configuration lies."""
-        ending = ".zarr" if kind in ("tokens", "dense", "latent", "text") else ""
+        ending = ".zarr" if kind in ARTIFACTS else ""
         return self.artifacts.child(f"{kind}-{self.fingerprint(kind)}{ending}")
 
     def artifact(self, kind: str) -> Artifact:
@@ -173,14 +204,14 @@ class Plan:
         return Artifact(self.address(kind), kind)
 
     def tiers(self) -> CacheTiers:
-        """The four artifacts of the cache."""
-        return CacheTiers(*(self.artifact(kind) for kind in ("tokens", "dense", "latent", "text")))
+        """The artifacts of the cache, stored or not."""
+        return CacheTiers(*(self.artifact(kind) for kind in ("tokens", "dense", "latent", "text", "affinity")))
 
     @property
     def cache_recipe(self) -> CacheRecipe:
         """The settings that decide what the cache holds."""
         c = self.config
-        return CacheRecipe(c.teacher, c.views, c.extract, c.mine_latent)
+        return CacheRecipe(c.teacher, c.views, c.extract, c.mine_latent, c.refine, c.affinity)
 
     @property
     def train_recipe(self) -> TrainRecipe:
@@ -205,27 +236,27 @@ class Plan:
 
     # -- what is done -----------------------------------------------------------------------------------------
     def steps(self) -> list[Step]:
-        """The four stages with their state."""
-        shards = -(-len(self.train_data) * self.config.views.count // self.config.extract.shard)
-        extracted = [self._progress("tokens", shards), self._progress("text", 1)]
-        if self.config.extract.store_dense:
-            extracted.append(self._progress("dense", shards))
-        return [
-            self._step("extract", ("images", "labels", "teacher"), extracted),
-            self._step(
-                "mine-latent", ("images", "labels", "tokens", "dense", "teacher"), [self._progress("latent", shards)]
-            ),
-            self._step(
-                "train",
-                ("images", "labels", *(("tokens", "latent") if self.distilled else ()), "text"),
-                [self._finished("train", "student.safetensors")],
-            ),
-            self._step("eval", ("train", "text"), [self._finished("eval", "report.json")]),
-        ]
+        """The stages with their state; what this configuration neither reads nor writes is left out."""
+        c = self.config
+        shards = -(-len(self.train_data) * c.views.count // c.extract.shard)
+        unused = {
+            kind for kind, kept in (("dense", c.extract.store_dense), ("affinity", c.affinity.encoder)) if not kept
+        }
+        untouched = {*([] if self.distilled else ["tokens", "latent"])}
+        steps = []
+        for stage in STAGES:
+            reads = tuple(kind for kind in stage.reads if stage.name != "train" or kind not in untouched)
+            states = [self._state(kind, shards) for kind in stage.writes if kind not in unused]
+            detail = ", ".join(f"{self.address(kind).name} {state}" for kind, _, state in states)
+            kinds = tuple(kind for kind, _, _ in states)
+            steps.append(Step(stage.name, reads, kinds, all(done for _, done, _ in states), detail))
+        return steps
 
-    def _step(self, stage: str, reads: tuple[str, ...], parts: list[tuple[str, bool, str]]) -> Step:
-        detail = ", ".join(f"{self.address(kind).name} {state}" for kind, _, state in parts)
-        return Step(stage, reads, tuple(k for k, _, _ in parts), all(done for _, done, _ in parts), detail)
+    def _state(self, kind: str, shards: int) -> tuple[str, bool, str]:
+        """A kind of artifact, whether it is done, and that in words."""
+        if kind not in ARTIFACTS:
+            return self._finished(kind)
+        return self._progress(kind, 1 if kind == "text" else shards)
 
     def _progress(self, kind: str, shards: int) -> tuple[str, bool, str]:
         artifact = self.artifact(kind)
@@ -236,9 +267,9 @@ class Plan:
         done = len(artifact.committed())
         return kind, False, f"{done}/{shards} shards" if done else "missing"
 
-    def _finished(self, kind: str, mark: str) -> tuple[str, bool, str]:
+    def _finished(self, kind: str) -> tuple[str, bool, str]:
         at = self.address(kind)
-        done = at.get_json("complete.json") is not None
+        done = at.get_mark("complete.json") is not None
         return kind, done, "complete" if done else "begun" if at.names() else "missing"
 
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
 from pipeline.plan import Plan
@@ -84,8 +85,11 @@ def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
     draw_world(plan)
     from stages import extract as stage
 
-    tiers = plan.tiers()
-    for artifact in (tiers.tokens, tiers.text, *([tiers.dense] if plan.config.extract.store_dense else [])):
+    tiers, c = plan.tiers(), plan.config
+    wanted = [tiers.tokens, tiers.text]
+    wanted += [tiers.dense] if c.extract.store_dense else []
+    wanted += [tiers.affinity] if c.affinity.encoder else []
+    for artifact in wanted:
         _create(plan, artifact, "extract")
     summary = stage.run(plan.cache_recipe, plan.train_data, plan.prompts, tiers, compute=machine.compute)
     return _result("extract", False, summary, plan.address("tokens"))
@@ -98,6 +102,7 @@ def mine_latent(plan: Plan, machine: Machine) -> dict[str, Any]:
     draw_world(plan)
     from stages import mine_latent as stage
 
+    plan.reads_network()  # refuses settings that name no second network
     tiers = plan.tiers()
     _create(plan, tiers.latent, "mine-latent")
     summary = stage.run(plan.cache_recipe, plan.train_data, tiers, compute=machine.compute)
@@ -149,6 +154,10 @@ def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
     from stages.online import OnlineTeacher
     from stages.parts.teacher.teacher import load_teacher
 
+    if plan.reads_network():
+        raise InputError(
+            "train --online-teacher: the second network of [affinity] is read from the cache; train without the option"
+        )
     teacher, text = load_teacher(plan.config.teacher, compute.device), plan.tiers().text
     _create(plan, text, "extract")
     stage.write_text(teacher, plan.prompts, plan.train_data, text)
@@ -183,7 +192,7 @@ def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
     from stages import evaluate as stage
 
     report = stage.run_teacher(
-        plan.config.eval, plan.config.teacher, plan.val_data, plan.tiers().text, at, compute=machine.compute
+        plan.config.eval, plan.cache_recipe, plan.val_data, plan.tiers().text, at, compute=machine.compute
     )
     return _result("eval", False, {}, at) | {"report": report}
 

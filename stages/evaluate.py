@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
 from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Subset
 
 from cache.errors import InputError
 from cache.location import Location
@@ -29,10 +29,14 @@ from stages.parts.scoring.metrics import confusion, scores
 from stages.parts.scoring.report import class_rows, means, supported_means
 from stages.parts.settings import EvaluateConfig
 from stages.parts.students.checkpoint import Checkpoint, unpack
-from stages.parts.teacher.teacher import TeacherConfig
 from stages.running.compute import Compute, memory_explained
+from stages.running.loading import loaded, losses_explained
 from stages.running.progress import Bar, rank_and_world
+from stages.running.recipes import CacheRecipe
 from stages.running.reports import REPORT
+
+if TYPE_CHECKING:
+    from stages.parts.teacher.refine import Refiner
 
 
 def run(
@@ -55,24 +59,31 @@ def run(
 
 def run_teacher(
     cfg: EvaluateConfig,
-    teacher_cfg: TeacherConfig,
+    recipe: CacheRecipe,
     data: Dataset,
     text: Artifact,
     out: Location,
     *,
     compute: Compute,
 ) -> EvalReport:
-    """Scores the teacher training-free: its dense tokens against the same text embeddings, by the same code."""
+    """Scores the teacher training-free: its refined dense tokens against the same text embeddings, by the same code."""
     from stages.parts.teacher.teacher import load_teacher  # the one place of this stage that needs CLIP
 
-    teacher = load_teacher(teacher_cfg, compute.device)
+    teacher, refiner = load_teacher(recipe.teacher, compute.device), Refiner(recipe.refine, recipe.affinity)
     arrays = text.read(0)
     embeddings = torch.from_numpy(np.concatenate([arrays["seen"], arrays["unseen"]])).to(compute.device)
     side = teacher.input_size
+    network = None
+    if refiner.refine.affinity == "network":
+        from stages.parts.students.backbone import load_backbone
+
+        network = load_backbone(refiner.affinity, compute.device)
 
     def score(pixels: torch.Tensor) -> torch.Tensor:
         squashed = torch.nn.functional.interpolate(pixels, (side, side), mode="bicubic", antialias=True)
-        _, dense = teacher.encode_views(squashed.round().clamp(0, 255).to(torch.uint8))
+        views = squashed.round().clamp(0, 255).to(torch.uint8)
+        _, dense = teacher.encode_views(views)
+        dense = refiner.tokens(dense, None if network is None else network(views))
         return torch.einsum("bhwd,kd->bkhw", torch.nn.functional.normalize(dense, dim=-1), embeddings)
 
     about = {"scored": "teacher, training-free", "recipe": teacher.recipe}
@@ -149,10 +160,10 @@ def _score(
     rank, world = rank_and_world()
     share = range(rank, len(data), world)
     pairs = _Pairs(data)
-    loader = DataLoader(Subset(pairs, share), batch_size=1, collate_fn=list, num_workers=compute.workers)
+    decoded = loaded(Subset(pairs, share), [[k] for k in range(len(share))], list, compute)
     start = time.perf_counter()
-    with Bar("eval", len(data), "images", divided=True) as bar:
-        for i, (pair,) in zip(share, loader, strict=True):
+    with losses_explained(compute), Bar("eval", len(data), "images", divided=True) as bar:
+        for i, (pair,) in zip(share, decoded, strict=True):
             bar.advance()
             if isinstance(pair, BadSample):
                 quarantine.add(pair)

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cache.drafts import Drafts, Part, whole
 from cache.errors import InputError
+from cache.location import Location
 from cache.store import Artifact
 from cache.tiers import CacheTiers
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
@@ -23,53 +24,76 @@ from stages.parts.teacher.crops import BadView, TeacherBatch, TeacherView, Teach
 from stages.parts.teacher.files import load_text_source
 from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import PendingTokens, encode, token_arrays
-from stages.running.compute import Compute
+from stages.running.compute import Compute, memory_explained
 from stages.running.loading import loaded, losses_explained
 from stages.running.progress import Bar, Clock, ShardQueue, say
 from stages.running.recipes import CacheRecipe
 
+if TYPE_CHECKING:
+    from stages.parts.students.backbone import Backbone
+
 DRAFT_SECONDS = 10.0
 """How much of the teacher's work a stop may cost, besides the batch in work."""
+TIERS = {"tokens": "", "dense": "dense", "affinity": "features"}
+"""Artifacts of one shard a batch of views; the second name is the one array of a tier that has one."""
 
 
 def run(
     recipe: CacheRecipe, data: Dataset, prompts: tuple[str, ...], tiers: CacheTiers, *, compute: Compute
 ) -> dict[str, Any]:
-    """Fills the tiers `tokens`, `text` and, unless it is switched off or was dropped, `dense`; returns the summary.
+    """Fills the tiers `tokens`, `text` and, where the recipe has them, `dense` and `affinity`; a dropped one stays so.
 
-    Does only what is missing. Raises InputError for bad images past `data.max_bad` and StoreError where the store
-    fails; committed shards, and of those in work the finished batches, stay, also after Ctrl-C, SIGTERM or a kill.
+    Does only what is missing; returns the summary. Raises InputError for bad images past `data.max_bad` and StoreError
+    where the store fails; committed shards, and of those in work the finished batches, stay, also after Ctrl-C,
+    SIGTERM or a kill.
     """
     teacher = load_teacher(recipe.teacher, compute.device)
-    write_text(teacher, prompts, data, tiers.text)
-    return fill(recipe, teacher, data, tiers, workers=compute.workers)
+    network = None
+    if recipe.affinity.encoder:
+        from stages.parts.students.backbone import load_backbone
+
+        network = load_backbone(recipe.affinity, compute.device)
+    with memory_explained("lower extract.batch, which has an address of its own; committed shards stay"):
+        write_text(teacher, prompts, data, tiers.text)
+        return fill(recipe, teacher, data, tiers, workers=compute.workers, network=network)
 
 
-def fill(recipe: CacheRecipe, teacher: Teacher, data: Dataset, out: CacheTiers, *, workers: int) -> dict[str, Any]:
+def fill(
+    recipe: CacheRecipe,
+    teacher: Teacher,
+    data: Dataset,
+    out: CacheTiers,
+    *,
+    workers: int,
+    network: Backbone | None = None,
+) -> dict[str, Any]:
     """`run` with a teacher at hand, and all but the text embeddings."""
     cfg, views, compute = recipe.extract, recipe.views, Compute(teacher.device, workers)
     rows, shards = len(data) * views.count, -(-len(data) * views.count // cfg.shard)
-    tiers = [out.tokens, *([out.dense] if cfg.store_dense and not out.dense.dropped() else [])]
+    kept = {"tokens": True, "dense": cfg.store_dense, "affinity": network is not None}
+    tiers = {kind: a for kind, a in out.by_kind().items() if kept.get(kind) and not a.dropped()}
     clock, quarantine = Clock(), Quarantine(data.cfg.max_bad)
-    ready = [a.committed() for a in tiers]
+    ready = {kind: a.committed() for kind, a in tiers.items()}
     if data.cfg.max_bad:
-        quarantine.bad += [b for _, mark in out.tokens.marks(ready[0]) for b in mark["stats"]["bad"]]
+        quarantine.bad += [b for _, mark in out.tokens.marks(ready["tokens"]) for b in mark["stats"]["bad"]]
+    # A second network that is added later does not ask the teacher again.
+    asked = None if all(len(ready[kind]) == shards for kind in tiers if kind != "affinity") else teacher
     source = TeacherViews(data, views, teacher.input_size, teacher.crop_size)
-    done = len(set.intersection(*map(set, ready)))
+    done = len(set.intersection(*map(set, ready.values())))
     with (
         losses_explained(compute),
         Bar("extract", rows, "views", done=min(done * cfg.shard, rows), divided=True) as bar,
         ThreadPoolExecutor(1) as writer,
-        ShardQueue(tiers, shards) as queue,
+        ShardQueue([*tiers.values()], shards) as queue,
     ):
         while queue.open():
             writing: Future[None] | None = None
-            work = _Work(cfg, tiers, rows)
+            work = _Work(cfg, rows, out.tokens.at, [kind for kind in tiers if asked or kind == "affinity"])
             batches = loaded(source, work.batches(queue, bar, quarantine), collate_views, compute)
             with work.kept():
                 while (batch := _next(batches, clock)) is not None:
                     with clock("teacher"):
-                        encoded = encode(teacher, batch, cfg)
+                        encoded = encode(asked, batch, cfg, network)
                     shard, finished = work.add(batch.views, encoded)
                     for view in batch.views:
                         if isinstance(view, BadView):
@@ -85,10 +109,10 @@ def fill(recipe: CacheRecipe, teacher: Teacher, data: Dataset, out: CacheTiers, 
                 if writing is not None:
                     writing.result()
         rate = bar.overall
-    _check_bad(tiers[0], shards, data.cfg.max_bad)
-    summary = _summary([*tiers, out.text], data.vocabulary.seen, shards, clock, rate)
+    _check_bad(out.tokens, shards, data.cfg.max_bad)
+    summary = _summary([*tiers.values(), out.text], data.vocabulary.seen, shards, clock, rate)
     summary |= {"normalisation": teacher.normalisation}
-    for artifact in tiers:
+    for artifact in tiers.values():
         if artifact.summary() is None:  # a run for other prompts alone has nothing to say of finished tokens
             artifact.finish(summary)
     return summary
@@ -98,31 +122,34 @@ def fill(recipe: CacheRecipe, teacher: Teacher, data: Dataset, out: CacheTiers, 
 class _Shard:
     """A shard in work: its finished parts by first row, and batches whose tokens are on their way from the device."""
 
+    kinds: list[str]
     drafts: Drafts
     parts: dict[int, Part]
     pending: list[tuple[list[TeacherView | BadView], PendingTokens]] = field(default_factory=list)
     kept: float = field(default_factory=time.perf_counter)
 
-    def take_in(self, *, dense: bool) -> dict[int, Part]:
+    def take_in(self) -> dict[int, Part]:
         """Waits for the pending batches; returns them as parts, which are now among the finished ones."""
-        new = {batch[0].row: _part(batch, tokens, dense=dense) for batch, tokens in self.pending}
+        new = {batch[0].row: _part(batch, tokens, self.kinds) for batch, tokens in self.pending}
         self.pending, self.kept = [], time.perf_counter()
         self.parts |= new
         return new
 
-    def keep(self, *, dense: bool) -> None:
+    def keep(self) -> None:
         """Makes drafts of the pending batches."""
-        for first, part in self.take_in(dense=dense).items():
+        for first, part in self.take_in().items():
             self.drafts.save(first, part)
 
 
 class _Work:
-    """The shards in work of one round, their batches, and the drafts of what an earlier run did of them."""
+    """The shards in work of one round, their batches, and the drafts of what an earlier run did of them.
 
-    def __init__(self, cfg: ExtractConfig, tiers: list[Artifact], rows: int) -> None:
-        self.cfg, self.tiers, self.rows = cfg, tiers, rows
+    `kinds`: the artifacts that are made; `at`: the one that keeps the drafts.
+    """
+
+    def __init__(self, cfg: ExtractConfig, rows: int, at: Location, kinds: list[str]) -> None:
+        self.cfg, self.rows, self.at, self.kinds = cfg, rows, at, kinds
         self.shards: dict[int, _Shard] = {}
-        self.dense = len(tiers) > 1
 
     def batches(self, queue: ShardQueue, bar: Bar, quarantine: Quarantine) -> Iterable[list[int]]:
         """The rows of each batch that is to do; shards are claimed as they are reached, not all at the start."""
@@ -131,12 +158,11 @@ class _Work:
             for shard in queue.claims():
                 stop = min((shard + 1) * self.cfg.shard, self.rows)
                 firsts = range(shard * self.cfg.shard, stop, self.cfg.batch)
-                drafts = Drafts(self.tiers[0].at, shard)
+                drafts = Drafts(self.at, shard)
                 # The last batch is always done anew: it is what ends the shard.
-                parts = {
-                    k: p for k, p in drafts.load().items() if k in firsts[:-1] and ("dense" in p.arrays) >= self.dense
-                }
-                self.shards[shard] = _Shard(drafts, parts)
+                kept = {first: part for first, part in drafts.load().items() if first in firsts[:-1]}
+                parts = {first: part for first, part in kept.items() if part.about["kinds"] == self.kinds}
+                self.shards[shard] = _Shard(self.kinds, drafts, parts)
                 for first in parts:
                     bar.skip(self.cfg.batch)
                     for bad in parts[first].about["bad"]:
@@ -156,7 +182,7 @@ class _Work:
     def keep_late(self, shard: int) -> None:
         """Makes drafts, where the last ones are a while ago."""
         if time.perf_counter() - self.shards[shard].kept > DRAFT_SECONDS:
-            self.shards[shard].keep(dense=self.dense)
+            self.shards[shard].keep()
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -166,16 +192,19 @@ class _Work:
         except BaseException:
             with suppress(InputError):  # what stopped the run is what is said
                 for shard in self.shards.values():
-                    shard.keep(dense=self.dense)
+                    shard.keep()
             raise
 
 
-def _part(batch: list[TeacherView | BadView], tokens: PendingTokens, *, dense: bool) -> Part:
-    views = [v for v in batch if isinstance(v, TeacherView)]
-    encoded = tokens.arrays()
-    arrays = token_arrays(views, encoded) | ({"dense": encoded["dense"]} if dense else {})
+def _part(batch: list[TeacherView | BadView], tokens: PendingTokens, kinds: list[str]) -> Part:
+    """The arrays of all artifacts together: no two of them name one alike."""
+    views, encoded = [v for v in batch if isinstance(v, TeacherView)], tokens.arrays()
+    arrays = token_arrays(views, encoded) if "tokens" in kinds else {}
+    arrays |= {TIERS[kind]: encoded[TIERS[kind]] for kind in kinds if TIERS[kind]}
     bad = [str(v.error) for v in batch if isinstance(v, BadView)]
-    return Part([v.id for v in views], arrays, {"bad": bad})
+    return Part(
+        [v.id for v in views], arrays, {"kinds": kinds, "bad": bad, "regions": [r for v in views for r in v.regions]}
+    )
 
 
 class _Batches:
@@ -194,17 +223,22 @@ def _next(loaded: Iterator[TeacherBatch], clock: Clock) -> TeacherBatch | None:
         return next(loaded, None)
 
 
-def _write(tiers: list[Artifact], queue: ShardQueue, shard: int, work: _Shard) -> None:
-    work.take_in(dense=len(tiers) > 1)
+def _write(tiers: dict[str, Artifact], queue: ShardQueue, shard: int, work: _Shard) -> None:
+    work.take_in()
     ids, arrays = whole(work.parts)
-    classes = arrays["local_region"].tolist()
-    bad = [b for first in sorted(work.parts) for b in work.parts[first].about["bad"]]
-    stats = {"bad": bad, "regions": len(classes), "classes": sorted(set(classes))}
-    for artifact in tiers[1:]:
+    about = [work.parts[first].about for first in sorted(work.parts)]
+    classes = [r for part in about for r in part["regions"]]
+    stats = {
+        "bad": [b for part in about for b in part["bad"]],
+        "regions": len(classes),
+        "classes": sorted(set(classes)),
+    }
+    own = {TIERS[kind] for kind in TIERS if TIERS[kind]}
+    for kind in reversed(tiers):  # the tokens last: they are what other stages count
+        artifact = tiers[kind]
         if artifact.commit(shard) is None:
-            artifact.write(shard, ids, {"dense": arrays["dense"]}, stats)
-    if tiers[0].commit(shard) is None:
-        tiers[0].write(shard, ids, {name: array for name, array in arrays.items() if name != "dense"}, stats)
+            names = {TIERS[kind]} if TIERS[kind] else arrays.keys() - own
+            artifact.write(shard, ids, {name: arrays[name] for name in arrays if name in names}, stats)
     work.drafts.clear()
     queue.release(shard)
 

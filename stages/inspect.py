@@ -6,7 +6,7 @@ Reads every tier, images and labels; writes nothing. Full labels are read only w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,9 @@ from stages.parts.scoring.quality import (
 )
 from stages.parts.teacher.crops import cached_view, view_id
 from stages.running.progress import Bar
+
+Refine = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+"""A stored map [h, w, D] and the second network's -> the map [h, w, D'] that is looked at (`Refiner.stored`)."""
 
 Encode = Callable[[Array], np.ndarray]
 """An image uint8 [H, W, 3] -> its dense tokens [h, w, D]: the teacher at work, for a cache without them."""
@@ -66,15 +69,15 @@ class CachedViews:
         self,
         data: Dataset,
         views: ViewsConfig,
-        tokens: Artifact,
-        text: Artifact,
-        latent: Artifact | None = None,
-        dense: Artifact | None = None,
+        tiers: Mapping[str, Artifact],
         encode: Encode | None = None,
+        refine: Refine | None = None,
     ) -> None:
-        self.data, self.views, self.tokens = data, views, tokens
-        self.latent, self.dense_tier, self.encode = latent, dense, encode
-        arrays = text.read(0)
+        """`tiers`: those that are stored, by kind; tokens and text must be."""
+        self.data, self.views, self.tokens = data, views, tiers["tokens"]
+        self.latent, self.dense_tier, self.features = tiers.get("latent"), tiers.get("dense"), tiers.get("affinity")
+        self.encode, self.refine = encode, refine
+        tokens, arrays = tiers["tokens"], tiers["text"].read(0)
         self.seen_text, self.text = arrays["seen"], np.concatenate([arrays["seen"], arrays["unseen"]])
         self.num_seen = len(self.seen_text)
         self._where = {
@@ -146,10 +149,21 @@ class CachedViews:
         return found.image, found.labels if found.pseudo is None else found.pseudo
 
     def dense(self, view: CachedView) -> np.ndarray | None:
-        """Dense tokens float32 [h, w, D] of a view: stored, or encoded again; None where neither can be had."""
+        """Dense tokens float32 [h, w, D] of a view, refined as set: stored, or encoded again; None: neither."""
+        found = self.unrefined(view)
+        return found if found is None or self.refine is None else self.refine(found, self.second(view))
+
+    def unrefined(self, view: CachedView) -> np.ndarray | None:
+        """`dense` as the teacher gave it."""
         if self.dense_tier is not None and self.dense_tier.commit(view.shard) is not None:
             return np.asarray(next(self.dense_tier.rows(view.shard, "dense", [view.row])), np.float32)
         return None if self.encode is None else np.asarray(self.encode(view.image), np.float32)
+
+    def second(self, view: CachedView) -> np.ndarray | None:
+        """The second network's map [h', w', C] of a view; None where it isn't stored."""
+        if self.features is None or self.features.commit(view.shard) is None:
+            return None
+        return np.asarray(next(self.features.rows(view.shard, "features", [view.row])), np.float32)
 
     def _read(self, shard: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
         if self._shard is None or self._shard[0] != shard:
@@ -229,12 +243,19 @@ def _over_pixels(cached: CachedViews, sample: list[str], dense: bool, full_label
 
 
 def mining_sweep(
-    cached: CachedViews, cfg: MiningConfig, thresholds: Sequence[float], *, images: int, full_labels: bool
+    cached: CachedViews,
+    cfg: MiningConfig,
+    thresholds: Sequence[float],
+    *,
+    images: int,
+    full_labels: bool,
+    cells_of: Refine | None = None,
 ) -> list[dict[str, Any]]:
     """Latent classes a view at each merge threshold, on at most `images` views that have something unannotated.
 
     `full_labels` (evaluation only): those that show an unseen class instead, with IoU, purity and recall of the best
-    region. Writes nothing; needs dense tokens.
+    region. `cells_of`: what clustering is given instead of the dense tokens (`Refiner.cells`). Writes nothing; needs
+    dense tokens.
     """
     num_seen, k = cached.num_seen, len(cached.data.vocabulary.ordered)
     jobs: list[tuple[CachedView, np.ndarray, np.ndarray]] = []
@@ -242,8 +263,10 @@ def mining_sweep(
         view = cached.view(name, full_labels=full_labels)
         known = np.where(view.labels == IGNORE, IGNORE, 0).astype(np.uint8)
         shown = known if view.truth is None else np.where((view.truth >= num_seen) & (view.truth < k), IGNORE, 0)
-        dense = cached.dense(view) if (shown == IGNORE).any() else None
+        dense = cached.unrefined(view) if (shown == IGNORE).any() else None
         if dense is not None:
+            if cells_of is not None:
+                dense = cells_of(dense, cached.second(view))
             jobs.append((view, dense, annotated_share(known, (dense.shape[0], dense.shape[1]))))
         if len(jobs) == images:
             break

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from stages.parts.data.datasets import Dataset
 from stages.parts.mining.miner import Mined, Miner, crops_of, dense_again, latent_arrays
 from stages.parts.settings import ExtractConfig
 from stages.parts.teacher.crops import view_row
+from stages.parts.teacher.refine import Refiner
 from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import encode_crops
-from stages.running.compute import Compute
+from stages.running.compute import Compute, memory_explained
 from stages.running.progress import Bar, Clock, ShardQueue
 from stages.running.recipes import CacheRecipe
 
@@ -38,9 +40,14 @@ def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compu
     After an error, Ctrl-C or SIGTERM the finished batches of the shard in work stay.
 
     Where the dense tier isn't complete, its tokens are computed again, view by view, as `extract` would store them.
+    The second network's maps are read where [refine] or [affinity] want them.
     """
     extract, views, tokens, out = recipe.extract, recipe.views, tiers.tokens, tiers.latent
     dense = tiers.dense if tiers.dense.summary() is not None else None
+    refiner = Refiner(recipe.refine, recipe.affinity)
+    features = tiers.affinity if refiner.needs_features else None
+    if features is not None and features.summary() is None:
+        raise InputError(f"{features}: the second network's features are missing; run `clip2seg extract` first")
     if tokens.summary() is None:
         raise InputError(f"{tokens}: extract has not finished; run `clip2seg extract` first")
     teacher = load_teacher(recipe.teacher, compute.device)
@@ -49,8 +56,9 @@ def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compu
     ready = set(out.committed())
     views_of = {shard: len(mark["ids"]) for shard, mark in tokens.marks(range(shards))}
     total, done = sum(views_of.values()), sum(n for shard, n in views_of.items() if shard in ready)
-    miner = Miner(recipe.mining, data, views, teacher.crop_size, gpu=compute.gpu)
+    miner = Miner(recipe.mining, data, views, teacher.crop_size, gpu=compute.gpu, refiner=refiner)
     with (
+        memory_explained("lower extract.batch, which has an address of its own; committed shards stay"),
         Bar("mine-latent", total, "views", done=done, divided=True) as bar,
         miner.pool(compute.workers) as pool,
         ShardQueue([out], shards) as queue,
@@ -64,35 +72,29 @@ def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compu
                 bar.skip(sum(len(part.ids) for part in parts.values()))
                 todo = [first for first in firsts if first not in parts]
                 places = [i for first in todo for i in range(first, min(first + extract.batch, len(rows)))]
+                only = places if parts else None
                 if dense is not None:
-                    maps: Iterator[np.ndarray] = dense.rows(shard, "dense", places if parts else None)
+                    maps: Iterator[np.ndarray] = dense.rows(shard, "dense", only)
                 else:
                     maps = dense_again(teacher, data, views, [rows[i] for i in places], extract)
-                kept = time.perf_counter()
-                unkept: dict[int, Part] = {}
-                try:
+                second = features.rows(shard, "features", only) if features is not None else repeat(None)
+                with _Kept(drafts, parts) as work:
                     for first in todo:
                         some = rows[first : first + extract.batch]
                         with clock("dense"):
                             fields = [np.asarray(next(maps), np.float32) for _ in some]
+                            others = [next(second) for _ in some]
                         found = []
                         with clock("mine"):
-                            for mined in pool.map(miner.mine, some, fields):
+                            for mined in pool.map(miner.mine, some, fields, others):
                                 found.append(mined)
                                 bar.advance()
                         with clock("teacher"):
                             local = encode_crops(teacher, crops_of(found), extract)
-                        unkept[first] = _part(ids[first : first + extract.batch], found, local, teacher)
-                        if time.perf_counter() - kept > DRAFT_SECONDS and first != firsts[-1]:
-                            with clock("write"):
-                                _keep(drafts, parts, unkept)
-                            kept = time.perf_counter()
-                except BaseException:
-                    with suppress(InputError):  # what stopped the run is what is said
-                        _keep(drafts, parts, unkept)
-                    raise
+                        with clock("write"):
+                            work.add(first, _part(ids[first : first + extract.batch], found, local, teacher))
                 with clock("write"):
-                    _write(out, shard, parts | unkept, teacher, extract)
+                    _write(out, shard, parts, teacher, extract)
                     drafts.clear()
                 queue.release(shard)
     summary = _summary(out, shards, clock)
@@ -100,11 +102,31 @@ def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compu
     return summary
 
 
-def _keep(drafts: Drafts, parts: dict[int, Part], unkept: dict[int, Part]) -> None:
-    """Makes drafts of the finished parts that are none yet."""
-    for first in list(unkept):
-        drafts.save(first, unkept[first])
-        parts[first] = unkept.pop(first)
+class _Kept:
+    """The finished parts of a shard; drafts are made of them now and then, and where the block ends early."""
+
+    def __init__(self, drafts: Drafts, parts: dict[int, Part]) -> None:
+        self.drafts, self.parts, self.new, self.kept = drafts, parts, list[int](), time.perf_counter()
+
+    def __enter__(self) -> _Kept:
+        return self
+
+    def add(self, first: int, part: Part) -> None:
+        """Takes in the part that begins with row `first`."""
+        if time.perf_counter() - self.kept > DRAFT_SECONDS:
+            self._keep()
+        self.parts[first] = part
+        self.new.append(first)
+
+    def _keep(self) -> None:
+        for first in self.new:
+            self.drafts.save(first, self.parts[first])
+        self.new, self.kept = [], time.perf_counter()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            with suppress(InputError):  # what stopped the run is what is said
+                self._keep()
 
 
 def _part(ids: list[str], found: list[Mined], local: np.ndarray, teacher: Teacher) -> Part:

@@ -15,6 +15,7 @@ import numpy as np
 from stages.parts.learning.batches import Batch, CachedTokens, TrainingSet, collate
 from stages.parts.mining.miner import Miner, crops_of, latent_arrays
 from stages.parts.teacher.crops import BadView, TeacherView, TeacherViews, collate_views
+from stages.parts.teacher.refine import Refiner
 from stages.parts.teacher.teacher import Teacher
 from stages.parts.teacher.tokens import encode, encode_crops, token_arrays
 from stages.running.recipes import CacheRecipe
@@ -36,7 +37,8 @@ class OnlineTeacher:
         views, teacher = training.views.count, self.teacher
         source = TeacherViews(training.data, training.views, teacher.input_size, teacher.crop_size)
         gpu = teacher.device.type == "cuda"
-        miner = Miner(self.recipe.mining, training.data, training.views, teacher.crop_size, gpu)
+        refiner = Refiner(self.recipe.refine, self.recipe.affinity)
+        miner = Miner(self.recipe.mining, training.data, training.views, teacher.crop_size, gpu, refiner)
         for items in sampler:
             rows = sorted({training.images[place] * views + epoch % views for place, epoch in items})
             own = training.with_tokens(self._made(source, miner, rows, training.num_seen))

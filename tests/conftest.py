@@ -163,9 +163,9 @@ def write_data(root: Path) -> None:
             Image.fromarray(image).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
             Image.fromarray(mask).save(root / "SegmentationClass" / f"{name}.png")
         (root / "ImageSets/Segmentation" / f"{subset}.txt").write_text("\n".join(names) + "\n")
-    names, unseen = (json.dumps(list(words)) for words in (CLASSES, UNSEEN))
+    classes, unseen = (json.dumps(list(words)) for words in (CLASSES, UNSEEN))
     (root / "classes.toml").write_text(
-        f"classes = {names}\nvalues = [1, 2, 3, 4]\nignore = [0, 255]\nunseen = {unseen}\n"
+        f"classes = {classes}\nvalues = [1, 2, 3, 4]\nignore = [0, 255]\nunseen = {unseen}\n"
     )
 
 

@@ -1,11 +1,15 @@
 """Training the paper's students at full size, as a share of what the device multiplies at most; and autocast's effect.
 
+And what feeds it: the time of each part of a step, the loader by its processes, the pixel loss of many classes.
 `clip2seg benchmark gpu` needs a GPU; the functions run anywhere, which is how the tests run them.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
+import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,14 +18,16 @@ import torch
 from torch.nn import functional
 
 from pipeline.benchmarks.harness import interleaved, ratio, result, seconds
-from pipeline.benchmarks.training import fixed_batch, untrained_trainer
-from pipeline.benchmarks.world import World
+from pipeline.benchmarks.training import fixed_batch, training_batches, untrained_trainer
+from pipeline.benchmarks.world import World, write_cache
 from pipeline.config import load_config
 from stages.parts.learning.batches import Batch
+from stages.parts.learning.pixel_sums import pixel_sums
 from stages.parts.learning.trainer import Trainer
 from stages.parts.students import count_macs
 from stages.parts.teacher.crops import TeacherViews, collate_views
 from stages.parts.teacher.teacher import Teacher
+from stages.train import load_cache
 
 STUDENTS = {
     "SegFormer-B4": "coco_stuff",
@@ -71,6 +77,134 @@ def students(
             ratios["SegFormer-B4: it/s over the goal of 20"] = ratio(1 / step / GOAL, least=1.0)
     settings = {"batch": batch, "pixels": side, "seen classes": SEEN, "precision": "bf16 autocast on GPUs"}
     return result("gpu", device, {**settings, "rounds": rounds}, rows, ratios)
+
+
+def parts(
+    device: torch.device, rounds: int, *, batch: int = 16, side: int = 512, preset: str = "coco_stuff"
+) -> dict[str, Any]:
+    """Milliseconds of each part of a step on the device, and of the host that issues it.
+
+    Where the host takes as long as the device, launching kernels is the limit, which CUDA graphs would lift.
+    """
+    config = load_config(preset, ["student.weights=''", f"train.batch={batch}", f"views.size={side}"])
+    trainer = untrained_trainer(config, config.student, SEEN, DIM, device)
+    made = fixed_batch(batch, side, SEEN, DIM).to(device)
+    trainer.step(0, made)
+    found: dict[str, list[float]] = {}
+    for _ in range(max(3, rounds)):
+        for name, taken in _parts(trainer, made, device).items():
+            found.setdefault(name, []).append(1e3 * taken)
+    rows = {name: {"ms": round(float(np.median(taken)), 2)} for name, taken in found.items()}
+    whole, host = rows["whole step"]["ms"], rows["host, whole step"]["ms"]
+    settings = {"preset": preset, "batch": batch, "pixels": side, "precision": _precision(trainer)}
+    return result("parts of a step", device, settings, rows, {"host / device": ratio(host / whole)})
+
+
+def _parts(trainer: Trainer, batch: Batch, device: torch.device) -> dict[str, float]:
+    """Seconds of each part of one step."""
+    marks: list[tuple[str, Any]] = []
+
+    def mark(name: str) -> None:
+        if device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            marks.append((name, event))
+        else:
+            marks.append((name, time.perf_counter()))
+
+    learner = trainer.learner.train()
+    hook = learner.student.register_forward_hook(lambda *_: mark("student, forward"))
+    seconds(lambda: None, device)
+    start = time.perf_counter()
+    mark("start")
+    with torch.autocast(device.type, trainer.dtype, enabled=trainer.dtype is not None):
+        total = learner(batch)["total"]
+    mark("losses, forward")
+    total.backward()
+    mark("backward")
+    trainer.optimiser.step()
+    trainer.optimiser.zero_grad()
+    mark("AdamW")
+    host = time.perf_counter() - start
+    seconds(lambda: None, device)
+    hook.remove()
+
+    def between(a: Any, b: Any) -> float:
+        return a.elapsed_time(b) / 1e3 if device.type == "cuda" else b - a
+
+    found = {name: between(before, after) for (_, before), (name, after) in itertools.pairwise(marks)}
+    return {**found, "whole step": between(marks[0][1], marks[-1][1]), "host, whole step": host}
+
+
+def pixel_terms(
+    device: torch.device, rounds: int, *, batch: int = 16, side: int = 512, classes: int = 171, stride: int = 4
+) -> dict[str, Any]:
+    """The pixel loss alone, forward and backward, of scores at the student's stride: seconds and peak memory.
+
+    passes: the time over that of reading a float32 map of batch x classes x side x side once from memory.
+    """
+    logits = torch.randn(batch, classes, side // stride, side // stride, device=device, requires_grad=True)
+    labels = torch.randint(0, classes, (batch, side, side), device=device)
+    numbers = batch * classes * side * side
+    line = torch.zeros(min(numbers, 2**28), device=device)
+
+    def loss() -> None:
+        torch.autograd.grad(torch.stack(pixel_sums(logits, labels, True)).sum(), logits)
+
+    sides = {"pixel loss": loss, "one pass": lambda: line.sum()}
+    for side_ in sides.values():
+        side_()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+    measured = interleaved(sides, rounds, device)
+    taken, one = measured.median("pixel loss"), measured.median("one pass") * numbers / len(line)
+    row: dict[str, Any] = {"ms": round(1e3 * taken, 2), "passes over memory": round(taken / one, 1)}
+    if device.type == "cuda":
+        row["peak GiB"] = round((torch.cuda.max_memory_allocated(device) - held) / 2**30, 2)
+    row["a map, GiB"] = round(4 * numbers / 2**30, 2)
+    settings = {"batch": batch, "classes": classes, "pixels": side, "stride": stride, "rounds": rounds}
+    return result("pixel loss", device, settings, {"pixel loss": row, "one pass": {"ms": round(1e3 * one, 2)}}, {})
+
+
+def loader(world: World, device: torch.device, *, seconds_each: float = 5.0) -> dict[str, Any]:
+    """Training images a second by the number of loader processes, from photos, masks and cache to the device."""
+    tokens = load_cache(*write_cache(world, (32, 32), DIM), num_seen=len(world.data.vocabulary.seen))
+    rows: dict[str, dict[str, Any]] = {}
+    count = 1
+    while count <= max(1, os.cpu_count() or 1) and count <= 16:
+        batches = training_batches(world, tokens, count, device)
+        for _ in range(2 * count):  # what was made while the processes started
+            next(batches)
+        images, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds_each:
+            images += len(next(batches).to(device).images)
+        rows[f"{count} processes"] = {"images/s": round(images / (time.perf_counter() - start), 1)}
+        del batches
+        count *= 2
+    config = world.plan.config
+    settings = {"preset": world.plan.name, "pixels": config.views.size, "batch": config.train.batch}
+    return result("loader", device, settings, rows, {})
+
+
+def compiled_student(device: torch.device, rounds: int, *, batch: int = 16, side: int = 512) -> dict[str, Any]:
+    """Steps a second of SegFormer-B4, eager and compiled, and the seconds that compiling takes."""
+    config = load_config("coco_stuff", ["student.weights=''", f"train.batch={batch}", f"views.size={side}"])
+    made = fixed_batch(batch, side, SEEN, DIM).to(device)
+    rows, sides = {}, {}
+    for name in ("eager", "compiled"):
+        trainer = untrained_trainer(config, config.student, SEEN, DIM, device, compiled=name == "compiled")
+        rows[name] = {"first step s": round(seconds(lambda t=trainer: t.step(0, made), device), 1)}  # type: ignore[misc]
+        sides[name] = functools.partial(_steps, trainer, made)
+    measured = interleaved(sides, rounds, device)
+    for name in sides:
+        rows[name]["it/s"] = round(STEPS / measured.median(name), 3)
+    settings = {"batch": batch, "pixels": side, "rounds": rounds, "precision": _precision(trainer)}
+    return result("compiled", device, settings, rows, {"eager / compiled": measured.ratio("eager", "compiled")})
+
+
+def _precision(trainer: Trainer) -> str:
+    return str(trainer.dtype or torch.float32).removeprefix("torch.")
 
 
 def _steps(trainer: Trainer, batch: Batch) -> None:

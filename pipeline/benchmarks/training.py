@@ -41,7 +41,7 @@ def train(
     grid, dim = (teacher.grid, teacher.dim) if teacher else ((32, 32), 512)
     tokens = load_cache(*write_cache(world, grid, dim), num_seen=len(world.data.vocabulary.seen))
     clock, waiting = Clock(), Clock()
-    cached = _batches(world, tokens, workers, device)
+    cached = training_batches(world, tokens, workers, device)
     alone, full, fed = (_trainer(world, dim, device, full=f) for f in (False, True, True))
     fixed = next(cached).to(device)
 
@@ -110,14 +110,16 @@ def _trainer(world: World, dim: int, device: torch.device, *, full: bool) -> Tra
     return untrained_trainer(c, c.student, len(world.data.vocabulary.seen), dim, device)
 
 
-def untrained_trainer(config: Config, student: StudentConfig, seen: int, dim: int, device: torch.device) -> Trainer:
+def untrained_trainer(
+    config: Config, student: StudentConfig, seen: int, dim: int, device: torch.device, *, compiled: bool = False
+) -> Trainer:
     """A trainer of a config's losses with random text embeddings of `seen` classes."""
     torch.manual_seed(config.train.seed)
     text = np.random.default_rng(20).standard_normal((seen, dim)).astype(np.float32)
     text /= np.linalg.norm(text, axis=1, keepdims=True)
     c, network = config, build_student(student, dim)
     learner = Learner(network, torch.from_numpy(text), c.distill, c.latent_embedding, c.pixel_loss).to(device)
-    return Trainer(c.train, learner, make_optimiser(learner, c.train), device)
+    return Trainer(c.train, learner, make_optimiser(learner, c.train), device, compiled=compiled)
 
 
 def fixed_batch(batch: int, side: int, seen: int, dim: int, *, regions: int = 8, latent: int = 4) -> Batch:
@@ -142,7 +144,8 @@ def _training_set(world: World, tokens: CachedTokens | None) -> TrainingSet:
     return TrainingSet(world.data, c.views, seen, tokens, seed=c.train.seed, photometric=c.train.photometric)
 
 
-def _batches(world: World, tokens: CachedTokens, workers: int, device: torch.device) -> Iterator[Batch]:
+def training_batches(world: World, tokens: CachedTokens, workers: int, device: torch.device) -> Iterator[Batch]:
+    """Batches of the preset without end, made by `workers` processes."""
     training, c = _training_set(world, tokens), world.plan.config.train
     sampler = EpochBatchSampler(len(training), c.batch, 0, 1_000_000, c.seed)
     pin = device.type == "cuda"

@@ -29,7 +29,7 @@ from stages.parts.teacher.teacher import Teacher, load_teacher, untrained_teache
 PHOTOS = "photos"
 SIZE = (480, 640)
 """Height and width of a drawn photo [pixels]: COCO's most frequent."""
-DRAWN = 256
+DRAWN = 128
 """Photos that are drawn; more are further names for the same files."""
 SEEN = 8
 """Seen classes in a drawn photo: as many local crops."""
@@ -59,7 +59,9 @@ class World:
 
     def tiers(self, name: str) -> CacheTiers:
         """Four new artifacts in a folder below."""
-        return CacheTiers(*(self.artifact(kind, f"{name}/{kind}") for kind in ("tokens", "dense", "latent", "text")))
+        return CacheTiers(
+            *(self.artifact(kind, f"{name}/{kind}") for kind in ("tokens", "dense", "latent", "text", "affinity"))
+        )
 
 
 def open_world(preset: str, images: int, overrides: Sequence[str], data: str, folder: Path) -> World:

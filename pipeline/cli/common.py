@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from pipeline.invocation import ARTIFACTS as ARTIFACTS  # the default of --artifacts
+from pipeline.invocation import ARTIFACTS_FOLDER as ARTIFACTS_FOLDER  # the default of --artifacts
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan

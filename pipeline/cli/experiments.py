@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.common import (
-    ARTIFACTS,
+    ARTIFACTS_FOLDER,
     Artifacts,
     Data,
     Device,
@@ -20,6 +20,7 @@ from pipeline.cli.common import (
     emit,
     make_machine,
 )
+from pipeline.invocation import Invocation
 
 PANEL = "Experiments"
 app = typer.Typer()
@@ -29,7 +30,7 @@ app = typer.Typer()
 def ablate(
     preset: Preset = "demo",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
@@ -46,7 +47,8 @@ def ablate(
     from pipeline.text import markdown_page, write_markdown
 
     markdown_page(markdown)
-    rows = run_table(preset, table, seeds, set_, data, artifacts, make_machine(device, workers))
+    typed = Invocation(preset, artifacts, data, tuple(set_))
+    rows = run_table(typed, table, seeds, make_machine(device, workers))
     text = table_text(f"{preset}, Table {table}", rows)
     if markdown:
         write_markdown(markdown, f"{preset} table {table} {' '.join(set_)}".strip(), text)
@@ -60,7 +62,7 @@ def sweep(
         list[str], typer.Option("--over", help='A setting and its values: "pixel-loss.beta=5;10;20". Repeatable.')
     ] = [],
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
@@ -76,7 +78,8 @@ def sweep(
     from pipeline.text import markdown_page, write_markdown
 
     markdown_page(markdown)
-    rows = run_rows(preset, sweep_rows(over), seeds, set_, data, artifacts, make_machine(device, workers))
+    typed = Invocation(preset, artifacts, data, tuple(set_))
+    rows = run_rows(typed, sweep_rows(over), seeds, make_machine(device, workers))
     text = table_text(f"{preset}, sweep", rows)
     if markdown:
         write_markdown(markdown, f"{preset} sweep {' '.join([*over, *set_])}", text)
@@ -89,7 +92,8 @@ def benchmark(
         str,
         typer.Argument(
             help="extract, mine-latent, train, cache, inference, precision, allocator, growth, scale, efficiency, "
-            "inference-compiled; all: every one of these; gpu: the suite for one GPU.",
+            "inference-compiled; all: every one of these; on a GPU: gpu-check (does it compute what a CPU does?), "
+            "gpu (the record).",
             metavar="NAME",
         ),
     ],
@@ -112,13 +116,16 @@ def benchmark(
     from pipeline.benchmarks.suite import run_suite
 
     asked = {"preset": preset, "data": data, "set": set_, "images": images, "rounds": rounds}
-    emit(*run_suite(name, asked, make_machine(device, workers), markdown), as_json)
+    text, found = run_suite(name, asked, make_machine(device, workers), markdown)
+    emit(text, found, as_json)
+    if found.get("failed"):
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=PANEL)
 def runs(
     preset: Annotated[str, typer.Argument(help="Only this preset's runs.")] = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     compare: Annotated[
         list[str], typer.Option("--compare", help="A run's name; give two or more: settings and scores that differ.")
     ] = [],

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.common import ARTIFACTS, Artifacts, Data, Device, Json, Preset, Set, emit, make_machine, make_plan
+from pipeline.cli.common import (
+    ARTIFACTS_FOLDER,
+    Artifacts,
+    Data,
+    Device,
+    Json,
+    Preset,
+    Set,
+    emit,
+    make_machine,
+    make_plan,
+)
 
 PANEL = "Look"
 app = typer.Typer()
@@ -24,7 +35,7 @@ def inspect(
     ] = "summary",
     what: Annotated[str, typer.Argument(help="image: ID. search: TEXT. neighbours: ID:REGION.", metavar="[WHAT]")] = "",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     set_: Set = [],
     out: Annotated[str, typer.Option("--out", help="Folder for pictures; default: beside the artifacts.")] = "",

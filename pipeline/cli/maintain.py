@@ -9,7 +9,7 @@ import typer
 
 from cache.errors import InputError
 from pipeline.cli.common import (
-    ARTIFACTS,
+    ARTIFACTS_FOLDER,
     Artifacts,
     Data,
     Device,
@@ -58,7 +58,7 @@ def data_init(
 def data_check(
     preset: Preset = "demo",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     set_: Set = [],
     workers: Workers = 0,
     as_json: Json = False,
@@ -117,7 +117,7 @@ def _stored(preset: str) -> str:
 
 
 @cache_app.command("list")
-def cache_list(preset: Stored = "", artifacts: Artifacts = ARTIFACTS, as_json: Json = False) -> None:
+def cache_list(preset: Stored = "", artifacts: Artifacts = ARTIFACTS_FOLDER, as_json: Json = False) -> None:
     """List addresses: state, size, what uses them."""
     from pipeline.upkeep import cache_text
     from pipeline.upkeep import cache_tools as cache_tool
@@ -127,7 +127,7 @@ def cache_list(preset: Stored = "", artifacts: Artifacts = ARTIFACTS, as_json: J
 
 
 @cache_app.command("show")
-def cache_show(address: Address, artifacts: Artifacts = ARTIFACTS, as_json: Json = False) -> None:
+def cache_show(address: Address, artifacts: Artifacts = ARTIFACTS_FOLDER, as_json: Json = False) -> None:
     """Show provenance, shards and size of one address."""
     from pipeline.upkeep import cache_text
     from pipeline.upkeep import cache_tools as cache_tool
@@ -139,7 +139,7 @@ def cache_show(address: Address, artifacts: Artifacts = ARTIFACTS, as_json: Json
 @cache_app.command("rm")
 def cache_rm(
     address: Address,
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     force: Annotated[bool, typer.Option("--force", help="Even if something uses it.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -155,7 +155,7 @@ def cache_rm(
 def cache_gc(
     preset: Stored = "",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     set_: Set = [],
     unused: Annotated[
         bool, typer.Option("--unused", help="Also what neither a run nor the PRESET's settings as they are now use.")
@@ -182,7 +182,7 @@ def cache_gc(
 def cache_verify(
     preset: Stored = "",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     set_: Set = [],
     encode_again: Annotated[
@@ -216,7 +216,7 @@ def cache_verify(
 
 @cache_app.command("drop-dense")
 def cache_drop_dense(
-    preset: Preset, data: Data = "", artifacts: Artifacts = ARTIFACTS, set_: Set = [], as_json: Json = False
+    preset: Preset, data: Data = "", artifacts: Artifacts = ARTIFACTS_FOLDER, set_: Set = [], as_json: Json = False
 ) -> None:
     """Delete the dense tokens, unread by training.
 
@@ -233,7 +233,7 @@ def cache_drop_dense(
 def doctor(
     preset: Annotated[str, typer.Argument(help="Also check this preset's teacher, weights and data.")] = "",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     as_json: Json = False,
 ) -> None:
     """Check this machine and what is installed.

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.common import (
-    ARTIFACTS,
+    ARTIFACTS_FOLDER,
     Artifacts,
     Data,
     Device,
@@ -27,7 +27,7 @@ app = typer.Typer()
 @app.command(rich_help_panel=PANEL)
 def demo(
     preset: Preset = "demo",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
@@ -46,7 +46,7 @@ def demo(
 def plan(
     preset: Preset = "demo",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
@@ -83,7 +83,7 @@ def plan(
 def extract(
     preset: Preset = "demo",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
@@ -104,7 +104,7 @@ def extract(
 def mine_latent(
     preset: Preset = "demo",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
@@ -125,7 +125,7 @@ def mine_latent(
 def train(
     preset: Preset = "demo",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
@@ -156,7 +156,7 @@ def train(
 def evaluate(
     preset: Preset = "demo",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.common import (
-    ARTIFACTS,
+    ARTIFACTS_FOLDER,
     Artifacts,
     Classes,
     Data,
@@ -44,7 +44,7 @@ def predict(
     max_pixels: Annotated[int, typer.Option("--max-pixels", help="Larger pictures are refused.")] = 100_000_000,
     teacher: Teacher = "",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -79,7 +79,7 @@ def export(
     ] = "",
     teacher: Teacher = "",
     data: Data = "",
-    artifacts: Artifacts = ARTIFACTS,
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
     as_json: Json = False,
 ) -> None:
     """Write a student as one ONNX or PyTorch file.

@@ -22,6 +22,7 @@ from stages.running.progress import say
 if TYPE_CHECKING:
     from stages.inspect import CachedViews
     from stages.inspect_student import StudentPredictor
+    from stages.parts.teacher.refine import Refiner
     from stages.parts.teacher.teacher import Teacher
 
 
@@ -35,7 +36,7 @@ class Inspection:
     @cached_property
     def tiers(self) -> dict[str, Artifact]:
         """The artifacts that exist, by kind."""
-        every = {kind: self.plan.artifact(kind) for kind in ("tokens", "text", "dense", "latent")}
+        every = {kind: self.plan.artifact(kind) for kind in ("tokens", "text", "dense", "affinity", "latent")}
         return {k: a for k, a in every.items() if k == "tokens" or a.at.get_json("zarr.json") is not None}
 
     @cached_property
@@ -46,16 +47,17 @@ class Inspection:
         self._stored("tokens", "extract")
         self._stored("text", "extract")
         tiers = {k: a for k, a in self.tiers.items() if a.committed()}
-        dense = tiers.get("dense")
-        return CachedViews(
-            self.plan.train_data,
-            self.plan.config.views,
-            tiers["tokens"],
-            tiers["text"],
-            tiers.get("latent"),
-            dense,
-            None if dense else self._encode,
-        )
+        encode = None if "dense" in tiers else self._encode
+        return CachedViews(self.plan.train_data, self.plan.config.views, tiers, encode, self.refiner.stored)
+
+    @cached_property
+    def refiner(self) -> Refiner:
+        """What [refine] and [affinity] make of a stored map; loads torch."""
+        from stages.parts.teacher.refine import Refiner
+
+        if self.plan.reads_network():
+            self._stored("affinity", "extract")
+        return Refiner(self.plan.config.refine, self.plan.config.affinity)
 
     @cached_property
     def teacher(self) -> Teacher:

@@ -55,7 +55,7 @@ def mining(of: Inspection, *, images: int, full_labels: bool) -> dict[str, Any]:
 
     cfg, cached = of.plan.config.mine_latent, of.cached
     thresholds = sorted({*THRESHOLDS, cfg.merge_threshold})
-    rows = mining_sweep(cached, cfg, thresholds, images=images, full_labels=full_labels)
+    rows = mining_sweep(cached, cfg, thresholds, images=images, full_labels=full_labels, cells_of=of.refiner.cells)
     return {"now": cfg.merge_threshold, "rows": rows}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from cache.errors import InputError
 from pipeline import run
+from pipeline.invocation import Invocation
 from pipeline.plan import Plan
 from pipeline.text import columns
 from stages.running.progress import say
@@ -44,28 +45,18 @@ TABLES: Mapping[int, Mapping[str, Sequence[str]]] = {
 SCORES = ("hIoU", "sIoU", "uIoU")
 
 
-def run_table(
-    preset: str, table: int, seeds: int, overrides: Sequence[str], data: str, artifacts: str, machine: run.Machine
-) -> list[dict[str, Any]]:
+def run_table(typed: Invocation, table: int, seeds: int, machine: run.Machine) -> list[dict[str, Any]]:
     """Trains and scores every row of a table for every seed; what is complete is not computed again.
 
     Each row: name, settings, and per seed the report; Table 3 also gets the teacher's training-free row.
     """
     if table not in TABLES:
         raise InputError(f"--table {table}: choose one of {', '.join(map(str, TABLES))}")
-    return run_rows(preset, TABLES[table], seeds, overrides, data, artifacts, machine, teacher=table == 3)
+    return run_rows(typed, TABLES[table], seeds, machine, teacher=table == 3)
 
 
 def run_rows(
-    preset: str,
-    rows: Mapping[str, Sequence[str]],
-    seeds: int,
-    overrides: Sequence[str],
-    data: str,
-    artifacts: str,
-    machine: run.Machine,
-    *,
-    teacher: bool = False,
+    typed: Invocation, rows: Mapping[str, Sequence[str]], seeds: int, machine: run.Machine, *, teacher: bool = False
 ) -> list[dict[str, Any]]:
     """Trains and scores rows of settings (name -> overrides), every one for `seeds` seeds, as `run_table` does.
 
@@ -77,7 +68,7 @@ def run_rows(
         raise InputError(f"--seeds {seeds}: give at least 1")
 
     def plan(*more: str) -> Plan:
-        return Plan.open(preset, [*overrides, *more], artifacts, data)
+        return Plan.open(typed.preset, [*typed.overrides, *more], typed.artifacts, typed.data)
 
     shared = plan()
     first = shared.config.train.seed

@@ -67,7 +67,7 @@ def _used(own: dict[str, Any], kind: str, made: dict[str, dict[str, Any]]) -> tu
     for name, other in made.items():
         theirs, their_kind = other.get("ingredients", {}), _kind(name)
         key = fingerprint({k: v for k, v in theirs.items() if k != "schema"}) if theirs else ""
-        reads = their_kind in ("tokens", "dense", "latent") and ingredients.get(their_kind) == key
+        reads = their_kind in ("tokens", "dense", "affinity", "latent") and ingredients.get(their_kind) == key
         speaks = their_kind == "text" and kind in ("train", "online") and _same_text(ingredients.get("text"), theirs)
         if (reads and key) or speaks or own.get("run") == name:
             found.append(name)

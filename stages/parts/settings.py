@@ -6,11 +6,11 @@ Tags: P the paper says so, R recovered from its tables, C the closest public cod
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cache.settings import Apart, Settings
+from cache.settings import Apart, PathSetting, Settings
 
 
 class ExtractConfig(Settings):
@@ -27,6 +27,66 @@ class ExtractConfig(Settings):
 
     store_dense: Annotated[bool, Apart("what is kept of the dense tokens changes none of them")] = True
     """Keep the dense tier (1 MiB a view at 32x32x512 in float16). Without it mining encodes the views again (D)."""
+
+
+class AffinityConfig(Settings):
+    """A second frozen network that says where: CLIP says what. Table [affinity]."""
+
+    encoder: str = ""
+    """An smp encoder (mobilenet_v2, resnet50, ...) or any timm model as `tu-NAME`, DINO's ViTs among them
+    (tu-vit_small_patch16_224.dino); empty: no second network (P)."""
+
+    weights: PathSetting = ""
+    """Its weights: the path of a .safetensors or .pth checkpoint, or "imagenet", the library's own download; empty:
+    random. Enters fingerprints by its digest."""
+
+    stride: int = Field(default=16, ge=2)
+    """Of a network with many feature maps, the deepest one with at most this stride; a ViT has its patch size (D)."""
+
+    input_size: int = Field(default=0, ge=0)
+    """Side of the square that a view is resized to for it, in pixels; 0: as the teacher sees it (D)."""
+
+    dim: int = Field(default=64, ge=0)
+    """Channels kept, the leading axes of each image's own; 0: all of them (D)."""
+
+    kmeans_weight: Annotated[float, Apart("enters latent classes alone")] = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of its cosine in the clustering of cells, the teacher's tokens having the rest; 0: tokens alone (P)."""
+
+
+class RefineConfig(Settings):
+    """Refinement of the teacher's dense map, whatever recipe it came by: table [refine].
+
+    It works on tokens that are stored: another setting needs no new extraction.
+    """
+
+    affinity: Literal["none", "tokens", "network"] = "none"
+    """Each token becomes a mean of its image's, weighted by the cosines of the tokens themselves, or of the features
+    of the second network; none: as extracted (P)."""
+
+    form: Literal["threshold", "softmax"] = "threshold"
+    """Weights from cosines s: those above `threshold` (C: CLIP-DINOiser), or softmax(3 (s - 1.2 mean s)) of what is
+    above 1.2 mean s (C: ProxyCLIP)."""
+
+    threshold: float = Field(default=0.3, ge=0.0, lt=1.0)
+    """Cosine below which tokens don't count for each other, for `form = "threshold"` (C: 0.2 to 0.4)."""
+
+    outliers: bool = False
+    """First replace the 5 % of the tokens with the highest local outlier factor by their neighbours' mean (C:
+    SC-CLIP)."""
+
+    def ingredients(self) -> dict[str, Any]:
+        """What of these settings determines a refined map, as plain JSON; nothing where nothing is refined."""
+        every = self.fingerprint_fields()
+        if self.affinity == "none":
+            every = {"outliers": self.outliers}
+        elif self.form == "softmax":
+            del every["threshold"]
+        return every if self.outliers or self.affinity != "none" else {}
+
+
+def reads_network(refine: RefineConfig, affinity: AffinityConfig) -> bool:
+    """Whether mining asks the second network for anything."""
+    return refine.affinity == "network" or affinity.kmeans_weight > 0
 
 
 class MiningConfig(Settings):

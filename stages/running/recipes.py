@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from stages.parts.data.views import ViewsConfig
 from stages.parts.settings import (
+    AffinityConfig,
     DistillConfig,
     ExtractConfig,
     GeneratorConfig,
     MiningConfig,
     PixelLossConfig,
+    RefineConfig,
     TrainConfig,
 )
 from stages.parts.students import StudentConfig
@@ -19,12 +21,14 @@ from stages.parts.teacher.teacher import TeacherConfig
 
 @dataclass(frozen=True)
 class CacheRecipe:
-    """All settings that decide what the cache holds: teacher, views, what is stored of them, mining."""
+    """All settings that decide what the cache holds: teacher, views, what is stored of them, mining, refinement."""
 
     teacher: TeacherConfig
     views: ViewsConfig
     extract: ExtractConfig
     mining: MiningConfig
+    refine: RefineConfig
+    affinity: AffinityConfig
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ D = 3
 
 def written(at: Path, kind: str) -> Artifact:
     """A complete artifact of one shard with two views."""
-    made = Artifact(Location(str(at)).child(f"{kind}-0.zarr"), kind).create({"stage": "extract x", "dtype": "float16"})
+    made = Artifact(Location(str(at)).child(f"{kind}-0.zarr"), kind).create(
+        {"stage": "extract", "preset": "x", "dtype": "float16"}
+    )
     random = np.random.default_rng(0)
     if kind == "dense":
         arrays = {"dense": random.normal(size=(2, 1, 2, D)).astype(np.float16)}

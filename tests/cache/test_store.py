@@ -23,12 +23,14 @@ D = 4
 def tokens(at: Path) -> Artifact:
     """An empty artifact of global and local tokens."""
     return Artifact(Location(str(at)).child("tokens-0.zarr"), "tokens").create(
-        {"stage": "extract x", "dtype": "float16"}
+        {"stage": "extract", "preset": "x", "dtype": "float16"}
     )
 
 
 def dense(at: Path) -> Artifact:
-    return Artifact(Location(str(at)).child("dense-0.zarr"), "dense").create({"stage": "extract x", "dtype": "float16"})
+    return Artifact(Location(str(at)).child("dense-0.zarr"), "dense").create(
+        {"stage": "extract", "preset": "x", "dtype": "float16"}
+    )
 
 
 def arrays(regions: list[int], first: int = 0) -> dict[str, np.ndarray]:
@@ -202,7 +204,7 @@ def test_a_dropped_tier_leaves_a_mark_and_can_be_filled_again(tmp_path: Path) ->
     assert freed > 50 * 2 * 3 * D * 2
     again = Artifact(artifact.at, "dense")
     assert again.dropped() and again.summary() is None and again.committed() == []
-    assert again.provenance()["stage"] == "extract x"
+    assert again.provenance()["stage"] == "extract"
 
 
 def test_provenance_is_written_once_and_kept(tmp_path: Path) -> None:
@@ -224,7 +226,9 @@ def test_another_schema_version_is_refused_not_converted(tmp_path: Path, monkeyp
         artifact.write(0, names(0, 1), arrays([1]), {})
         artifact.finish({})
         patch.setattr("cache.schema.SCHEMA", 99)
-        later = Artifact(artifact.at.child("later"), "tokens").create({"stage": "extract x", "dtype": "float16"})
+        later = Artifact(artifact.at.child("later"), "tokens").create(
+            {"stage": "extract", "preset": "x", "dtype": "float16"}
+        )
     again, refusal = Artifact(artifact.at, "tokens"), f"cache schema 99, this program reads {SCHEMA}; move it away"
     for reader in (later.provenance, again.summary, lambda: again.commit(0), lambda: again.read(0)):
         with pytest.raises(InputError, match=refusal):

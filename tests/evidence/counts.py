@@ -81,7 +81,7 @@ def parameters(function: Function) -> list[ast.arg]:
     return [a for a in (*named, every.vararg, every.kwarg) if a is not None and a.arg not in ("self", "cls")]
 
 
-def annotations(function: Function) -> list[str]:
+def types_of(function: Function) -> list[str]:
     """The types that a signature names, as text."""
     types = [*(a.annotation for a in parameters(function)), function.returns]
     return [ast.unparse(t) for t in types if t is not None]
@@ -94,7 +94,7 @@ def count(root: Path) -> dict[str, str]:
     folders = Counter(file.parent for file in files.values() if file.name != "__init__.py")
     fullest, most = folders.most_common(1)[0]
     every = [function for tree in trees for function in functions(tree)]
-    types = [text for function in every for text in annotations(function)]
+    types = [text for function in every for text in types_of(function)]
     commands = [f for f in every if any("command" in ast.unparse(d) for d in f.decorator_list)]
     long = [f for f in every if len(parameters(f)) > MOST_PARAMETERS and f not in commands]
     words = [text.replace("[", " ").replace("]", " ").replace(",", " ").split() for text in types]

@@ -22,7 +22,7 @@ SCORES = frozenset({"eval", "teacher"})
 TRAIN = frozenset({"train", "eval"})
 LATENT = TRAIN | {"latent"}
 DENSE = LATENT | {"dense", "teacher"}
-TOKENS = DENSE | {"tokens"}
+TOKENS = DENSE | {"tokens", "affinity"}
 TEXT = frozenset({"text", "train", "eval", "teacher"})
 ALL = TOKENS | TEXT
 
@@ -57,6 +57,16 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "teacher.precision": (("teacher.precision=bf16",), TOKENS),
     "teacher.prompts": (("teacher.prompts=",), TEXT),
     "teacher.text": ((), NOTHING),
+    "affinity.encoder": (("affinity.encoder=mobilenet_v2",), {"affinity"}),
+    "affinity.weights": ((), NOTHING),
+    "affinity.stride": (("affinity.stride=8",), {"affinity"}),
+    "affinity.input_size": (("affinity.input_size=96",), {"affinity"}),
+    "affinity.dim": (("affinity.dim=16",), {"affinity"}),
+    "affinity.kmeans_weight": (("affinity.kmeans_weight=0.5",), LATENT),
+    "refine.affinity": (("refine.affinity=tokens",), LATENT | {"teacher"}),
+    "refine.form": (("refine.form=softmax",), NOTHING),  # but with an affinity, see below
+    "refine.threshold": (("refine.threshold=0.5",), NOTHING),
+    "refine.outliers": (("refine.outliers=true",), LATENT | {"teacher"}),
     "extract.dtype": (("extract.dtype=float16",), TOKENS),
     # Batches begin anew with each shard, and a batch may change the last bit.
     "extract.batch": (("extract.batch=2",), TOKENS),
@@ -78,6 +88,13 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "distill.tau": (("distill.tau=0.1",), TRAIN),
     "distill.bank_size": (("distill.bank_size=48",), TRAIN),
     "distill.negatives": (("distill.negatives=batch",), TRAIN),
+    "distill.same_class": (("distill.same_class=negative",), TRAIN),
+    "distill.alike": (("distill.alike=0.8",), TRAIN),
+    "distill.bank_alike": (("distill.bank_alike=0.9",), TRAIN),
+    "distill.pool_temperature": (("distill.pool_temperature=0.5",), TRAIN),
+    "latent-embedding.delay": (("latent-embedding.delay=3",), TRAIN),
+    "latent-embedding.lr_multiplier": (("latent-embedding.lr_multiplier=0.5",), TRAIN),
+    "train.ema": (("train.ema=0.9",), TRAIN),
     "latent-embedding.enabled": (("latent-embedding.enabled=false",), TRAIN),
     "latent-embedding.calibrator": (
         ("latent-embedding.calibrator=mlp", "latent-embedding.inputs=cls"),
@@ -164,6 +181,27 @@ def test_with_whole_images_the_students_crops_move_training_alone(tiny: Tiny) ->
 def test_the_width_of_naclips_neighbourhood_counts_where_it_is_used(tiny: Tiny) -> None:
     before = tiny.plan("teacher.recipe=naclip")
     assert moved(before, tiny.plan("teacher.recipe=naclip", "teacher.gaussian_std=2.0")) == DENSE
+
+
+def test_the_form_of_a_refinement_counts_where_there_is_one(tiny: Tiny) -> None:
+    refined = LATENT | {"teacher"}
+    before = tiny.plan("refine.affinity=tokens")
+    assert moved(before, tiny.plan("refine.affinity=tokens", "refine.form=softmax")) == refined
+    assert moved(before, tiny.plan("refine.affinity=tokens", "refine.threshold=0.5")) == refined
+    soft = ("refine.affinity=tokens", "refine.form=softmax")
+    assert moved(tiny.plan(*soft), tiny.plan(*soft, "refine.threshold=0.5")) == NOTHING
+    network = ("affinity.encoder=mobilenet_v2", "refine.affinity=network")
+    assert moved(tiny.plan(*network), tiny.plan(*network, "affinity.stride=8")) == refined | {"affinity"}
+    clustered = ("affinity.encoder=mobilenet_v2", "affinity.kmeans_weight=0.5")
+    assert moved(tiny.plan(*clustered), tiny.plan(*clustered, "affinity.stride=8")) == LATENT | {"affinity"}
+
+
+def test_the_weights_of_the_second_network_count_by_what_they_are(tiny: Tiny, tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.safetensors").write_bytes(b"the same")
+    a, b = (tiny.plan(f"affinity.weights={tmp_path / name}.safetensors") for name in "ab")
+    assert moved(tiny.plan(), a) == {"affinity"}
+    assert moved(a, b) == NOTHING
 
 
 def test_the_baseline_moves_with_no_setting_of_the_cache(tiny: Tiny) -> None:

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args, get_type_hints
 
+import numpy as np
 import pytest
 import typer
 
 from pipeline.cli import app
-from tests.pipeline.bad_input import REFUSED, World, command_of, console, run_case
+from tests.pipeline.bad_input import REFUSED, World, command_of, console, grey, run_case
 from tests.pipeline.bad_input_cases import CASES
 from tests.pipeline.bad_input_page import PAGE, rows_of
 
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
 
 def leaves(app: typer.Typer, words: tuple[str, ...] = ()) -> dict[str, Callable[..., None]]:
     """The function of every command of the console script, by the command's words."""
-    own = {
+    own: dict[str, Callable[..., None]] = {
         " ".join((*words, info.name or str(info.callback.__name__))): info.callback for info in app.registered_commands
     }
-    groups = [leaves(group.typer_instance, (*words, str(group.name))) for group in app.registered_groups]
+    groups: list[dict[str, Callable[..., None]]] = [  # a group without a name is a panel of --help
+        leaves(group.typer_instance, (*words, *([group.name] if isinstance(group.name, str) else ())))
+        for group in app.registered_groups
+    ]
     return {k.replace("_", "-"): v for part in (own, *groups) for k, v in part.items()}
 
 
@@ -52,6 +56,30 @@ def test_bad_input_ends_in_a_result_or_in_one_line(case: str, finished: Tiny, tm
     world = World(finished, tmp_path)
     outcome = run_case(world, spoil(world), expected)
     assert not outcome.complaint, f"{outcome.complaint}: {outcome.line}"
+
+
+SPOILED: dict[str, Callable[[World], object]] = {
+    "a cut photo": lambda w: w.truncated(w.photo),
+    "a photo that is gone": lambda w: w.photo.unlink(),
+    "a mask of another size": lambda w: w.image(np.zeros((9, 9), np.uint8), w.mask),
+    "an edited mask": lambda w: w.image(grey(w) * 0 + 1, w.mask),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_training_says_the_same_of_a_bad_sample_with_loader_processes_as_without(
+    what: str, finished: Tiny, tmp_path: Path
+) -> None:
+    lines = []
+    for workers in ("0", "2"):
+        world = World(finished, tmp_path / workers)
+        made = list(world.stage("train", "--set", "train.seed=9", fresh=False))
+        made[made.index("--workers") + 1] = workers
+        SPOILED[what](world)
+        outcome = run_case(world, tuple(made), REFUSED)
+        assert not outcome.complaint, f"{outcome.complaint}: {outcome.line}"
+        lines.append(outcome.line)
+    assert lines[0] == lines[1] and "train01" in lines[0] and "BadSample" not in lines[0]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

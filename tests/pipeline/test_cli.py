@@ -12,7 +12,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
@@ -50,9 +50,8 @@ def test_help_lists_every_stage_by_its_one_word() -> None:
 
 
 def test_help_groups_commands_by_panels_and_cuts_no_line() -> None:
-    group = typer.main.get_command(cli.app)
-    described = group.commands.items()
-    described = [*described, *((f"cache {n}", c) for n, c in group.commands["cache"].commands.items())]
+    group: Any = typer.main.get_command(cli.app)
+    described = [*group.commands.items(), *((f"cache {n}", c) for n, c in group.commands["cache"].commands.items())]
     for name, command in described:
         short = command.get_short_help_str(limit=200)
         assert 10 < len(short) <= 50, f"{name}: {short}"

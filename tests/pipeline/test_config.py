@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import InputError
-from pipeline.config import Config, load_config, preset_name, shipped
+from pipeline.config import RENAMED, Config, load_config, preset_name, shipped, table_type
 
 LEAST = '[data]\nlayout = "voc"\nroot = "./data"\nvocabulary = "voc"\n'
 
@@ -170,3 +170,10 @@ def test_reading_a_preset_and_planning_need_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("table", "old", "new"), [(t, o, n) for t, keys in RENAMED.items() for o, n in keys.items()])
+def test_a_key_of_an_older_version_is_refused_with_its_new_name(table: str, old: str, new: str) -> None:
+    with pytest.raises(InputError, match=rf"\[{table}\] {old}: is called {new} now"):
+        load_config("demo", [f"{table}.{old}=1"])
+    assert new in table_type(table).model_fields and old not in table_type(table).model_fields

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cache.errors import InputError
+from pipeline.inspection.opened import Inspection
+from pipeline.inspection.questions import ask
 from pipeline.plan import Plan
+from pipeline.run import Machine, draw_world
+from pipeline.study.runs import resolve_run
 from pipeline.text import baseline, plan_table, steps_json
+from stages.parts.data.datasets import open_dataset
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
 
-KINDS = ("tokens", "dense", "latent", "text", "train", "eval", "teacher")
+KINDS = ("tokens", "dense", "affinity", "latent", "text", "train", "eval", "teacher")
 
 
 def fingerprints(plan: Plan) -> dict[str, str]:
@@ -31,7 +36,7 @@ def test_a_plan_names_the_stages_in_order_with_what_they_read(tiny: Tiny, tmp_pa
     assert [s.stage for s in steps] == ["extract", "mine-latent", "train", "eval"]
     assert [s.done for s in steps] == [False] * 4
     assert steps[2].reads == ("images", "labels", "tokens", "latent", "text")
-    assert steps[3].reads == ("train", "text")
+    assert steps[3].reads == ("images", "labels", "train", "text")
 
 
 def test_a_plan_says_what_is_done_and_what_would_run(tiny: Tiny, tmp_path: Path) -> None:
@@ -64,14 +69,14 @@ def test_the_json_of_a_plan_names_every_address(tiny: Tiny, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("override", "kinds"),
     [
-        ("extract.dtype=float16", {"tokens", "dense", "latent", "train", "eval", "teacher"}),
-        ("teacher.input_size=32", {"tokens", "dense", "latent", "train", "eval", "teacher"}),
+        ("extract.dtype=float16", {"tokens", "dense", "affinity", "latent", "train", "eval", "teacher"}),
+        ("teacher.input_size=32", {"tokens", "dense", "affinity", "latent", "train", "eval", "teacher"}),
         ("teacher.recipe=naclip", {"dense", "latent", "train", "eval", "teacher"}),
         ("teacher.gaussian_std=3.0", set()),  # nothing reads it under another recipe
         ('teacher.prompts=""', {"text", "train", "eval", "teacher"}),
         ("mine-latent.merge_threshold=0.8", {"latent", "train", "eval"}),
         ("views.size=32", {"train", "eval"}),
-        ("views.count=2", {"tokens", "dense", "latent", "train", "eval", "teacher"}),
+        ("views.count=2", {"tokens", "dense", "affinity", "latent", "train", "eval", "teacher"}),
         ("student.encoder=mobilenet_v2", {"train", "eval"}),
         ("distill.tau=0.1", {"train", "eval"}),
         ("latent-embedding.memory=local", {"train", "eval"}),
@@ -136,3 +141,39 @@ def test_a_preset_without_data_asks_for_the_folder(tiny: Tiny, tmp_path: Path) -
     nowhere = config.model_copy(update={"data": config.data.model_copy(update={"root": ""})})
     with pytest.raises(InputError, match="give --data FOLDER"):
         Plan(nowhere, "tiny", str(tmp_path))
+
+
+def test_planning_asking_and_looking_for_a_run_of_the_demo_write_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = Plan.open("demo", ("demo-world.train=3", "demo-world.val=2"), "here/artifacts")
+    assert plan_table(plan).count("would run") == 4 and len(plan.train_data) == 3 and len(plan.val_data) == 2
+    with pytest.raises(InputError, match="nothing there; run the stage"):
+        ask(Inspection(plan, Machine("cpu", 0)), "summary", "", count=-1, full_labels=False, vocabulary="")
+    with pytest.raises(InputError, match="no trained student at"):
+        resolve_run("demo", "here/artifacts", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_world_is_drawn_below_the_artifacts_once_a_stage_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = Plan.open("demo", ("demo-world.train=2", "demo-world.val=1"), "here")
+    draw_world(plan)
+    assert plan.train_data.image(1).shape[2] == 3 and plan.val_data.labels(0, "all").ndim == 2
+    (world,) = (tmp_path / "here/demo").iterdir()
+    assert world.name.startswith("world-") and [p.name for p in tmp_path.iterdir()] == ["here"]
+    opened = open_dataset(plan.data_config, "train")
+    assert opened.ids == plan.train_data.ids and [r.mask for r in opened.records] == [
+        r.mask for r in plan.train_data.records
+    ]
+
+
+def test_with_artifacts_in_an_object_store_the_world_lies_in_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    root = Path(Plan.open("demo", (), "memory:///bucket").data_config.root)
+    assert root.parent == tmp_path / "clip2seg/demo" and not root.exists()

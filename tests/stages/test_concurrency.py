@@ -53,7 +53,9 @@ def test_the_second_of_two_trainings_is_refused_with_the_first_ones_number(
 
 
 def artifact(at: Path) -> Artifact:
-    return Artifact(Location(str(at)).child("dense-0.zarr"), "dense").create({"stage": "extract x", "dtype": "float16"})
+    return Artifact(Location(str(at)).child("dense-0.zarr"), "dense").create(
+        {"stage": "extract", "preset": "x", "dtype": "float16"}
+    )
 
 
 def commit(made: Artifact, shard: int) -> None:

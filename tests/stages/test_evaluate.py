@@ -166,7 +166,7 @@ def test_a_teacher_of_another_width_is_refused(tiny: Tiny, fresh_tiny: Tiny) -> 
     from cache.store import Artifact
 
     text = Artifact(Location(str(fresh_tiny.root)).child("text-0.zarr"), "text")
-    text.create({"stage": "extract x", "dtype": "float32"})
+    text.create({"stage": "extract", "preset": "x", "dtype": "float32"})
     text.write(0, [], {"seen": np.ones((2, 16), np.float32), "unseen": np.ones((2, 16), np.float32)}, {})
     tiny.run("train")
     plan = tiny.plan()
@@ -214,9 +214,8 @@ def test_the_teacher_is_scored_by_the_same_code(tiny: Tiny, tmp_path: Path) -> N
     tiny.run("extract")
     plan = tiny.plan()
     report = stage.run_teacher(
-        plan.config.eval, plan.config.teacher, plan.val_data, plan.artifact("text"), Location(str(tmp_path)),
-        compute=CPU,
-    )  # fmt: skip
+        plan.config.eval, plan.cache_recipe, plan.val_data, plan.artifact("text"), Location(str(tmp_path)), compute=CPU
+    )
     assert report.scored == "teacher, training-free" and report.recipe == "vanilla"
     assert [c.pixels for c in report.classes] == [
         sum(int((plan.val_data.labels(i, "all") == c).sum()) for i in range(6)) for c in range(4)

@@ -89,13 +89,13 @@ def test_a_stopped_run_goes_on_where_it_was_and_ends_the_same(
     tiny: Tiny, tmp_path: Path, once: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: list[int] = []
-    original = stage.encode
+    original = stage.encode  # type: ignore[attr-defined]
 
-    def counted(teacher: Any, batch: Any, cfg: Any) -> Any:
+    def counted(teacher: Any, batch: Any, *others: Any) -> Any:
         encoded.append(len(batch.views))
         if len(encoded) == 3:
             raise KeyboardInterrupt
-        return original(teacher, batch, cfg)
+        return original(teacher, batch, *others)
 
     with monkeypatch.context() as patch:
         patch.setattr(stage, "encode", counted)

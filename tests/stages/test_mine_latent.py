@@ -18,6 +18,7 @@ from cache.settings import IGNORE
 from stages.parts.data.regions import annotated_share, present_regions, pseudo_mask, region_crops
 from stages.parts.mining.clustering import mine
 from stages.parts.teacher.teacher import load_teacher
+from stages.parts.teacher.tokens import encode_crops
 from stages.running.interrupts import Stopped
 
 if TYPE_CHECKING:
@@ -63,14 +64,14 @@ def test_latent_regions_are_those_of_the_pseudo_mask_each_with_its_token(tiny: T
 def test_threads_and_a_stop_change_no_bit(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.run("mine-latent")
     calls = 0
-    original = stage.encode_crops
+    original = stage.encode_crops  # type: ignore[attr-defined]
 
     def stopped(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return encode_crops(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(stage, "encode_crops", stopped)
@@ -123,13 +124,12 @@ def test_a_stop_within_a_shard_costs_the_batch_in_work_alone(
     overrides, mined = ("extract.shard=12", f"extract.store_dense={dense}"), []
     tiny.run("mine-latent", *overrides, artifacts=tmp_path / "whole")
     tiny.run("extract", *overrides, artifacts=tmp_path / "halves")
-    original = stage.encode_crops
 
     def counted(*arguments: Any) -> Any:
         mined.append(len(arguments[1]))
         if len(mined) == stop:
             raise Stopped(signal.SIGINT)
-        return original(*arguments)
+        return encode_crops(*arguments)
 
     monkeypatch.setattr(stage, "encode_crops", counted)
     stop = 3

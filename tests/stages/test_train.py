@@ -81,7 +81,12 @@ def test_a_stop_that_is_asked_for_leaves_a_checkpoint_and_says_how_to_go_on(
     assert caught.value.number == number
     assert str(caught.value).startswith("train: stopped after 4 of 6 iterations, which are kept; ")
     bars: list[Bar] = []
-    monkeypatch.setattr(stage, "Bar", lambda *a, **k: bars.append(Bar(*a, **k)) or bars[0])
+
+    def watched(*arguments: Any, **options: Any) -> Bar:
+        bars.append(Bar(*arguments, **options))
+        return bars[-1]
+
+    monkeypatch.setattr(stage, "Bar", watched)
     tiny.run("train", artifacts=stopped)
     assert student(tiny, stopped) == student(tiny)
     assert bars[0].done == 2 and bars[0]._progress.tasks[0].completed == 6  # the bar went on at its place

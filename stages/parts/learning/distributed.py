@@ -156,7 +156,8 @@ def gather_from_others(rows: Tensor) -> Tensor:
     padded = rows.new_zeros(max(counts), rows.shape[1])
     padded[: len(rows)] = rows.detach()
     parts = all_gather(padded).chunk(world()) if max(counts) else [padded] * world()
-    return torch.cat([part[:n] for r, (part, n) in enumerate(zip(parts, counts, strict=True)) if r != rank()])
+    others = [part[:n] for r, (part, n) in enumerate(zip(parts, counts, strict=True)) if r != rank()]
+    return torch.cat([rows[:0], *others])
 
 
 def broadcast_object(value: T) -> T:

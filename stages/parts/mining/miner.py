@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
@@ -20,6 +20,7 @@ from stages.parts.data.views import Array, View, ViewsConfig, inside, whole
 from stages.parts.mining.clustering import mine, one_blas_thread, one_thread
 from stages.parts.settings import ExtractConfig, MiningConfig
 from stages.parts.teacher.crops import cached_view
+from stages.parts.teacher.refine import Refiner
 from stages.parts.teacher.teacher import Teacher
 from stages.parts.teacher.tokens import stored, to_pixels
 
@@ -47,6 +48,7 @@ class Miner:
     views: ViewsConfig
     crop_size: int
     gpu: bool
+    refiner: Refiner = field(default_factory=Refiner)
 
     @contextmanager
     def pool(self, workers: int) -> Iterator[ThreadPoolExecutor]:
@@ -66,19 +68,19 @@ class Miner:
         """Where a whole image is open to latent classes, from its mask alone: 255, else 0, uint8 [H, W]."""
         return _open(self.data.labels(image_index, "seen"), None)
 
-    def mine(self, row: int, dense: np.ndarray) -> Mined:
-        """One view from its dense tokens float32 [h, w, D]."""
+    def mine(self, row: int, dense: np.ndarray, features: np.ndarray | None = None) -> Mined:
+        """One view from its stored tokens [h, w, D] and, where the refiner wants it, the second network's map."""
         image, known = self.seen(row)
-        cells, unannotated, seconds = self.cells(known, dense)
+        cells, unannotated, seconds = self.cells(known, dense, features)
         mask = latent_mask(known, cells)
         regions = present_regions(mask)
         return Mined(cells, regions, region_crops(image, mask, regions, self.crop_size), unannotated, seconds)
 
-    def cells(self, known: Array, dense: np.ndarray) -> tuple[Array, int, float]:
+    def cells(self, known: Array, dense: np.ndarray, features: np.ndarray | None = None) -> tuple[Array, int, float]:
         """Latent ids uint8 [h, w] of a view, how many of its cells are unannotated, seconds of mining."""
         share = annotated_share(known, dense.shape[:2])
         start = perf_counter()
-        cells = mine(dense, share, self.cfg, self.gpu)
+        cells = mine(self.refiner.cells(dense, features), share, self.cfg, self.gpu)
         return cells, int((share <= self.cfg.max_annotated).sum()), perf_counter() - start
 
 

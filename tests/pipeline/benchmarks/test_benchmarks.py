@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cache.errors import InputError
-from pipeline.benchmarks import allocator, growth, inference, scale
+from pipeline.benchmarks import allocator, gpu, gpu_check, growth, inference, scale
 from pipeline.benchmarks.extract import extract
 from pipeline.benchmarks.gpu import precision, students
 from pipeline.benchmarks.harness import Measured, in_child, interleaved, peak_mib, ratio, result, text
@@ -193,7 +193,41 @@ def test_students_are_trained_on_a_batch_of_the_asked_size(tiny: Tiny) -> None:
     assert found["rows"]["small"]["it/s"] > 0 and "small: share of the bf16 peak" in found["ratios"]
     made = fixed_batch(2, 64, 3, 32, latent=1)
     assert [present_regions(m.numpy()) for m in made.masks] == [[0, 1, 2, 3]] * 2
-    assert made.regions.ids == ((0, 1, 2, 3),) * 2 and made.local.shape == (8, 32)
+    assert made.regions.id.tolist() == [0, 1, 2, 3] * 2 and made.local.shape == (8, 32)
+
+
+def test_the_parts_of_a_step_are_the_step(tiny: Tiny) -> None:
+    rows = gpu.parts(CPU, 1, batch=2, side=64, preset=str(tiny.preset))["rows"]
+    parts = [row["ms"] for name, row in rows.items() if "whole" not in name]
+    assert len(parts) == 4 and min(parts) >= 0 and sum(parts) == pytest.approx(rows["whole step"]["ms"], rel=0.5)
+
+
+def test_the_loader_is_measured_by_its_processes(world: World) -> None:
+    rows = gpu.loader(world, CPU, seconds_each=0.05)["rows"]
+    assert "1 processes" in rows and all(row["images/s"] > 0 for row in rows.values())
+
+
+def test_a_check_that_fails_is_named_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: gpu_check.Bench) -> str:
+        return gpu_check._at_most(2.0, 1.0, "difference")
+
+    def breaks(_: gpu_check.Bench) -> str:
+        raise RuntimeError("no such kernel\nmore")
+
+    checks = {"bound": fails, "crash": breaks, "faiss": gpu_check.faiss_gpu, "pixel loss": gpu_check.pixel_loss}
+    monkeypatch.setattr(gpu_check, "CHECKS", checks)
+    found = gpu_check.gpu_check(CPU)
+    verdicts = {name: row["verdict"] for name, row in found["rows"].items()}
+    assert verdicts == {"bound": "FAILED", "crash": "FAILED", "faiss": "skipped", "pixel loss": "passed"}
+    assert found["failed"] == ["bound", "crash"]
+    shown = gpu_check.check_text(found)
+    assert "difference 2, bound 1" in shown and "RuntimeError: no such kernel" in shown
+
+
+@pytest.mark.parametrize("name", ["teacher's tokens as on the CPU", "channels-last", "evaluation as on the CPU"])
+def test_a_cpu_computes_what_a_cpu_does(name: str) -> None:
+    row = gpu_check.gpu_check(CPU, [name])["rows"][name]
+    assert row["verdict"] == "passed", row
 
 
 def test_the_suite_keeps_a_table_for_each_world_and_replaces_it(tiny: Tiny, tmp_path: Path) -> None:
@@ -206,7 +240,7 @@ def test_the_suite_keeps_a_table_for_each_world_and_replaces_it(tiny: Tiny, tmp_
 
 
 def test_unknown_names_and_a_missing_gpu_are_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"benchmark speed: choose one of extract, .*, all, gpu"):
+    with pytest.raises(InputError, match=r"benchmark speed: choose one of extract, .*, all, gpu, gpu-check"):
         run_suite("speed", asked(), Machine("cpu", 0), "")
     with pytest.raises(InputError, match="benchmark gpu: torch sees no GPU here"):
         run_suite("gpu", asked(), Machine("cpu", 0), "")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from cache.errors import InputError
 from pipeline import run
+from pipeline.invocation import Invocation
 from pipeline.study.ablate import TABLES, run_rows, run_table, sweep_rows, table_text
 from pipeline.text import write_markdown
 from stages.parts.eval_report import EvalReport
@@ -38,16 +38,9 @@ def test_rows_share_what_extract_and_mining_made(tiny: Tiny) -> None:
 
 
 def test_table_3_is_run_from_an_empty_cache_and_not_twice(tiny: Tiny, tmp_path: Path) -> None:
-    arguments: Any = (
-        str(tiny.preset),
-        3,
-        2,
-        ["train.iterations=1", "train.warmup=0", "eval.pictures=0"],
-        "",
-        str(tmp_path),
-        run.Machine("cpu", 0),
-    )
-    rows = run_table(*arguments)
+    settings = ("train.iterations=1", "train.warmup=0", "eval.pictures=0")
+    typed, machine = Invocation(str(tiny.preset), str(tmp_path), "", settings), run.Machine("cpu", 0)
+    rows = run_table(typed, 3, 2, machine)
     assert [r["name"] for r in rows] == ["teacher, training-free", "baseline", "+ distillation", "+ latent embedding"]
     assert [len(r["reports"]) for r in rows] == [1, 2, 2, 2]
     runs = {report.run for row in rows[1:] for report in row["reports"]}
@@ -55,7 +48,7 @@ def test_table_3_is_run_from_an_empty_cache_and_not_twice(tiny: Tiny, tmp_path: 
     trained = sorted(tmp_path.glob("tiny/train-*"))
     assert len(trained) == 6 and len(list(tmp_path.glob("tiny/tokens-*"))) == 1
     before = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*") if f.is_file()}
-    assert run_table(*arguments) == json.loads(json.dumps(rows))
+    assert run_table(typed, 3, 2, machine) == rows
     assert {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*") if f.is_file()} == before
     text = table_text("tiny, Table 3", rows)
     assert text.startswith("tiny, Table 3, 2 seeds\n")
@@ -77,7 +70,7 @@ def test_every_table_is_run_on_a_small_demo_world_over_one_cache(
     machine = run.Machine("cpu", 0)
     trained = set()
     for table, rows in TABLES.items():
-        found = run_table("demo", table, 1, small, "", "artifacts", machine)
+        found = run_table(Invocation("demo", overrides=tuple(small)), table, 1, machine)
         assert [r["name"] for r in found if "settings" in r] == list(rows)
         for report in (r["reports"][0] for r in found):
             # Eight scenes hold some of the unseen classes, or there would be no uIoU.
@@ -126,7 +119,7 @@ def test_markdown_goes_between_its_markers_and_nowhere_else(tmp_path: Path) -> N
 
 def test_an_unknown_table_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="choose one of 3, 4, 5, 6"):
-        run_table("nowhere", 2, 1, [], "", str(tmp_path), run.Machine("cpu", 0))
+        run_table(Invocation("nowhere", str(tmp_path)), 2, 1, run.Machine("cpu", 0))
 
 
 def test_a_sweep_is_every_combination_of_its_values() -> None:
@@ -148,7 +141,7 @@ def test_a_sweep_that_is_none_is_refused(over: str) -> None:
 def test_a_sweep_computes_again_only_what_a_setting_moves(tiny: Tiny, tmp_path: Path) -> None:
     rows = sweep_rows(["mine-latent.merge_threshold=0.2;0.9", "pixel-loss.beta=5;10"])
     short = ["train.iterations=1", "train.warmup=0", "eval.pictures=0"]
-    found = run_rows(str(tiny.preset), rows, 1, short, "", str(tmp_path), run.Machine("cpu", 0))
+    found = run_rows(Invocation(str(tiny.preset), str(tmp_path), "", tuple(short)), rows, 1, run.Machine("cpu", 0))
     assert [r["name"] for r in found] == list(rows)
     made = {kind: len(list(tmp_path.glob(f"tiny/{kind}-*"))) for kind in ("tokens", "dense", "latent", "train", "eval")}
     assert made == {"tokens": 1, "dense": 1, "latent": 2, "train": 4, "eval": 4}
@@ -157,5 +150,5 @@ def test_a_sweep_computes_again_only_what_a_setting_moves(tiny: Tiny, tmp_path: 
 def test_a_sweep_with_an_impossible_value_is_refused_before_anything_is_computed(tiny: Tiny, tmp_path: Path) -> None:
     rows = sweep_rows(["pixel-loss.beta=5;-1"])
     with pytest.raises(InputError, match="beta"):
-        run_rows(str(tiny.preset), rows, 1, [], "", str(tmp_path), run.Machine("cpu", 0))
+        run_rows(Invocation(str(tiny.preset), str(tmp_path)), rows, 1, run.Machine("cpu", 0))
     assert not list(tmp_path.glob("tiny/*"))

@@ -44,7 +44,7 @@ def test_a_missing_photo_is_a_fault(fresh_tiny: Tiny) -> None:
 
 
 def test_a_torchvision_of_another_torch_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: ["numpy", "torch==1.0.0"])
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: ["numpy", "torch==1.0.0"])
     (fault,) = [f for f in doctor._torch() if f.topic == "torch"]
     assert fault.level == "fault" and "was built for torch 1.0.0" in fault.what and "pip install" in fault.remedy
 

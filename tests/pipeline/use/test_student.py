@@ -36,6 +36,15 @@ def student(run_folder: Path) -> Student:
     return load_student(run_folder, device="cpu")
 
 
+def test_loading_changes_nothing_of_the_process(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """glibc's allocator and torch's current GPU are the program's own; a library leaves them alone."""
+    asked: list[str] = []
+    monkeypatch.setattr("ctypes.CDLL", lambda name, *_: asked.append(str(name)))
+    monkeypatch.setattr("torch.cuda.set_device", lambda *_: asked.append("current GPU"))
+    load_student(run_folder, device="cpu")
+    assert asked == []
+
+
 def photo(tiny: Tiny) -> Path:
     return tiny.data / "JPEGImages/val00.jpg"
 

@@ -48,7 +48,7 @@ def test_vocs_own_mask_wins_and_sbd_fills_the_rest(folders: tuple[Path, Path]) -
 
 def test_a_stopped_run_goes_on_where_it_was(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     voc, sbd = folders
-    whole = stage.write_whole
+    whole = stage.write_whole  # type: ignore[attr-defined]
     done: list[Path] = []
 
     def stopping(target: Path, data: bytes) -> None:

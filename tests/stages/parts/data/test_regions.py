@@ -83,7 +83,7 @@ def test_a_pseudo_mask_never_overwrites_an_annotated_pixel(labels: np.ndarray, c
     key=st.tuples(st.integers(0, 9), st.text(max_size=3), st.integers(0, 9)),
 )
 def test_a_view_of_the_pseudo_mask_is_the_pseudo_mask_of_the_view(
-    labels: np.ndarray, cells: np.ndarray, key: tuple
+    labels: np.ndarray, cells: np.ndarray, key: tuple[int, str, int]
 ) -> None:
     size = labels.shape[0], labels.shape[1]
     view = draw(ViewsConfig(size=16), *key, size, labels)

@@ -32,7 +32,9 @@ keys = st.tuples(st.integers(0, 2**40), st.text(max_size=8), st.integers(0, 300)
 
 @settings(deadline=None)
 @given(size=sizes, key=keys)
-def test_labels_show_what_a_slow_reading_of_the_geometry_shows(size: tuple[int, int], key: tuple) -> None:
+def test_labels_show_what_a_slow_reading_of_the_geometry_shows(
+    size: tuple[int, int], key: tuple[int, str, int]
+) -> None:
     labels = blocks(*size)
     view = draw(CFG, *key, size, labels)
     (height, width), (y0, x0, _, _) = view.resized, view.crop
@@ -47,7 +49,7 @@ def test_labels_show_what_a_slow_reading_of_the_geometry_shows(size: tuple[int, 
 
 @settings(deadline=None)
 @given(size=st.tuples(st.integers(30, 60), st.integers(30, 60)), key=keys)
-def test_labels_and_image_move_together(size: tuple[int, int], key: tuple) -> None:
+def test_labels_and_image_move_together(size: tuple[int, int], key: tuple[int, str, int]) -> None:
     # Two halves, black and white: away from the border between them, colour tells the label.
     labels = np.zeros(size, np.uint8)
     labels[:, size[1] // 2 :] = 1
@@ -62,7 +64,9 @@ def test_labels_and_image_move_together(size: tuple[int, int], key: tuple) -> No
 
 @settings(deadline=None)
 @given(size=sizes, key=keys)
-def test_mirroring_is_an_involution_and_nothing_but_a_mirroring(size: tuple[int, int], key: tuple) -> None:
+def test_mirroring_is_an_involution_and_nothing_but_a_mirroring(
+    size: tuple[int, int], key: tuple[int, str, int]
+) -> None:
     labels = blocks(*size)
     image = np.repeat(labels[..., None], 3, axis=2)
     view = draw(CFG, *key, size, labels)
@@ -74,7 +78,7 @@ def test_mirroring_is_an_involution_and_nothing_but_a_mirroring(size: tuple[int,
 
 @settings(deadline=None)
 @given(size=sizes, key=keys)
-def test_padding_is_ignored_and_wears_the_mean_colour(size: tuple[int, int], key: tuple) -> None:
+def test_padding_is_ignored_and_wears_the_mean_colour(size: tuple[int, int], key: tuple[int, str, int]) -> None:
     labels = blocks(*size)
     image = np.stack([labels, 255 - labels, labels // 2], axis=2)
     view = draw(CFG, *key, size, labels)

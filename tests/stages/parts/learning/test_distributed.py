@@ -200,7 +200,7 @@ def test_restarted_processes_find_each_other_and_not_the_dead(
     late: int, forkserver: ForkServerContext, tmp_path: Path
 ) -> None:
     """torchrun's store outlives them; whoever is early finds in it what those before it left."""
-    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     for attempt in range(2):
         processes = {
             r: forkserver.Process(target=_member, args=(r, store.port, str(tmp_path), attempt)) for r in (0, 1)

@@ -184,7 +184,7 @@ def test_the_mean_over_two_processes_is_the_loss_of_one(tmp_path):
     # Very unequal halves: the second has few classes and few valid pixels.
     logits, labels = randn(4, 3, 4, 4), labels_of(4, 8, 8, classes=3)
     labels[2:, 1:] = 255
-    torch.multiprocessing.spawn(_rank, (str(tmp_path), logits, labels), nprocs=2)
+    torch.multiprocessing.spawn(_rank, (str(tmp_path), logits, labels), nprocs=2)  # type: ignore[attr-defined]
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     for name, value in pixel_loss(logits, labels, PixelLossConfig()).items():
         torch.testing.assert_close((found[0][name] + found[1][name]) / 2, value)

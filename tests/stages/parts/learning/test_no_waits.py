@@ -98,8 +98,8 @@ def on_gpu(build: Callable[[], nn.Module]) -> Any:
     for module in made.modules():
         for name, value in module.named_parameters(recurse=False):
             setattr(module, name, nn.Parameter(torch.empty(value.shape, device=GPU), value.requires_grad))
-        for name, value in module.named_buffers(recurse=False):
-            setattr(module, name, torch.empty(value.shape, dtype=value.dtype, device=GPU))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=GPU))
     return made
 
 

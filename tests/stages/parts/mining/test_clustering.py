@@ -184,7 +184,7 @@ def test_kmeans_gives_the_same_result_twice():
 
 
 def test_asking_for_a_gpu_where_there_is_none_uses_the_cpu(monkeypatch):
-    monkeypatch.setattr(mining.faiss, "get_num_gpus", lambda: 0)
+    monkeypatch.setattr(mining.faiss, "get_num_gpus", lambda: 0)  # type: ignore[attr-defined]
     tokens = np.random.default_rng(5).normal(size=(40, 4)).astype(np.float32)
     np.testing.assert_array_equal(
         spherical_kmeans(tokens, tokens[:4], 5, gpu=True)[1], spherical_kmeans(tokens, tokens[:4], 5, gpu=False)[1]

@@ -147,7 +147,7 @@ def slow_scclip(s: Slow) -> np.ndarray:
     def mended(rows: np.ndarray) -> np.ndarray:
         out = rows.copy()
         for cell in np.flatnonzero(wrong):
-            y, x = divmod(cell, GRID[1])
+            y, x = divmod(int(cell), GRID[1])
             near = [
                 rows[a * GRID[1] + b]
                 for a in range(max(y - 1, 0), min(y + 2, GRID[0]))

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from cache.errors import InputError
 from stages.parts.data.views import whole
-from stages.parts.teacher import sources
 from stages.parts.teacher.teacher import Teacher, TeacherConfig, known_normalisation, load_teacher, teacher_identity
 from stages.parts.teacher.towers import resized_positions
 
@@ -375,7 +374,7 @@ def test_a_failed_download_gives_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         raise ConnectionError("no route to host\nand a long story")
 
     monkeypatch.setattr(open_clip, "create_model", offline)
-    monkeypatch.setattr(sources.socket, "create_connection", lambda *_, **__: socket.socket())
+    monkeypatch.setattr("socket.create_connection", lambda *_, **__: socket.socket())
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with pytest.raises(InputError, match=r"no route to host.*network") as caught:
         load_teacher(TeacherConfig(model="hf-hub:nobody/nothing"))
