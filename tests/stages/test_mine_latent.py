@@ -64,7 +64,6 @@ def test_latent_regions_are_those_of_the_pseudo_mask_each_with_its_token(tiny: T
 def test_threads_and_a_stop_change_no_bit(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.run("mine-latent")
     calls = 0
-    original = stage.encode_crops  # type: ignore[attr-defined]
 
     def stopped(*arguments: Any) -> Any:
         nonlocal calls
