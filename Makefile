@@ -11,7 +11,7 @@ RUN = $(BIN)/clip2seg $@ $(PRESET) --artifacts $(ARTIFACTS) $(if $(DATA),--data 
 
 .DEFAULT_GOAL := help
 .PHONY: help demo plan extract mine-latent train eval inspect ablate sweep teacher export runs doctor bench \
-	bench-gpu test lint audit clean
+	bench-gpu test coverage lint audit clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ bench-gpu: $(VENV)/.dev ## on one GPU: does it compute as a CPU, waiting for not
 
 test: $(VENV)/.dev ## install, then run the tests
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup $(ARGS)
+
+coverage: $(VENV)/.dev ## the tests again, with the share of lines and branches that they run
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup --cov --cov-report=term:skip-covered $(ARGS)
 
 lint: $(VENV)/.dev ## format check, lint, type check
 	$(BIN)/ruff format --check .

@@ -6,13 +6,20 @@ a claim until it was checked.
 
 from __future__ import annotations
 
-import json
+import hashlib
+import math
 from typing import Any
 
+from cache.errors import InputError
 from cache.location import Location, StoreError
+from cache.marks import strict_json
 
 LARGEST = 2**24
 """Most bytes of a header that is read: the largest student's has some 200 kB."""
+LARGEST_DIM, LARGEST_SIDE = 2**14, 2**14
+"""Largest embedding size D, and largest side of a crop in pixels."""
+FILE = "student.safetensors"
+"""The student's name in a run's folder."""
 METADATA = "__metadata__"
 KEY = "clip2seg"
 """Our own entry in a file's metadata: a JSON object, as text."""
@@ -46,6 +53,77 @@ def about_of(data: bytes) -> dict[str, Any]:
     return _table(text)
 
 
+def student_bytes(at: Location, name: str = FILE, *, finished: bool = False) -> bytes:
+    """The file of a run's student, compared with the digest that the end of training sealed into complete.json.
+
+    finished: refuse a run that has not ended. Raises InputError where there is no student, StoreError where it is
+    another one than was sealed (a process that woke up later wrote over it, or a byte was changed).
+    """
+    mark, packed = at.get_mark("complete.json"), at.get(name)
+    if packed is None or (finished and mark is None):
+        raise InputError(f"{at}: no trained student there; run `clip2seg train` first, to its end")
+    objects = mark.get("objects") if mark else None
+    sealed = objects.get(name) if isinstance(objects, dict) else None
+    if mark is not None and name == FILE and sealed != hashlib.sha256(packed).hexdigest():
+        raise StoreError(
+            f"{at}/{name}: damaged, not what training ended with; run `clip2seg cache verify --repair`, then train"
+        )
+    return packed
+
+
+def check_about(about: dict[str, Any]) -> dict[str, Any]:
+    """What a student's file says, where its types and sizes can be used by whoever reads it. Raises ValueError.
+
+    The tensors say how large the network is; here stands what is believed without them: tables are tables, names
+    are text, `views.size` [pixels] and `pixel-loss.alpha` are numbers in range.
+    """
+    provenance = _sub(about, "provenance")
+    for name in ("teacher", "versions", "ingredients"):
+        _sub(provenance, name)
+    for name in ("stage", "split", "split_hash", "fingerprint"):
+        _wanted(isinstance(provenance.get(name, ""), str), f"provenance.{name}", "no text")
+    for name, value in provenance.get("teacher", {}).items():
+        _wanted(isinstance(value, str), f"provenance.teacher.{name}", "no text")
+    ingredients = provenance.get("ingredients", {})
+    for name, value in ingredients.items():
+        _wanted(name in ("schema", "tokens", "latent") or isinstance(value, dict), f"ingredients.{name}", "no table")
+    size, alpha = _sub(ingredients, "views").get("size", 512), _sub(ingredients, "pixel-loss").get("alpha", 1.0)
+    _wanted(_whole(size) and 1 <= size <= LARGEST_SIDE, "views.size", f"{str(size)[:40]!r} is no side in pixels")
+    _wanted(_number(alpha), "pixel-loss.alpha", f"{str(alpha)[:40]!r} is no number")
+    prompts = _sub(_sub(ingredients, "text"), "words").get("prompts", [])
+    _wanted(_texts(prompts) and len(prompts) < 1000, "text.words.prompts", "no list of texts")
+    _sub(about, "student")
+    for name in ("seen", "more"):
+        _wanted(_texts(about.get(name, [])) and len(about.get(name, [])) < 2**16, name, "no list of names")
+    dim, iteration = about.get("dim", 1), about.get("iteration", 0)
+    _wanted(_whole(dim) and 1 <= dim <= LARGEST_DIM, "dim", f"{str(dim)[:40]!r} is no embedding size")
+    _wanted(_whole(iteration) and iteration >= 0, "iteration", f"{str(iteration)[:40]!r} is no count")
+    return about
+
+
+def _sub(table: dict[str, Any], name: str) -> dict[str, Any]:
+    found = table.get(name, {})
+    _wanted(isinstance(found, dict), name, "no table")
+    return dict(found)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value < 2**53
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _wanted(fine: bool, entry: str, why: str) -> None:
+    if not fine:
+        raise ValueError(f"{entry}: {why}")
+
+
 def about_at(at: Location, name: str) -> dict[str, Any] | None:
     """`about_of` an object of a store, of which the header alone is read; None where there is no such object.
 
@@ -55,17 +133,17 @@ def about_at(at: Location, name: str) -> dict[str, Any] | None:
     if size is None:
         return None
     try:
-        length = header_size(at.get_start(name, min(size, 8)))
-        return about_of(at.get_start(name, min(size, 8 + length)))
+        length = header_size(at.get_start(name, 8) if size >= 8 else b"")
+        return check_about(about_of(at.get_start(name, min(size, 8 + length))))
     except ValueError as error:
         raise StoreError(f"{at}/{name}: damaged ({error}); run `clip2seg cache verify --repair`, then train") from error
 
 
 def _table(text: bytes | str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("its header is nested without end") from error
+        found = strict_json(text)
+    except ValueError as error:
+        raise ValueError(f"its header is no JSON: {error}") from error
     if not isinstance(found, dict):
         raise ValueError("its header is no table")
     return found

@@ -3,8 +3,8 @@
 An artifact is a zarr v3 group cut into shards: `shards/00017/<array>`. A shard is the unit of writing (one
 writer, committed as a whole), a chunk the unit of reading. Ragged data are flat values plus offsets.
 Shape symbols: n views of the shard, p regions of the shard (flat), h w token grid, D embedding size,
-C channels of the second
-network, K_s seen and K_u unseen classes.
+C channels of the second network,
+K_s seen and K_u unseen classes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from cache.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of everything below. A cache of another version is refused, never converted."""
 
 TOKEN = "token"
@@ -42,6 +42,7 @@ ARTIFACTS: Mapping[str, Mapping[str, Array]] = {
         "image_size": Array("int32", ("n", "2"), "height and width of the image in pixels, after EXIF rotation"),
         "view_seed": Array("uint64", ("n",), "seed that the view's geometry was drawn from (0: whole image)"),
         "labels_crc": Array("uint32", ("n",), "crc32 of the image's seen labels, so that edited masks are noticed"),
+        "photo_crc": Array("uint32", ("n",), "crc32 of the photo's file, so that a replaced photo is noticed"),
     },
     "dense": {
         "dense": Array(TOKEN, ("n", "h", "w", "D"), "dense tokens of each view, unnormalised", by_row=True),

@@ -25,7 +25,7 @@ BLOCK = 4096
 
 @dataclass(frozen=True)
 class Hit:
-    """One found token: view id, region in Y_p (class index, K_s + latent id, or -1: the global token), cosine."""
+    """One search result: view id, region in Y_p (class index, K_s + latent id, or -1: the global token), cosine."""
 
     view: str
     region: int
@@ -94,7 +94,7 @@ class TokenIndex:
 
 
 def open_index(at: Location, tokens: Artifact, latent: Artifact | None, num_seen: int) -> TokenIndex:
-    """The index over a cache, read from `at`, or built and stored there if the cache is not the one it was made of.
+    """The index over a cache, read from `at`, or built and stored there if the cache has changed since.
 
     `latent` None: seen regions alone. Raises InputError where no token is stored.
     """

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict
 
 IGNORE = 255
-"""The label of a pixel that says nothing: no loss, no score (method.md, words and shapes)."""
+"""Ignore index: excluded from loss and metrics (method.md, symbols)."""
 
 
 @dataclass(frozen=True)

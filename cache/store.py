@@ -8,9 +8,11 @@ Marks carry their own sha256, so a changed byte of anything is noticed before it
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,13 +22,26 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore, ObjectStore
 
 from cache.claims import Claim, give_back, take
-from cache.errors import InputError
+from cache.errors import InputError, one_line
 from cache.location import Location, StoreError, sealed, unsealed
+from cache.marks import (
+    ARRAY_BYTES,
+    MARK_BYTES,
+    MarkError,
+    check_array,
+    check_commit,
+    check_complete,
+    check_group,
+    check_root,
+    check_values,
+)
 from cache.schema import ARTIFACTS, SCHEMA, check_shard, check_version
 
 MARKS = ("zarr.json", "shards/zarr.json", "complete.json", "dropped.json")
 """What lies beside the shards of an artifact; the first is its root."""
 
+_COMMIT = re.compile(r"shards/(\d{5,7})/commit\.json")
+"""Name of a shard's commit mark; what else lies in `shards` is nobody's."""
 KEPT = 64
 """Commit marks kept in memory: a mark is some 10 KB there, and a cache may have a million."""
 READERS = 16
@@ -42,6 +57,8 @@ class Artifact:
     def __init__(self, location: Location, kind: str) -> None:
         self.at, self.kind, self.table = location, kind, ARTIFACTS[kind]
         self._commits: OrderedDict[int, dict[str, Any]] = OrderedDict()
+        self._dtype, self._seen = "", 0
+        """Of the root mark: stored type of tokens and number of seen classes, "" until it was read."""
 
     def __str__(self) -> str:
         return str(self.at)
@@ -62,9 +79,20 @@ class Artifact:
         root = self.at.get_mark("zarr.json")
         if root is None:
             raise InputError(f"{self}: nothing there; run the stage that writes it (`clip2seg plan` shows which)")
-        attributes: dict[str, Any] = root.get("attributes", {})
+        with self._sense("zarr.json"):
+            attributes = check_root(root, self.kind)
         check_version(str(self), attributes.get("schema"), _command(attributes))
+        self._dtype, self._seen = attributes["dtype"], len(attributes["seen"])
         return attributes
+
+    @contextmanager
+    def _sense(self, name: str) -> Iterator[None]:
+        """Turns what a mark or its arrays can't mean into one line."""
+        try:
+            yield
+        except MarkError as error:
+            what = one_line(f"{self}/{name}: {str(error)[:300]}")
+            raise StoreError(f"{what}; run `clip2seg cache verify --repair`, then the stage again") from error
 
     # -- shards: write ------------------------------------------------------------------------------------
     def write(self, shard: int, ids: Sequence[str], arrays: Mapping[str, np.ndarray], stats: Mapping[str, Any]) -> int:
@@ -73,6 +101,8 @@ class Artifact:
         wrong = [name for name, spec in self.table.items() if spec.dims[0] == "n" and len(arrays[name]) != len(ids)]
         if wrong:
             raise ValueError(f"{self.kind}/{wrong[0]}: {len(arrays[wrong[0]])} views, {len(ids)} ids")
+        if (most := max(value.nbytes for value in arrays.values())) > ARRAY_BYTES:
+            raise InputError(f"{self}: a shard of {len(ids)} views takes {most / 2**30:.1f} GiB; lower extract.shard")
         made: dict[str, Any] = {}
         group = zarr.create_group(MemoryStore(made))
         for name, value in arrays.items():
@@ -106,17 +136,29 @@ class Artifact:
         """Gives a claim back."""
         give_back(self.at, f"{_folder(shard)}/claim.json")
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Marks the whole artifact complete."""
-        mark = {"schema": SCHEMA, "shards": len(self.committed()), "summary": dict(summary)}
-        self.at.put_mark("complete.json", mark)
+    def finish(self, summary: Mapping[str, Any], shards: int) -> None:
+        """Marks the whole artifact complete. Reads the mark of every one of its `shards`: a store's listing may lag.
+
+        Raises StoreError where one is not committed.
+        """
+        for _ in self.marks(range(shards)):
+            pass
+        self.at.put_mark("complete.json", {"schema": SCHEMA, "shards": shards, "summary": dict(summary)})
 
     # -- shards: read -------------------------------------------------------------------------------------
-    def summary(self) -> dict[str, Any] | None:
-        """The summary of a complete artifact; None while it is not complete."""
-        mark = self._mark("complete.json")
-        summary: dict[str, Any] | None = mark["summary"] if mark else None
+    def summary(self, shards: int | None = None) -> dict[str, Any] | None:
+        """The summary of a complete artifact; None while it is not complete, or is so with other than `shards`."""
+        mark = self._complete()
+        summary: dict[str, Any] | None = mark["summary"] if mark and shards in (None, mark["shards"]) else None
         return summary
+
+    def _complete(self) -> dict[str, Any] | None:
+        """The complete mark, sensible."""
+        mark = self._mark("complete.json")
+        if mark is not None:
+            with self._sense("complete.json"):
+                check_complete(mark)
+        return mark
 
     def _mark(self, name: str) -> dict[str, Any] | None:
         mark = self.at.get_mark(name)
@@ -127,11 +169,20 @@ class Artifact:
     def commit(self, shard: int) -> dict[str, Any] | None:
         """The commit mark of a shard (`ids`, `stats`, `objects`); None while it is not committed."""
         if shard not in self._commits:
-            mark = self._mark(f"{_folder(shard)}/commit.json")
+            mark = self._commit_mark(shard)
             if mark is None:
                 return None
             return self._keep(shard, mark)
         return self._commits[shard]
+
+    def _commit_mark(self, shard: int) -> dict[str, Any] | None:
+        """A shard's commit mark, sensible."""
+        name = f"{_folder(shard)}/commit.json"
+        mark = self._mark(name)
+        if mark is not None:
+            with self._sense(name):
+                check_commit(mark, self.kind)
+        return mark
 
     def _keep(self, shard: int, mark: dict[str, Any]) -> dict[str, Any]:
         self._commits[shard] = mark
@@ -141,7 +192,8 @@ class Artifact:
 
     def committed(self) -> list[int]:
         """Shards with a commit mark, in order: one listing, no mark is read."""
-        return sorted(int(n.split("/")[1]) for n, _ in self.at.listed("shards") if n.endswith("/commit.json"))
+        found = (_COMMIT.fullmatch(name) for name, _ in self.at.listed("shards"))
+        return sorted(int(match[1]) for match in found if match is not None)
 
     def marks(self, shards: Sequence[int] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
         """(shard, commit mark) of some shards, of all to read when none are named; many are read at once, none kept."""
@@ -155,29 +207,50 @@ class Artifact:
         """A commit mark that has to be there."""
         if (kept := self._commits.get(shard)) is not None:
             return kept
-        mark = self._mark(f"{_folder(shard)}/commit.json")
+        mark = self._commit_mark(shard)
         if mark is None and self.summary() is not None:
             raise self._damaged(f"{_folder(shard)}/commit.json", "missing")
         if mark is None:
             raise StoreError(f"{self}/{_folder(shard)}: not there; run `{_command(self.provenance())}` again")
         return mark
 
-    def shards(self) -> list[int]:
+    def shards(self) -> Sequence[int]:
         """The shards to read: all that a complete artifact was made of, even if one has vanished since."""
-        mark = self._mark("complete.json")
-        return self.committed() if mark is None or "shards" not in mark else list(range(mark["shards"]))
+        mark = self._complete()
+        return self.committed() if mark is None else range(mark["shards"])
+
+    def check_rows(self, rows: int) -> None:
+        """Raises InputError unless the shards stand for `rows` views: stored ones and those left out as bad."""
+        found = sum(len(mark["ids"]) + len(mark["stats"].get("bad", [])) for _, mark in self.marks())
+        if found != rows:
+            command = _command(self.provenance())
+            raise InputError(f"{self}: holds {found} of the data set's {rows} views; run `{command}` again")
 
     def read(self, shard: int, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Whole arrays of a shard, every byte checked against the commit mark."""
-        group = self._memory_group(shard, list(names or self.table))
-        return {name: np.asarray(_array(group, name)[...]) for name in names or self.table}
+        """Whole arrays of a shard: bytes as committed, metadata as the schema has it, offsets and ids within range."""
+        wanted, objects = list(names or self.table), self._objects(shard)
+        metadata = {"zarr.json": self._checked(shard, "zarr.json")} | self._metadata(shard, wanted)
+        data = {k: self._checked(shard, k) for k in objects if k.partition("/")[0] in wanted and k not in metadata}
+        make = default_buffer_prototype().buffer.from_bytes
+        with self._sense(_folder(shard)):
+            check_group(metadata["zarr.json"])
+            store: dict[str, Any] = {key: make(value) for key, value in (metadata | data).items()}
+            group = zarr.open_group(MemoryStore(store), mode="r", zarr_format=3, use_consolidated=False)
+            arrays = {name: np.asarray(_array(group, name)[...]) for name in wanted}
+            check_values(self.kind, arrays, self._seen)
+        return arrays
 
-    def _memory_group(self, shard: int, names: Sequence[str]) -> zarr.Group:
-        store: dict[str, Any] = {}
-        for key in self._objects(shard):
-            if key == "zarr.json" or key.split("/")[0] in names:
-                store[key] = default_buffer_prototype().buffer.from_bytes(self._checked(shard, key))
-        return zarr.open_group(MemoryStore(store), mode="r")
+    def _metadata(self, shard: int, names: Sequence[str]) -> dict[str, bytes]:
+        """The zarr.json of some arrays, each exactly what `write` makes: no other codec, no other size, runs."""
+        if not self._dtype:
+            self.provenance()
+        objects, views = self._objects(shard), len(self.shard_ids(shard))
+        found = {f"{name}/zarr.json": self._checked(shard, f"{name}/zarr.json") for name in names}
+        with self._sense(_folder(shard)):
+            for name in names:
+                stored = sum(size for key, (size, _) in objects.items() if key.startswith(f"{name}/c"))
+                check_array(self.kind, name, found[f"{name}/zarr.json"], self._dtype, views, stored)
+        return found
 
     def _objects(self, shard: int) -> dict[str, tuple[int, str]]:
         """Name below the shard -> size and sha256 of every object that was committed."""
@@ -186,10 +259,13 @@ class Artifact:
 
     def _looked_at(self, shard: int, key: str) -> tuple[bytes, str]:
         """An object's bytes and what is wrong with them, "" for nothing."""
-        data = self.at.get(f"{_folder(shard)}/{key}")
-        if data is None:
+        name, (size, digest) = f"{_folder(shard)}/{key}", self._objects(shard)[key]
+        if (held := self.at.size(name)) is None:
             return b"", "missing"
-        return data, "" if hashlib.sha256(data).hexdigest() == self._objects(shard)[key][1] else "damaged"
+        if held != size:  # nothing of it is read: it may be of any size
+            return b"", "damaged"
+        data = self.at.get(name, size) or b""
+        return data, "" if hashlib.sha256(data).hexdigest() == digest else "damaged"
 
     def _checked(self, shard: int, key: str) -> bytes:
         data, fault = self._looked_at(shard, key)
@@ -207,14 +283,18 @@ class Artifact:
             return
         # Some rows are read alone, each with its own checksum. What has none is looked at here: the metadata, and
         # the size, since zarr takes a missing object for zeros.
+        self._metadata(shard, [name])
         for key, (size, _) in self._objects(shard).items():
-            if key == f"{name}/zarr.json":
-                self._checked(shard, key)
-            elif key.startswith(f"{name}/") and self.at.size(f"{_folder(shard)}/{key}") != size:
+            if (
+                key != f"{name}/zarr.json"
+                and key.startswith(f"{name}/")
+                and self.at.size(f"{_folder(shard)}/{key}") != size
+            ):
                 raise self._damaged(f"{_folder(shard)}/{key}", "missing or cut")
         store = ObjectStore(self.at.store, read_only=True)
         try:
-            array = zarr.open_array(store, path=self.at.key(f"{_folder(shard)}/{name}"), mode="r")
+            path = self.at.key(f"{_folder(shard)}/{name}")
+            array = zarr.open_array(store, path=path, mode="r", zarr_format=3)
             for i in only:
                 yield np.asarray(array[i])
         except (ValueError, FileNotFoundError) as error:
@@ -260,18 +340,38 @@ class Artifact:
         if commit is None:
             return [f"{mark}: missing"]
         found = {key: self._looked_at(shard, key)[1] for key in commit["objects"]}
-        return [f"{_folder(shard)}/{key}: {fault}" for key, fault in found.items() if fault]
+        faults = [f"{_folder(shard)}/{key}: {fault}" for key, fault in found.items() if fault]
+        try:
+            if not faults:
+                self._metadata(shard, list(self.table))
+        except StoreError:
+            faults.append(f"{_folder(shard)}: its arrays are not what the schema says")
+        except InputError:  # no root, or one of another version, which is said elsewhere
+            pass
+        return faults
 
     def mark_faults(self) -> list[str]:
         """Marks beside the shards that are damaged, and the root where it is missing."""
         wrong = []
         for name in MARKS:
-            data = self.at.get(name)
-            if data is not None and unsealed(data) is None:
+            data = self.at.get(name, MARK_BYTES)
+            if data is not None and not self._sensible(name, data):
                 wrong.append(f"{name}: damaged")
             elif data is None and name == MARKS[0]:
                 wrong.append(f"{name}: missing")
         return wrong
+
+    def _sensible(self, name: str, data: bytes) -> bool:
+        """Whether a mark beside the shards is sealed and says what such a mark may say."""
+        mark = unsealed(data)
+        try:
+            if mark is not None and name == MARKS[0]:
+                check_root(mark, self.kind)
+            if mark is not None and name == "complete.json" and mark.get("schema") == SCHEMA:
+                check_complete(mark)
+        except MarkError:
+            return False
+        return mark is not None
 
     def discard(self, shard: int) -> None:
         """Takes a shard back: its commit mark and the artifact's complete mark go, so the stage makes it anew."""

@@ -1,6 +1,6 @@
 """What a cache says of itself: provenance, coverage, sizes, norms, health, latent classes. No torch, no images.
 
-Reads commit marks and the small arrays; of a large cache an even choice of shards, which the result states.
+Reads commit marks and the small arrays; of a large cache only evenly spaced shards, as the result states.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Decoded(Dataset):
     index: NDArray[np.int64] | None = None
     """[N, 4]: height, width, where the photo and where the labels begin."""
 
-    def image(self, i: int) -> NDArray[np.uint8]:
+    def image(self, i: int, least: tuple[int, int] | None = None) -> NDArray[np.uint8]:  # whole, whatever is enough
         height, width, at, _ = self._of(i)
         return np.array(self._bytes()[at : at + height * width * 3]).reshape(height, width, 3)
 

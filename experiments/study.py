@@ -3,8 +3,8 @@
     python experiments/study.py experiments/studies/settings.toml --out results --budget 440 --parallel 5 --workers 2
 
 A study (a TOML file, `experiments/studies/` has some) has worlds - a preset with settings - and rounds of rows, each
-row a name with settings. Every cache that a row needs is extracted and mined once, by all processes together; then
-each process trains and scores one run after another. What is complete is not computed again, so a study that was
+row a name with settings. Caches are extracted and mined once, by all processes together; then each process trains
+and scores one run after another. What is complete is not computed again, so a study that was
 stopped goes on. A round chooses: of the options of a factor the best one, by mean hIoU over worlds and seeds, becomes
 part of what later rounds start `from`.
 
@@ -51,6 +51,8 @@ class Job:
     seed: int
     preset: str
     settings: tuple[str, ...]
+    curve: bool = False
+    """Whether the curve of hIoU over the seen bias is wanted too."""
 
     @property
     def name(self) -> str:
@@ -99,6 +101,7 @@ class Study:
                     *settings,
                     f"train.seed={seed}",
                 ),
+                told.get("curve", False),
             )
             for seed in told.get("seeds", [0])
             for row, settings in rows.items()
@@ -181,7 +184,7 @@ class Study:
                 lines.append(f"\nchosen: `{' '.join(self.chosen[told['name']]['settings']) or 'nothing'}`")
             parts.append("\n".join(lines))
         if self.left_out:
-            parts.append("Not run for want of time: " + "; ".join(self.left_out))
+            parts.append(f"Not run for want of time: {len(self.left_out)} runs, named in results.json")
         parts += [f"Failed: {f['job']}: {f['error']}" for f in self.failed]
         return "\n\n".join(parts)
 
@@ -221,13 +224,13 @@ def work(pipe: Connection, args: argparse.Namespace) -> None:
     from pipeline import run
 
     torch.set_num_threads(args.threads)
-    log = (Path(args.out) / f"log-{os.getpid()}.txt").open("w", buffering=1, encoding="utf-8")
+    log = (Path(args.out) / "log.txt").open("a", buffering=1, encoding="utf-8")
     sys.stderr = log  # progress bars of several runs would write over each other
     machine = run.Machine(args.device, args.workers)
     while (told := pipe.recv()) is not None:
         what, job = told
         try:
-            print(f"--- {what} {job.name}: {' '.join(job.settings)}", file=log)
+            print(f"--- {os.getpid()}: {what} {job.name}: {' '.join(job.settings)}", file=log)
             pipe.send((_done(what, job, args, machine), ""))
         except BaseException as error:  # a row that fails must not end the study
             traceback.print_exc(file=log)
@@ -249,15 +252,22 @@ def _done(what: str, job: Job, args: argparse.Namespace, machine: Any) -> dict[s
     if what == "teacher":
         report = run.evaluate_teacher(plan, machine)["report"]
         return report.model_dump(mode="json", include={*KEPT}) | {"seconds": time.perf_counter() - start}
+    run.extract(plan, machine)
+    if plan.distilled:
+        run.mine_latent(plan, machine)
+    cached = time.perf_counter()
     trained = run.train(plan, machine)
     middle = time.perf_counter()
     report = run.evaluate(plan, machine)["report"]
+    curve = [vars(p) for p in run.bias_curve(plan, machine)[::5]] if job.curve else []
     return {
         "iterations": plan.config.train.iterations,
         **report.model_dump(mode="json", include={*KEPT}),
-        "train_seconds": round(middle - start, 2),
+        "cache_seconds": round(cached - start, 2),
+        "train_seconds": round(middle - cached, 2),
         "eval_seconds": round(time.perf_counter() - middle, 2),
         "already": trained["already_complete"],
+        "curve": curve,
         "training": trained["summary"],
         "address": plan.fingerprint("train"),
     }
@@ -319,19 +329,24 @@ class Crew:
 
 
 class Pace:
-    """How long a run takes, by the runs that ended."""
+    """How long a run takes, by the runs of its round that ended; before one has, by those of other rounds."""
 
     def __init__(self, guess: float) -> None:
         self.guess, self.scoring = guess, EVALUATION_SECONDS
-        self.seen: list[float] = []
+        self.seen: dict[str, list[float]] = {}
 
-    def saw(self, result: Mapping[str, Any]) -> None:
+    def saw(self, job: Job, result: Mapping[str, Any]) -> None:
+        """Takes note of a run that ended."""
         if not result["already"]:
-            self.seen.append(result["train_seconds"] / result["iterations"])
+            self.seen.setdefault(job.round, []).append(result["train_seconds"] / result["iterations"])
             self.scoring = result["eval_seconds"]
 
-    def seconds(self, iterations: int) -> float:
-        return iterations * (max(self.seen[-6:]) if self.seen else self.guess) + self.scoring
+    def seconds(self, job: Job, iterations: int) -> float:
+        """Seconds that a run will take."""
+        if job.round in self.seen:
+            return iterations * max(self.seen[job.round][-6:]) + self.scoring
+        others = [rate for rates in self.seen.values() for rate in rates]
+        return iterations * max([self.guess, *others]) + self.scoring
 
 
 def study(args: argparse.Namespace) -> int:
@@ -356,7 +371,7 @@ def study(args: argparse.Namespace) -> int:
             found.teachers[job.world] = result
             note(f"teacher, training-free [{job.world}] {_three([result])}")
         elif what == "run":
-            pace.saw(result)
+            pace.saw(job, result)
             found.rows.append({"round": job.round, "world": job.world, "row": job.row, "seed": job.seed,
                                "settings": list(job.settings), **result})  # fmt: skip
             note(f"{job.name} {_three([result])}  train {result['train_seconds']} s, eval {result['eval_seconds']} s")
@@ -372,7 +387,7 @@ def study(args: argparse.Namespace) -> int:
             queue, iterations = list(jobs), {j: load_config(j.preset, j.settings).train.iterations for j in jobs}
             while (queue or crew.busy) and left() > 0:
                 for i in crew.idle():
-                    job = next((j for j in queue if left() - pace.seconds(iterations[j]) > end), None)
+                    job = next((j for j in queue if left() - pace.seconds(j, iterations[j]) > end), None)
                     if job is None:
                         break
                     queue.remove(job)
@@ -392,41 +407,38 @@ def study(args: argparse.Namespace) -> int:
 
 
 def caches(jobs: Sequence[Job], args: Any, crew: Crew, record: Any, left: Any, end: float, note: Any) -> None:
-    """Every cache the jobs read, made by all processes together, and each world's training-free teacher."""
-    seen: set[tuple[str, ...]] = set()
+    """Every cache that several rows read, made by all processes together; and each world's training-free teacher.
+
+    A cache of one row alone is made by its own run, while others train.
+    """
+    readers: dict[tuple[str, ...], list[Job]] = {}
     for job in {j.world: j for j in jobs}.values() if args.in_memory else ():
         plan_of(job, args, Path(args.artifacts) / "decoded")
     for job in jobs:
         plan = plan_of(job, args)
-        kinds = ("tokens", "latent", "text") if plan.distilled else ("text",)
-        key = tuple(str(plan.address(kind)) for kind in kinds)
-        if key in seen or left() <= end:
+        if plan.distilled and any(plan.artifact(kind).summary() is None for kind in ("tokens", "latent")):
+            readers.setdefault(tuple(str(plan.address(kind)) for kind in ("tokens", "latent")), []).append(job)
+    for readers_of in readers.values():
+        if len({job.row for job in readers_of}) < 2 or left() <= end:
             continue
-        seen.add(key)
-        if all(plan.artifact(kind).summary() is not None for kind in kinds):
-            continue
-        start = time.perf_counter()
+        job, start = readers_of[0], time.perf_counter()
         for i in crew.idle():
             crew.give(i, "cache", job)
         while crew.busy and left() > 0:
             for one in crew.results(min(2.0, max(left(), 0.1))):
                 record(*one)
-        note(f"cache of {job.row} [{job.world}] in {time.perf_counter() - start:.1f} s")
-    if args.teacher:
-        for job in {j.world: j for j in jobs}.values():
-            while not crew.idle() and left() > 0:
-                for one in crew.results(min(2.0, max(left(), 0.1))):
-                    record(*one)
-            for i in crew.idle()[:1]:
-                crew.give(i, "teacher", job)
-        args.teacher = False
+        note(f"cache [{job.world}] in {time.perf_counter() - start:.1f} s")
+    for job in {j.world: j for j in jobs}.values() if args.teacher else ():
+        for i in crew.idle()[:1]:
+            crew.give(i, "teacher", job)
+    args.teacher = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("study", help="the study: a TOML file")
-    parser.add_argument("--out", default="results", help="folder of results.json, results.md and the logs")
+    parser.add_argument("--out", default="results", help="folder of results.json, results.md and log.txt")
     parser.add_argument("--artifacts", default="artifacts", help="folder of caches and runs")
     parser.add_argument("--data", action="append", default=[], metavar="WORLD=FOLDER", help="a world's data folder")
     parser.add_argument("--set", action="append", default=[], help="a setting for every run: table.key=value")

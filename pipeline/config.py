@@ -103,9 +103,9 @@ def _find(preset: str) -> Path:
     return path
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _read(path: Path, visited: tuple[Path, ...] = ()) -> dict[str, Any]:
     path = path.resolve()
-    if path in seen:
+    if path in visited:
         raise InputError(f"{path}: `extends` goes in a circle")
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -118,7 +118,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if base is None:
         return tables
     parent = path.parent / base if base.endswith(".toml") else _find(base)
-    return _merged(_read(parent, (*seen, path)), tables)
+    return _merged(_read(parent, (*visited, path)), tables)
 
 
 def _resolved(value: Any, folder: Path) -> Any:

@@ -260,7 +260,7 @@ class Plan:
 
     def _progress(self, kind: str, shards: int) -> tuple[str, bool, str]:
         artifact = self.artifact(kind)
-        if artifact.summary() is not None:
+        if artifact.summary(shards) is not None:
             return kind, True, "complete"
         if artifact.dropped():
             return kind, True, "dropped"

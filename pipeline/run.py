@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,8 @@ from stages.running.reports import read_report
 
 if TYPE_CHECKING:
     from stages.online import OnlineTeacher
+    from stages.parts.data.datasets import Dataset
+    from stages.parts.scoring.bias_curve import Point
     from stages.running.board import OnScalar
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -181,6 +184,40 @@ def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
     )
     _report("eval", plan.address("train"))
     return _result("eval", False, {}, plan.address("eval")) | {"report": report}
+
+
+def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list[Point]:
+    """The student's scores over the seen bias, at those of `also` too, from one pass over the evaluation images."""
+    draw_world(plan)
+    from stages import evaluate as stage
+
+    return stage.run_curve(
+        plan.config.eval, plan.val_data, plan.tiers().text, plan.address("train"), also, compute=machine.compute
+    )
+
+
+def evaluate_transfer(
+    plan: Plan, words: Plan, data: Dataset, at: Location, on: str, machine: Machine
+) -> dict[str, Any]:
+    """Scores of the student on another data set; the artifact `text` of `words` has its names, or gets them."""
+    from stages import evaluate as stage
+
+    if (text := words.artifact("text")).summary(1) is None:
+        from stages import extract
+        from stages.parts.teacher.teacher import load_teacher
+
+        teacher = load_teacher(plan.config.teacher, machine.compute.device)
+        extract.write_text(teacher, plan.prompts, words.train_data, _created(words, "text", "extract"))
+    return stage.run_transfer(
+        plan.config.eval,
+        data,
+        (text, words.vocabulary.ordered),
+        plan.address("train"),
+        at,
+        on,
+        device=machine.compute.device,
+        workers=machine.compute.workers,
+    )
 
 
 def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:

@@ -6,9 +6,9 @@ alone loads CLIP. Several processes (torchrun) divide the images; rank 0 alone w
 
 from __future__ import annotations
 
-import hashlib
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Subset
 
 from cache.errors import InputError
+from cache.headers import FILE as STUDENT
+from cache.headers import student_bytes
 from cache.location import Location
 from cache.store import Artifact
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
@@ -23,6 +25,8 @@ from stages.parts.data.views import Array
 from stages.parts.drawing.overlays import grid, overlay, palette
 from stages.parts.eval_report import EvalReport
 from stages.parts.learning.distributed import all_gather_object, all_reduce_sum, process_group
+from stages.parts.scoring.bias_curve import BiasCurve, Point
+from stages.parts.scoring.bias_curve import grid as bias_grid
 from stages.parts.scoring.gallery import ImageScore, extremes, mixed, score_image
 from stages.parts.scoring.inference import Scorer, class_scores, predicted, student_scorer
 from stages.parts.scoring.metrics import confusion, scores
@@ -34,9 +38,6 @@ from stages.running.loading import loaded, losses_explained
 from stages.running.progress import Bar, rank_and_world
 from stages.running.recipes import CacheRecipe
 from stages.running.reports import REPORT
-
-if TYPE_CHECKING:
-    from stages.parts.teacher.refine import Refiner
 
 
 def run(
@@ -57,6 +58,37 @@ def run(
         return _score(cfg, data, scorer, out, compute, about)
 
 
+def run_transfer(
+    cfg: EvaluateConfig,
+    data: Dataset,
+    text: tuple[Artifact, Sequence[str]],
+    run_at: Location,
+    out: Location,
+    on: str,
+    *,
+    device: torch.device,
+    workers: int,
+) -> dict[str, Any]:
+    """Scores the student of `run_at` on another data set, called `on`; writes and returns the report as `run` does.
+
+    `text`: embeddings of the other vocabulary and the names of its rows. Which classes are seen, `data` says.
+    """
+    checkpoint, (artifact, names) = load_student(run_at), text
+    arrays = artifact.read(0)
+    every = dict(zip(names, np.concatenate([arrays["seen"], arrays["unseen"]]), strict=True))
+    trained = dict(zip(checkpoint.seen, checkpoint.text.numpy(), strict=True))
+    if odd := [n for n in every.keys() & trained.keys() if not np.allclose(every[n], trained[n], atol=1e-4)]:
+        raise InputError(
+            f"{run_at}: trained with another text embedding of {odd[0]!r} than {artifact} holds; use its own teacher "
+            "and prompts"
+        )
+    embeddings = torch.from_numpy(np.stack([every[n] for n in data.vocabulary.ordered]))
+    scorer = student_scorer(checkpoint.student.to(device), embeddings.to(device))
+    about = {"scored": "student", "run": str(run_at), "on": on, "about": checkpoint.about}
+    with process_group(str(out), device, *rank_and_world()):
+        return _score(cfg, data, scorer, out, device, workers, about)
+
+
 def run_teacher(
     cfg: EvaluateConfig,
     recipe: CacheRecipe,
@@ -67,6 +99,7 @@ def run_teacher(
     compute: Compute,
 ) -> EvalReport:
     """Scores the teacher training-free: its refined dense tokens against the same text embeddings, by the same code."""
+    from stages.parts.teacher.refine import Refiner
     from stages.parts.teacher.teacher import load_teacher  # the one place of this stage that needs CLIP
 
     teacher, refiner = load_teacher(recipe.teacher, compute.device), Refiner(recipe.refine, recipe.affinity)
@@ -91,15 +124,49 @@ def run_teacher(
         return _score(cfg, data, score, out, compute, about)
 
 
+def run_curve(
+    cfg: EvaluateConfig,
+    data: Dataset,
+    text: Artifact,
+    run_at: Location,
+    also: Sequence[float] = (),
+    *,
+    compute: Compute,
+) -> list[Point]:
+    """The student's scores over the seen bias, from one pass; writes nothing. `cfg.seen_bias` is left out of it.
+
+    The biases are evenly spaced, 0 in the middle, as far as the scores reach, and those of `also`.
+
+    Raises InputError for a bad sample: a curve of some of the images would be compared with scores of all.
+    """
+    checkpoint = load_student(run_at)
+    embeddings = all_text(text, data, checkpoint, str(run_at))
+    seen, every = len(data.vocabulary.seen), len(data.vocabulary.ordered)
+    if seen == every:
+        raise InputError(f"split {data.vocabulary.split!r} has no unseen class: there is nothing to calibrate")
+    device = compute.device
+    scorer = student_scorer(checkpoint.student.to(device), embeddings.to(device))
+    plain = cfg.model_copy(update={"seen_bias": 0.0})
+    loader = DataLoader(_Pairs(data), batch_size=1, collate_fn=list, num_workers=compute.workers)
+    curve: BiasCurve | None = None
+    with Bar("calibrate", len(data), "images") as bar:
+        for (pair,) in loader:
+            bar.advance()
+            if isinstance(pair, BadSample):
+                raise InputError(str(pair))
+            found = class_scores(scorer, pair[0], plain, seen, device)
+            if curve is None:
+                # How far scores reach is the student's own: the first image says it.
+                biases = bias_grid(found[:seen].amax(0) - found[seen:].amax(0))
+                curve = BiasCurve(np.union1d(biases, np.array(also)), seen, every, device)
+            curve.add(found, torch.from_numpy(pair[1]).to(device))
+    assert curve is not None  # an empty list of images is refused where it is opened
+    return curve.points()
+
+
 def load_student(run_at: Location) -> Checkpoint:
     """The finished student of a run."""
-    mark, packed = run_at.get_mark("complete.json"), run_at.get("student.safetensors")
-    if mark is None or packed is None:
-        raise InputError(f"{run_at}: no trained student there; run `clip2seg train` first, to its end")
-    digest = hashlib.sha256(packed).hexdigest()
-    if mark.get("objects", {}).get("student.safetensors", digest) != digest:
-        raise InputError(f"{run_at}/student.safetensors: damaged; run `clip2seg cache verify --repair`, then train")
-    return unpack(packed, f"{run_at}/student.safetensors")
+    return unpack(student_bytes(run_at, finished=True), f"{run_at}/{STUDENT}")
 
 
 def all_text(text: Artifact, data: Dataset, checkpoint: Checkpoint, where: str) -> torch.Tensor:
@@ -201,13 +268,13 @@ def _score(
         return report
     chosen = {"grid": mixed(image_scores, cfg.pictures, seen, every)}
     chosen |= {end: [one.index for one in shown] for end, shown in (("best", best), ("worst", worst))}
-    out.put_json("confusion.json", {"classes": list(words.ordered), "counts": counts.tolist()})
+    out.put_mark("confusion.json", {"classes": list(words.ordered), "counts": counts.tolist()})
     for name, images in chosen.items():
         if images:
             shown = [pairs.pair(i) for i in images]
             drawn = [predicted(class_scores(scorer, image, cfg, seen, device)) for image, _ in shown]
             out.put(f"{name}.png", _pictures(shown, drawn, words.ordered, seen))
-    out.put_json(REPORT, report.model_dump(mode="json"))
+    out.put_mark(REPORT, report.model_dump(mode="json"))
     out.put_mark("complete.json", {"summary": {"sIoU": report.sIoU, "uIoU": report.uIoU, "hIoU": report.hIoU}})
     return report
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cache.claims import writing
 from cache.drafts import Drafts, Part, whole
 from cache.errors import InputError
 from cache.location import Location
@@ -47,14 +48,20 @@ def run(
     where the store fails; committed shards, and of those in work the finished batches, stay, also after Ctrl-C,
     SIGTERM or a kill.
     """
-    teacher = load_teacher(recipe.teacher, compute.device)
-    network = None
-    if recipe.affinity.encoder:
-        from stages.parts.students.backbone import load_backbone
-
-        network = load_backbone(recipe.affinity, compute.device)
-    with memory_explained("lower extract.batch, which has an address of its own; committed shards stay"):
+    network, kept = None, [tiers.tokens, tiers.text]
+    kept += [tiers.dense] if recipe.extract.store_dense else []
+    kept += [tiers.affinity] if recipe.affinity.encoder else []
+    # One claim over all tiers, from the first moment: some are written late, or between two shards not at all.
+    with (
+        writing(*(artifact.at for artifact in kept)),
+        memory_explained("lower extract.batch, which has an address of its own; committed shards stay"),
+    ):
+        teacher = load_teacher(recipe.teacher, compute.device)
         write_text(teacher, prompts, data, tiers.text)
+        if recipe.affinity.encoder:
+            from stages.parts.students.backbone import load_backbone
+
+            network = load_backbone(recipe.affinity, compute.device)
         return fill(recipe, teacher, data, tiers, workers=compute.workers, network=network)
 
 
@@ -113,8 +120,8 @@ def fill(
     summary = _summary([*tiers.values(), out.text], data.vocabulary.seen, shards, clock, rate)
     summary |= {"normalisation": teacher.normalisation}
     for artifact in tiers.values():
-        if artifact.summary() is None:  # a run for other prompts alone has nothing to say of finished tokens
-            artifact.finish(summary)
+        if artifact.summary(shards) is None:  # a run for other prompts alone has nothing to say of finished tokens
+            artifact.finish(summary, shards)
     return summary
 
 
@@ -245,7 +252,7 @@ def _write(tiers: dict[str, Artifact], queue: ShardQueue, shard: int, work: _Sha
 
 def write_text(teacher: Teacher, prompts: tuple[str, ...], data: Dataset, out: Artifact) -> None:
     """Fills the artifact `text`, unless it is complete."""
-    if out.summary() is not None:
+    if out.summary(1) is not None:
         return
     words, k = data.vocabulary, len(data.vocabulary.seen)
     with ShardQueue([out], 1) as queue:
@@ -257,7 +264,7 @@ def write_text(teacher: Teacher, prompts: tuple[str, ...], data: Dataset, out: A
                     every = teacher.encode_text(words.ordered, prompts).float().cpu().numpy()
                 out.write(shard, [], {"seen": every[:k], "unseen": every[k:]}, {})
                 queue.release(shard)
-    out.finish({"classes": len(words.ordered)})
+    out.finish({"classes": len(words.ordered)}, 1)
     say(f"text embeddings of {len(words.ordered)} classes -> {out}")
 
 
@@ -277,14 +284,10 @@ def _summary(tiers: Sequence[Artifact], seen: Sequence[str], shards: int, clock:
     sizes: dict[str, int] = {artifact.kind: 0 for artifact in tiers}
     for artifact in tiers:
         kind = artifact.kind
-        wanted = range(shards) if kind == "tokens" else artifact.committed()
-        for shard, mark in artifact.marks(wanted):
+        for _, mark in artifact.marks(range(1 if kind == "text" else shards)):
             sizes[kind] += sum(size for size, _ in mark["objects"].values())
             if kind == "tokens":
                 stats = mark["stats"]
-                if "regions" not in stats:  # a shard of an older run that this one completed
-                    own = artifact.read(shard, ["local_region"])["local_region"].tolist()
-                    stats = {**stats, "regions": len(own), "classes": own}
                 views, regions = views + len(mark["ids"]), regions + stats["regions"]
                 bad += stats["bad"]
                 met |= set(stats["classes"])

@@ -175,8 +175,7 @@ class CachedViews:
 
     def _pixels(self, name: str) -> tuple[Array, Array, View | None, int]:
         n, v = self._index[name]
-        image, labels = self.data.image(n), self.data.labels(n, "seen")
-        return (*cached_view(self.views, self.data.ids[n], v, image, labels), n)
+        return (*cached_view(self.views, self.data, n, v, self.data.labels(n, "seen")), n)
 
 
 def _without_padding(mask: Array, view: View | None) -> Array:

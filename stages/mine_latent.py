@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cache.claims import writing
 from cache.drafts import Drafts, Part, whole
 from cache.errors import InputError
 from cache.settings import IGNORE
@@ -42,6 +43,11 @@ def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compu
     Where the dense tier isn't complete, its tokens are computed again, view by view, as `extract` would store them.
     The second network's maps are read where [refine] or [affinity] want them.
     """
+    with writing(tiers.latent.at):
+        return _run(recipe, data, tiers, compute)
+
+
+def _run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, compute: Compute) -> dict[str, Any]:
     extract, views, tokens, out = recipe.extract, recipe.views, tiers.tokens, tiers.latent
     dense = tiers.dense if tiers.dense.summary() is not None else None
     refiner = Refiner(recipe.refine, recipe.affinity)
@@ -50,6 +56,7 @@ def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compu
         raise InputError(f"{features}: the second network's features are missing; run `clip2seg extract` first")
     if tokens.summary() is None:
         raise InputError(f"{tokens}: extract has not finished; run `clip2seg extract` first")
+    tokens.check_rows(len(data) * views.count)
     teacher = load_teacher(recipe.teacher, compute.device)
     shards, clock = len(tokens.shards()), Clock()
     index = {image_id: i for i, image_id in enumerate(data.ids)}
@@ -67,6 +74,7 @@ def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compu
             for shard in queue.claims():
                 ids, drafts = tokens.shard_ids(shard), Drafts(out.at, shard)
                 rows = [view_row(i, index, views.count) for i in ids]
+                check_photos(tokens, shard, data, [row // views.count for row in rows])
                 firsts = range(0, len(rows), extract.batch)
                 parts = {first: part for first, part in drafts.load().items() if first in firsts}
                 bar.skip(sum(len(part.ids) for part in parts.values()))
@@ -98,7 +106,7 @@ def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compu
                     drafts.clear()
                 queue.release(shard)
     summary = _summary(out, shards, clock)
-    out.finish(summary)
+    out.finish(summary, shards)
     return summary
 
 
@@ -166,3 +174,13 @@ def _summary(out: Artifact, shards: int, clock: Clock) -> dict[str, Any]:
             **{k: round(1e3 * v / max(len(classes), 1), 2) for k, v in clock.seconds.items()},
         },
     }
+
+
+def check_photos(tokens: Artifact, shard: int, data: Dataset, images: list[int]) -> None:
+    """Raises InputError where a photo of a shard is not, byte for byte, the one that was extracted."""
+    for i, crc in zip(images, tokens.read(shard, ["photo_crc"])["photo_crc"], strict=True):
+        if data.photo_crc(i) != crc:
+            raise InputError(
+                f"{data.records[i].image}: is not the photo that was extracted; put that one back, or move the cache "
+                "away and run `clip2seg extract` again"
+            )

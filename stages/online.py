@@ -28,7 +28,7 @@ class OnlineTeacher:
     teacher: Teacher
     recipe: CacheRecipe
 
-    def tokens(self, num_seen: int) -> CachedTokens | None:
+    def tokens(self, num_seen: int, rows: int) -> CachedTokens | None:
         """None: the tokens of a batch are made when it is asked for."""
         return None
 

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from cache.curves import curves_at
+from cache.headers import FILE as STUDENT
+from cache.headers import student_bytes
 from cache.location import Location
 from stages.parts.drawing.charts import line_chart
 from stages.parts.eval_report import ClassScore, EvalReport
@@ -27,10 +30,10 @@ def run(run_at: Location, evaluations: Sequence[tuple[Location, EvalReport]]) ->
 
     What isn't there yet (no evaluation, no curves) is said on the page. Every text is escaped.
     """
-    packed = run_at.get("student.safetensors") or b""
-    checkpoint = unpack(packed, f"{run_at}/student.safetensors")
-    about, summary = checkpoint.about, (run_at.get_json("complete.json") or {}).get("summary", {})
-    curves = [json.loads(line) for line in (run_at.get("curves.jsonl") or b"").decode().splitlines()]
+    packed = student_bytes(run_at)
+    checkpoint = unpack(packed, f"{run_at}/{STUDENT}")
+    about, summary = checkpoint.about, (run_at.get_mark("complete.json") or {}).get("summary", {})
+    curves = curves_at(run_at)
     name = str(run_at).rstrip("/").rsplit("/", 1)[-1]
     parts = [
         _head(name, about, summary),
@@ -76,7 +79,7 @@ def _evaluation(at: Location, report: EvalReport) -> str:
         + f".</p>{_cards(report)}<p class=quiet>Means over classes with {supported.min_pixels} pixels: {scores}.</p>"
     )
     parts = [_section("Scores", head), _section("Classes", _classes(report.classes))]
-    matrix = at.get_json("confusion.json")
+    matrix = at.get_mark("confusion.json")
     if matrix:
         parts.append(_section("What unseen classes are taken for", _confusion(matrix, report.classes)))
     for end, title in (("best", "Best pictures"), ("worst", "Worst pictures"), ("grid", "Unseen classes first")):

@@ -8,16 +8,19 @@ Several processes (torchrun) share each batch by DistributedDataParallel; rank 0
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
-from cache.claims import give_back, take
+from cache.claims import SUFFIX as CLAIM
+from cache.claims import give_back, ours, take
+from cache.curves import NAME as CURVES
+from cache.curves import curves_at, curves_bytes
 from cache.errors import InputError
 from cache.location import Location, StoreError
 from cache.store import Artifact
@@ -43,6 +46,8 @@ from stages.running.recipes import TrainRecipe
 
 CHECKPOINT_SECONDS = 120.0
 """How much work a stop may cost at most."""
+RUN = "run.json"
+"""A run's provenance, written before its first step."""
 LOG_EVERY = 10
 """Iterations between two points of the loss curves."""
 _SMALLER = "raise train.grad_accumulation_steps, or lower train.batch or views.size; the last checkpoint stays"
@@ -67,9 +72,11 @@ class CachedTeacher:
     tiers: CacheTiers | None
     compute: Compute
 
-    def tokens(self, num_seen: int) -> CachedTokens | None:
-        """The tokens of all views. Raises InputError where a tier is not complete."""
-        return load_cache(self.tiers.tokens, self.tiers.latent, num_seen=num_seen) if self.tiers else None
+    def tokens(self, num_seen: int, rows: int) -> CachedTokens | None:
+        """The tokens of all views. Raises InputError where a tier is not complete, or not of `rows` views."""
+        if self.tiers is None:
+            return None
+        return load_cache(self.tiers.tokens, self.tiers.latent, num_seen=num_seen, rows=rows)
 
     def batches(self, training: TrainingSet, sampler: EpochBatchSampler) -> Iterator[Batch]:
         """The batches of the sampler, made by loader processes."""
@@ -96,9 +103,12 @@ def run(
     rank, world = rank_and_world()
     check_shares(recipe.train, world)
     # A restarted job may have its rank 0 on another machine than before: such a claim is watched, not believed.
-    if rank == 0 and (holder := take(at, "claim.json", watch=world > 1)) is not None:
+    if rank == 0 and (holder := take(at, CLAIM, watch=world > 1)) is not None:
         raise InputError(f"{at}: {holder} is training this run; wait for it, or stop it first")
     try:
+        if rank == 0:
+            # From the first moment it is known what this run reads, so that nobody tidies it away.
+            at.put_mark(RUN, {"provenance": out.provenance})
         with (
             process_group(str(at), compute.device, rank, world),
             memory_explained(_SMALLER),
@@ -109,7 +119,7 @@ def run(
         raise StoreError(f"{at}: can't write ({error.strerror or error}); the last checkpoint stays") from error
     finally:
         if rank == 0:
-            give_back(at, "claim.json")
+            give_back(at, CLAIM)
 
 
 def check_shares(cfg: TrainConfig, world: int) -> None:
@@ -133,7 +143,7 @@ def _run(
     cfg, (rank, world), out, device = recipe.train, rank_and_world(), folder.at, compute.device
     embeddings = torch.from_numpy(tiers.text.read(0, ["seen"])["seen"])
     teacher = teacher or CachedTeacher(tiers if recipe.distilled else None, compute)
-    tokens = teacher.tokens(len(embeddings))
+    tokens = teacher.tokens(len(embeddings), len(data) * recipe.views.count)
     torch.manual_seed(cfg.seed)
     built = build_student(recipe.student, embeddings.shape[1]).to(device)
     check_sizes(built, recipe.student, recipe.views.size)
@@ -153,7 +163,7 @@ def _run(
         about = {"provenance": folder.provenance, "iteration": iteration}
         return pack(trainer.student, recipe.student, data.vocabulary.seen, embeddings, about)
 
-    start, curves, seconds = _resumed(out, trainer)
+    start, curves, seconds, student = _resumed(out, trainer)
     if tokens is None:
         data = usable(data)
     training = TrainingSet(data, recipe.views, len(embeddings), tokens, seed=cfg.seed, photometric=cfg.photometric)
@@ -194,7 +204,7 @@ def _run(
             if due and board is not None:
                 _picture(board, learner, batch, iteration)
                 taken = seconds + time.perf_counter() - begun
-                _save(out, trainer, packed(iteration + 1), curves, iteration + 1, taken)
+                student = _save(out, trainer, packed(iteration + 1), curves, iteration + 1, taken)
                 saved = time.perf_counter()
             if number is not None and not last:
                 done = f"train: stopped after {iteration + 1} of {cfg.iterations} iterations, which are kept"
@@ -205,11 +215,12 @@ def _run(
         "seconds": round(taken, 1),
         "iterations_per_second": round(cfg.iterations / taken, 3),
         "waiting_share": round(clock.seconds.get("wait", 0.0) / max(time.perf_counter() - begun, 1e-9), 4),
-        "losses": {k: v for k, v in curves[-1].items() if k not in ("iteration", "lr")},
+        "losses": {k: v for k, v in (curves[-1] if curves else {}).items() if k not in ("iteration", "lr")},
         "images": len(training),
     }
     if rank == 0:
-        student = hashlib.sha256(out.get("student.safetensors") or b"").hexdigest()
+        # What this process wrote or resumed from, never what happens to lie there by now.
+        check_claim(out)
         out.put_mark("complete.json", {"summary": summary, "objects": {"student.safetensors": student}})
         out.delete("state.safetensors")
     return summary
@@ -235,20 +246,34 @@ def usable(data: Dataset) -> Dataset:
     return replace(data, records=good)
 
 
-def load_cache(tokens: Artifact, latent: Artifact, *, num_seen: int) -> CachedTokens:
-    """What training reads of two complete artifacts. Raises InputError where one is not complete or they differ."""
+def load_cache(tokens: Artifact, latent: Artifact, *, num_seen: int, rows: int) -> CachedTokens:
+    """What training reads of two complete artifacts, made of `rows` views of the data set, bad ones included.
+
+    Raises InputError where one is not complete, they differ, or a token is not finite.
+    """
     for artifact, stage in ((tokens, "extract"), (latent, "mine-latent")):
         if artifact.summary() is None:
             raise InputError(f"{artifact}: not complete; run `clip2seg {stage}` first")
+    tokens.check_rows(rows)
     ids = tokens.ids()
     if ids != latent.ids():
         raise InputError(f"{latent}: mined for other views than {tokens} holds; run `clip2seg mine-latent` again")
-    seen = tokens.load(["global", "local", "local_region", "local_offsets", "labels_crc"])
+    seen = tokens.load(["global", "local", "local_region", "local_offsets", "labels_crc", "photo_crc"])
     mined = latent.load(["cells", "local", "local_region", "local_offsets"])
+    for artifact, name, values in ((tokens, "global", seen), (tokens, "local", seen), (latent, "local", mined)):
+        bad = np.flatnonzero(~np.isfinite(values[name]).all(axis=1))
+        if len(bad):
+            row = int(bad[0])
+            view = row if name == "global" else int(np.searchsorted(values["local_offsets"], row, side="right")) - 1
+            raise InputError(
+                f"{artifact}: {len(bad)} {name} tokens are not finite, first of view {ids[view]}; move it away and "
+                f"run `clip2seg {artifact.provenance().get('stage', 'extract')}` again"
+            )
     return CachedTokens.joined(ids, seen, mined, num_seen)
 
 
-def _resumed(out: Location, trainer: Trainer) -> tuple[int, list[dict[str, float]], float]:
+def _resumed(out: Location, trainer: Trainer) -> tuple[int, list[dict[str, float]], float, str]:
+    """Iteration to go on with, the curve until there, seconds spent, sha256 of the student that belongs to it."""
     packed = out.get("state.safetensors")
     digest = hashlib.sha256(packed or b"").hexdigest()
     if len(set(all_gather_object(digest))) > 1:
@@ -256,14 +281,29 @@ def _resumed(out: Location, trainer: Trainer) -> tuple[int, list[dict[str, float
             f"{out}: the processes find different checkpoints there; --artifacts must be one place for all"
         )
     if packed is None:
-        return 0, [], 0.0
-    about = unpack_state(packed, trainer.modules(), trainer.optimiser, f"{out}/state.safetensors")
+        return 0, [], 0.0, ""
+    where = f"{out}/state.safetensors"
+    about = unpack_state(packed, trainer.modules(), trainer.optimiser, where)
+    iteration, seconds, student = (about.get(key) for key in ("iteration", "seconds", "student"))
+    counted = isinstance(iteration, int) and 0 <= iteration <= trainer.cfg.iterations
+    timed = isinstance(seconds, (int, float)) and 0 <= seconds < float("inf")
+    if not (counted and timed and isinstance(student, str)):
+        raise InputError(
+            f"{where}: says iteration {str(iteration)[:20]} of {trainer.cfg.iterations} after {str(seconds)[:20]} s; "
+            "it is no state of this run; remove it to train from the start"
+        )
     if about.get("scaler"):
         trainer.scaler.load_state_dict(about["scaler"])
-    lines = (out.get("curves.jsonl") or b"").decode().splitlines()
-    curves = [c for c in map(json.loads, lines) if c["iteration"] < about["iteration"]]
-    say(f"train: resumed at iteration {about['iteration']}")
-    return about["iteration"], curves, about["seconds"]
+    say(f"train: resumed at iteration {iteration}")
+    start = int(iteration or 0)
+    return start, [point for point in curves_at(out) if point["iteration"] < start], float(seconds or 0.0), student
+
+
+def check_claim(out: Location) -> None:
+    """Raises InputError where another process took this run over, or ended it, while this one was stopped."""
+    if out.get("complete.json") is None and ours(out, CLAIM):
+        return
+    raise InputError(f"{out}: another process took this run over while this one stood still; nothing was overwritten")
 
 
 def _save(
@@ -273,12 +313,17 @@ def _save(
     curves: list[dict[str, float]],
     iteration: int,
     seconds: float,
-) -> None:
-    out.put("curves.jsonl", "".join(json.dumps(c) + "\n" for c in curves).encode())
+) -> str:
+    """Writes a checkpoint; returns the sha256 of its student."""
+    digest = hashlib.sha256(student).hexdigest()
+    state = {"iteration": iteration, "seconds": seconds, "scaler": trainer.scaler.state_dict(), "student": digest}
+    packed_state = pack_state(trainer.modules(), trainer.optimiser, state)
+    check_claim(out)
+    out.put(CURVES, curves_bytes(curves))
     # The state goes last: it is what a resumed run believes.
     out.put("student.safetensors", student)
-    state = {"iteration": iteration, "seconds": seconds, "scaler": trainer.scaler.state_dict()}
-    out.put("state.safetensors", pack_state(trainer.modules(), trainer.optimiser, state))
+    out.put("state.safetensors", packed_state)
+    return digest
 
 
 def _finite(losses: dict[str, torch.Tensor], iteration: int, out: Location) -> dict[str, float]:

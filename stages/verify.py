@@ -107,7 +107,7 @@ class _Again:
         stored, encoded = tokens.read(shard), encode(self.teacher, collate_views([made]), self.extract).arrays()
         again = token_arrays([made], encoded)
         own = slice(*stored["local_offsets"][place : place + 2])
-        for name in ("image_size", "view_seed", "labels_crc"):
+        for name in ("image_size", "view_seed", "labels_crc", "photo_crc"):
             if not found.same(made.id, name, stored[name][place], again[name][0]):
                 return False
         found.same(made.id, "local_region", stored["local_region"][own], again["local_region"])
@@ -122,7 +122,7 @@ class _Again:
         latent = self.tiers.latent
         if latent.commit(shard) is None:
             return
-        image, known = self.miner.seen(row)
+        image, known = self.miner.view(row)
         stored = latent.read(shard)
         own = slice(*stored["local_offsets"][place : place + 2])
         mask = latent_mask(known, stored["cells"][place])

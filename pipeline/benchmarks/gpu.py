@@ -10,19 +10,22 @@ import functools
 import itertools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.benchmarks.harness import interleaved, ratio, result, seconds
 from pipeline.benchmarks.training import fixed_batch, training_batches, untrained_trainer
 from pipeline.benchmarks.world import World, write_cache
 from pipeline.config import load_config
 from stages.parts.learning.batches import Batch
-from stages.parts.learning.pixel_sums import pixel_sums
+from stages.parts.learning.pixel_sums import forward_sums, pixel_sums
+from stages.parts.learning.pixel_sums import parts as parts_of
 from stages.parts.learning.trainer import Trainer
 from stages.parts.students import count_macs
 from stages.parts.teacher.crops import TeacherViews, collate_views
@@ -141,35 +144,64 @@ def pixel_terms(
 ) -> dict[str, Any]:
     """The pixel loss alone, forward and backward, of scores at the student's stride: seconds and peak memory.
 
-    passes: the time over that of reading a float32 map of batch x classes x side x side once from memory.
+    passes: the time over that of reading a float32 map of batch x classes x side x side once from memory. off by:
+    relative difference of the gradient from autograd's.
     """
-    logits = torch.randn(batch, classes, side // stride, side // stride, device=device, requires_grad=True)
+    logits = (3 * torch.randn(batch, classes, side // stride, side // stride, device=device)).requires_grad_()
     labels = torch.randint(0, classes, (batch, side, side), device=device)
     numbers = batch * classes * side * side
     line = torch.zeros(min(numbers, 2**28), device=device)
 
-    def loss() -> None:
-        torch.autograd.grad(torch.stack(pixel_sums(logits, labels, True)).sum(), logits)
+    def gradient(sums: Tensor) -> Tensor:
+        return torch.autograd.grad(sums.sum(), logits)[0]
 
-    sides = {"pixel loss": loss, "one pass": lambda: line.sum()}
-    for side_ in sides.values():
-        side_()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        held = torch.cuda.memory_allocated(device)
+    sides: dict[str, Callable[[], Tensor]] = {
+        "own gradient": lambda: gradient(torch.stack(pixel_sums(logits, labels, True))),
+        "own gradient, compiled": lambda: gradient(torch.stack(pixel_sums(logits, labels, True, compiled=True))),
+        "autograd with checkpoints": lambda: gradient(_checkpointed(logits, labels)),
+        "one pass": lambda: line.sum(),
+    }
+    rows: dict[str, dict[str, Any]] = {name: {} for name in sides}
+    exact = sides["autograd with checkpoints"]()
+    for name, call in sides.items():
+        rows[name]["first call s"] = round(seconds(call, device), 2)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            held = torch.cuda.memory_allocated(device)
+        found = call()
+        if device.type == "cuda":
+            rows[name]["peak GiB"] = round((torch.cuda.max_memory_allocated(device) - held) / 2**30, 2)
+        if name != "one pass":
+            rows[name]["off by"] = f"{float((found - exact).norm() / exact.norm()):.1e}"
     measured = interleaved(sides, rounds, device)
-    taken, one = measured.median("pixel loss"), measured.median("one pass") * numbers / len(line)
-    row: dict[str, Any] = {"ms": round(1e3 * taken, 2), "passes over memory": round(taken / one, 1)}
-    if device.type == "cuda":
-        row["peak GiB"] = round((torch.cuda.max_memory_allocated(device) - held) / 2**30, 2)
-    row["a map, GiB"] = round(4 * numbers / 2**30, 2)
-    settings = {"batch": batch, "classes": classes, "pixels": side, "stride": stride, "rounds": rounds}
-    return result("pixel loss", device, settings, {"pixel loss": row, "one pass": {"ms": round(1e3 * one, 2)}}, {})
+    one = measured.median("one pass") * numbers / len(line)
+    for name in sides:
+        taken = one if name == "one pass" else measured.median(name)
+        rows[name] |= {"ms": round(1e3 * taken, 2), "passes": round(taken / one, 1)}
+    ratios = {
+        "checkpoints / own gradient": measured.ratio("autograd with checkpoints", "own gradient"),
+        "own gradient / compiled": measured.ratio("own gradient", "own gradient, compiled"),
+    }
+    about = {"batch": batch, "classes": classes, "pixels": side, "stride": stride, "rounds": rounds}
+    return result("pixel loss", device, {**about, "a map, GiB": round(4 * numbers / 2**30, 2)}, rows, ratios)
+
+
+def _checkpointed(logits: Tensor, labels: Tensor) -> Tensor:
+    """The same sums [3] by autograd, which computes each image's maps again in its backward pass."""
+
+    def sums(scores: Tensor, wanted: Tensor) -> Tensor:
+        found = [torch.stack(forward_sums(part)[:3]) for part in parts_of(scores, wanted, True)]
+        return torch.stack(found).sum(dim=0)
+
+    each = [checkpoint(sums, logits[i : i + 1], labels[i : i + 1], use_reentrant=False) for i in range(len(logits))]
+    return torch.stack(each).sum(dim=0)
 
 
 def loader(world: World, device: torch.device, *, seconds_each: float = 5.0) -> dict[str, Any]:
     """Training images a second by the number of loader processes, from photos, masks and cache to the device."""
-    tokens = load_cache(*write_cache(world, (32, 32), DIM), num_seen=len(world.data.vocabulary.seen))
+    tokens = load_cache(
+        *write_cache(world, (32, 32), DIM), num_seen=len(world.data.vocabulary.seen), rows=len(world.data)
+    )
     rows: dict[str, dict[str, Any]] = {}
     count = 1
     while count <= max(1, os.cpu_count() or 1) and count <= 16:

@@ -37,9 +37,9 @@ class Measured:
         """Median over median, and the span of the rounds; with a target, whether it is met."""
         return _paired(self.seconds[side], self.seconds[over], most, least)
 
-    def processor_ratio(self, side: str, over: str) -> dict[str, Any]:
+    def processor_ratio(self, side: str, over: str, most: float | None = None) -> dict[str, Any]:
         """The same in processor time: what remains where other programs take the cores away."""
-        return _paired(self.processor[side], self.processor[over], None, None)
+        return _paired(self.processor[side], self.processor[over], most, None)
 
 
 def _paired(taken: list[float], over: list[float], most: float | None, least: float | None) -> dict[str, Any]:

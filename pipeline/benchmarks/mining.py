@@ -112,7 +112,7 @@ def _dense(world: World, device: torch.device) -> Any:
         rows = range(start, min(start + shard, len(data)))
         maps = np.stack([dense_like(data, i, (32, 32), 512) for i in rows]).astype(world.plan.config.extract.dtype)
         dense.write(s, [data.ids[i] for i in rows], {"dense": maps}, {})
-    dense.finish({})
+    dense.finish({}, -(-len(data) // shard))
     return dense
 
 

@@ -31,8 +31,8 @@ def reading(world: World, rounds: int, device: torch.device, dense_views: int) -
         part[:] = random.standard_normal(part.shape, np.float32)
         dense.write(shard, [str(i) for i in range(start, start + len(part))], {"dense": np.asarray(part)}, {})
     flat.flush()
-    dense.finish({})
-    held = load_cache(tokens, latent, num_seen=num_seen)
+    dense.finish({}, -(-dense_views // cfg.shard))
+    held = load_cache(tokens, latent, num_seen=num_seen, rows=len(world.data))
     small = world.folder / "small.raw"
     packed = np.memmap(small, held.local.dtype, "w+", shape=held.local.shape)
     packed[:] = held.local
@@ -71,7 +71,10 @@ def reading(world: World, rounds: int, device: torch.device, dense_views: int) -
         "training's tokens, in order, memmap": (lambda: tokens_raw(views), len(views)),
         "training's tokens, at random": (lambda: tokens_cache(shuffled), len(views)),
         "training's tokens, at random, memmap": (lambda: tokens_raw(shuffled), len(views)),
-        "opening training's tokens": (lambda: len(load_cache(tokens, latent, num_seen=num_seen).ids), len(views)),
+        "opening training's tokens": (
+            lambda: len(load_cache(tokens, latent, num_seen=num_seen, rows=len(world.data)).ids),
+            len(views),
+        ),
     }
 
     def kept(name: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cache.location import Location, sealed
+from cache.location import LARGEST, Location, sealed
 from cache.schema import ARTIFACTS, SCHEMA
 from cache.store import Artifact
 from pipeline.benchmarks.harness import peak_mib, ratio, result
@@ -35,9 +35,10 @@ class Simulated(Location):
     def __init__(self, shards: int, missing: Collection[int]) -> None:
         super().__init__("memory:///")
         self.shards, self.missing, self.requests, self.listings = shards, set(missing), 0, 0
-        self.mark = sealed({"schema": SCHEMA, "ids": ["i"], "stats": {"bad": []}, "objects": {}})
+        objects = {name: [1, "0" * 64] for name in ("zarr.json", *(f"{a}/zarr.json" for a in ARTIFACTS["tokens"]))}
+        self.mark = sealed({"schema": SCHEMA, "ids": ["i"], "stats": {"bad": []}, "objects": objects})
 
-    def get(self, name: str) -> bytes | None:
+    def get(self, name: str, most: int = LARGEST) -> bytes | None:
         """A commit mark, where there is one; claims are not kept."""
         self.requests += 1
         shard = name.removeprefix("shards/").removesuffix("/commit.json")

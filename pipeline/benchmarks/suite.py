@@ -17,11 +17,12 @@ from pipeline.benchmarks.extract import extract
 from pipeline.benchmarks.gpu_check import check_text, gpu_check
 from pipeline.benchmarks.growth import growth
 from pipeline.benchmarks.harness import text
+from pipeline.benchmarks.loader import loader
 from pipeline.benchmarks.mining import mine_latent
 from pipeline.benchmarks.reading import reading
 from pipeline.benchmarks.scale import scale
 from pipeline.benchmarks.training import STEPS, train
-from pipeline.benchmarks.world import PHOTOS, open_world
+from pipeline.benchmarks.world import PHOTOS, VOC_PHOTOS, open_world
 from pipeline.run import Machine
 from pipeline.text import markdown_page, write_markdown
 from stages.running.progress import say
@@ -36,8 +37,10 @@ RUNS: Mapping[str, tuple[tuple[str, int, int, tuple[str, ...]], ...]] = {
     "mine-latent": (("demo", 64, 5, tuple(SMALL)), (PHOTOS, 32, 5, tuple(SMALL))),
     "train": (("demo", 96, 3, ()), (PHOTOS, 4, 6, ("train.batch=1",))),
     "cache": ((PHOTOS, 256, 5, ()),),
+    "loader": ((VOC_PHOTOS, 64, 5, ()), (PHOTOS, 64, 5, ())),
     "inference": (("", 0, 5, ()),),
     "precision": (("demo", 32, 1, tuple(SMALL)),),
+    "pixel-loss": (("", 0, 3, ()),),
     "allocator": (("", 0, 3, ()),),
     "growth": (("", 0, 1, ()),),
     "scale": (("", 0, 1, ()),),
@@ -49,7 +52,7 @@ RUNS: Mapping[str, tuple[tuple[str, int, int, tuple[str, ...]], ...]] = {
 GPU: Mapping[str, tuple[tuple[str, int, int, tuple[str, ...]], ...]] = {
     "students": (("", 0, 3, ()),),
     "extract": ((PHOTOS, 512, 2, ("teacher.precision=bf16",)),),
-    "loader": ((PHOTOS, 128, 1, ()),),
+    "loader-processes": ((PHOTOS, 128, 1, ()),),
     "parts": (("", 0, 5, ()),),
     "pixel-loss": (("", 0, 5, ()),),
     "compiled": (("", 0, 3, ()),),
@@ -134,7 +137,7 @@ def _run(
         "efficiency": lambda: inference.efficiency(device, rounds),
         "students": lambda: gpu.students(device, rounds),
         "parts": lambda: gpu.parts(device, rounds),
-        "pixel-loss": lambda: gpu.pixel_terms(device, rounds),
+        "pixel-loss": lambda: gpu.pixel_terms(device, rounds, batch=16 if device.type == "cuda" else 1),
         "compiled": lambda: gpu.compiled_student(device, rounds),
         "allocator": lambda: allocator(device, rounds),
         "growth": lambda: growth(device, folder),
@@ -149,8 +152,9 @@ def _run(
         "extract": lambda: extract(world, rounds, device, workers),
         "mine-latent": lambda: mine_latent(world, rounds, device, workers),
         "train": lambda: train(world, rounds, device, workers, online=online, steps=STEPS if online else 1),
+        "loader": lambda: loader(world, rounds, device),
         "cache": lambda: reading(world, rounds, device, dense_views=min(256, images)),
         "precision": lambda: gpu.precision(world, device),
-        "loader": lambda: gpu.loader(world, device),
+        "loader-processes": lambda: gpu.loader(world, device),
     }
     return worlds[name]()

@@ -39,7 +39,7 @@ def train(
     """
     teacher = world.teacher(device) if online else None
     grid, dim = (teacher.grid, teacher.dim) if teacher else ((32, 32), 512)
-    tokens = load_cache(*write_cache(world, grid, dim), num_seen=len(world.data.vocabulary.seen))
+    tokens = load_cache(*write_cache(world, grid, dim), num_seen=len(world.data.vocabulary.seen), rows=len(world.data))
     clock, waiting = Clock(), Clock()
     cached = training_batches(world, tokens, workers, device)
     alone, full, fed = (_trainer(world, dim, device, full=f) for f in (False, True, True))

@@ -26,9 +26,9 @@ from stages.parts.data.regions import annotated_share, present_regions
 from stages.parts.data.vocabulary import load_vocabulary
 from stages.parts.teacher.teacher import Teacher, load_teacher, untrained_teacher
 
-PHOTOS = "photos"
-SIZE = (480, 640)
-"""Height and width of a drawn photo [pixels]: COCO's most frequent."""
+PHOTOS, VOC_PHOTOS = "photos", "photos_voc"
+SIZES = {PHOTOS: (480, 640), VOC_PHOTOS: (375, 500)}
+"""Height and width of a world's drawn photos [pixels]: the most frequent ones of COCO and of VOC."""
 DRAWN = 128
 """Photos that are drawn; more are further names for the same files."""
 SEEN = 8
@@ -55,7 +55,8 @@ class World:
     def artifact(self, kind: str, name: str) -> Artifact:
         """A new artifact in the folder."""
         at = Location(str(self.folder / name))
-        return Artifact(at, kind).create({"dtype": self.plan.config.extract.dtype, "stage": "benchmark"})
+        about = {"dtype": self.plan.config.extract.dtype, "stage": "benchmark", "seen": [*self.data.vocabulary.seen]}
+        return Artifact(at, kind).create(about)
 
     def tiers(self, name: str) -> CacheTiers:
         """Four new artifacts in a folder below."""
@@ -65,16 +66,16 @@ class World:
 
 
 def open_world(preset: str, images: int, overrides: Sequence[str], data: str, folder: Path) -> World:
-    """The world of a preset's name, or of `photos`, of which `images` are drawn into `folder`.
+    """The world of a preset's name, or of `photos` (`photos_voc`), of which `images` are drawn into `folder`.
 
     Raises InputError where the preset has fewer training images.
     """
-    drawn = preset == PHOTOS
+    drawn = preset in SIZES
     if drawn:
-        draw_photos(folder / PHOTOS, images)
+        draw_photos(folder / PHOTOS, images, size=SIZES[preset])
         base = ["data.layout=voc", "data.train=train", "data.val=train", "student.weights=''"]
         config = load_config("coco_stuff", [*base, *overrides])
-        plan = Plan(config, PHOTOS, str(folder / "artifacts"), str(folder / PHOTOS))
+        plan = Plan(config, preset, str(folder / "artifacts"), str(folder / PHOTOS))
     else:
         plan = Plan(load_config(preset, overrides), preset_name(preset), str(folder / "artifacts"), data)
         draw_world(plan)
@@ -86,7 +87,7 @@ def open_world(preset: str, images: int, overrides: Sequence[str], data: str, fo
     return World(plan, drawn, folder)
 
 
-def draw_photos(root: Path, count: int, *, size: tuple[int, int] = SIZE, seen: int = SEEN) -> None:
+def draw_photos(root: Path, count: int, *, size: tuple[int, int] = SIZES[PHOTOS], seen: int = SEEN) -> None:
     """`count` photos in the VOC layout with COCO-Stuff's mask values: `seen` labelled regions and as many without.
 
     Smooth colours with noise, so that a file is about as large as a photo's and as slow to decode.
@@ -151,6 +152,7 @@ def write_cache(world: World, grid: tuple[int, int], dim: int, *, latent: int = 
             "local_offsets": offsets,
             "image_size": np.array([one.shape for one in labels], np.int32),
             "view_seed": np.zeros(len(rows), np.uint64),
+            "photo_crc": np.array([data.photo_crc(i) for i in rows], np.uint32),
             "labels_crc": np.array([zlib.crc32(one.tobytes()) for one in labels], np.uint32),
         }
         cells = np.broadcast_to((np.arange(grid[1]) * latent // grid[1]).astype(np.uint8), (len(rows), *grid))
@@ -163,5 +165,5 @@ def write_cache(world: World, grid: tuple[int, int], dim: int, *, latent: int = 
         tokens.write(shard, ids, seen, {"bad": []})
         mined.write(shard, ids, found, {})
     for artifact in (tokens, mined):
-        artifact.finish({"views": len(data)})
+        artifact.finish({"views": len(data)}, -(-len(data) // cfg.shard))
     return tokens, mined

@@ -53,14 +53,18 @@ def make_machine(device: str, workers: int) -> Machine:
 
 def open_student(run: str, artifacts: str, data: str, device: str, teacher: str) -> Student:
     """The student that `--run` names."""
+    from pipeline.config import load_config, shipped
     from pipeline.study.runs import resolve_run
 
     machine = make_machine(device, 0)
-    found = resolve_run(run, artifacts, data)
+    found, pretrained = resolve_run(run, artifacts, data), ""
+    if not teacher and (run.endswith(".toml") or run in shipped()):
+        named = load_config(run).teacher  # by the user's own preset, not by the run's file
+        teacher, pretrained = named.model, named.pretrained
     from pipeline.use.student import load_student
 
     _ = machine.compute  # prepares this process, which `load_student` leaves as it is
-    return load_student(found, device=device, teacher=teacher)
+    return load_student(found, device=device, teacher=teacher, pretrained=pretrained)
 
 
 def emit(text: str, result: Mapping[str, Any], as_json: bool) -> None:

@@ -19,6 +19,7 @@ from pipeline.cli.common import (
     Workers,
     emit,
     make_machine,
+    make_plan,
 )
 from pipeline.invocation import Invocation
 
@@ -87,13 +88,38 @@ def sweep(
 
 
 @app.command(rich_help_panel=PANEL)
+def calibrate(
+    preset: Preset = "demo",
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
+    device: Device = "auto",
+    workers: Workers = -1,
+    set_: Set = [],
+    hold_out: Annotated[
+        str, typer.Option("--hold-out", help="Seen classes, between commas; default: some from frequent to rare.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Fit a seen bias without unseen labels.
+
+    On seen classes held out of a second training; with the curve of hIoU over the bias.
+    """
+    from pipeline.study import calibration
+
+    names = [name.strip() for name in hold_out.split(",") if name.strip()]
+    plan = make_plan(preset, data, artifacts, set_)
+    found = calibration.calibrate(plan, make_machine(device, workers), names)
+    emit(calibration.as_text(plan.name, found), calibration.as_json(found), as_json)
+
+
+@app.command(rich_help_panel=PANEL)
 def benchmark(
     name: Annotated[
         str,
         typer.Argument(
-            help="extract, mine-latent, train, cache, inference, precision, allocator, growth, scale, efficiency, "
-            "inference-compiled; all: every one of these; on a GPU: gpu-check (does it compute what a CPU does?), "
-            "gpu (the record).",
+            help="extract, mine-latent, train, cache, inference, precision, pixel-loss, allocator, growth, "
+            "scale, efficiency, inference-compiled; all: every one of these; on a GPU: gpu-check (does it compute "
+            "what a CPU does?), gpu (the record).",
             metavar="NAME",
         ),
     ],

@@ -29,7 +29,7 @@ def inspect(
     question: Annotated[
         str,
         typer.Argument(
-            help="summary, quality, mining, image, search, neighbours, duplicates, outliers, losses or explore.",
+            help="summary, quality, mining, recipes, image, search, neighbours, duplicates, outliers, losses, explore.",
             metavar="[QUESTION]",
         ),
     ] = "summary",
@@ -40,7 +40,8 @@ def inspect(
     set_: Set = [],
     out: Annotated[str, typer.Option("--out", help="Folder for pictures; default: beside the artifacts.")] = "",
     count: Annotated[
-        int, typer.Option("--count", help="Hits to show; images in quality (0: all), mining or explore.", metavar="N")
+        int,
+        typer.Option("--count", help="Hits to show; images in quality (0: all), mining, recipes.", metavar="N"),
     ] = -1,
     labels: Annotated[
         bool, typer.Option("--labels", help="Evaluation only: also read the labels of unseen classes.")

@@ -129,7 +129,9 @@ def train(
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
-    compile_: Annotated[bool, typer.Option("--compile", help="torch.compile the student.")] = False,
+    compile_: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="torch.compile student and pixel loss.")
+    ] = False,
     online: Annotated[
         bool, typer.Option("--online-teacher", help="No cache: CLIP in the loop, to prove and measure the cache.")
     ] = False,
@@ -163,6 +165,10 @@ def evaluate(
     score_teacher: Annotated[
         bool, typer.Option("--score-teacher", help="Also score the teacher training-free (loads CLIP).")
     ] = False,
+    on: Annotated[
+        str, typer.Option("--on", help="Another preset: score on its images and names.", metavar="PRESET")
+    ] = "",
+    on_data: Annotated[str, typer.Option("--on-data", help="--on: that data set's folder.")] = "",
     as_json: Json = False,
 ) -> None:
     """Score the student: sIoU, uIoU, hIoU.
@@ -173,6 +179,12 @@ def evaluate(
     from pipeline import text as report
 
     made, machine = make_plan(preset, data, artifacts, set_), make_machine(device, workers)
+    if on:
+        from pipeline.study.transfer import evaluate_on, transfer_text
+
+        result = evaluate_on(made, make_plan(on, on_data, artifacts, []), machine)
+        emit(transfer_text(made, result), result, as_json)
+        return
     result = run.evaluate(made, machine)
     if score_teacher:
         result["teacher"] = run.evaluate_teacher(made, machine)["report"]

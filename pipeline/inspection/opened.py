@@ -37,7 +37,7 @@ class Inspection:
     def tiers(self) -> dict[str, Artifact]:
         """The artifacts that exist, by kind."""
         every = {kind: self.plan.artifact(kind) for kind in ("tokens", "text", "dense", "affinity", "latent")}
-        return {k: a for k, a in every.items() if k == "tokens" or a.at.get_json("zarr.json") is not None}
+        return {k: a for k, a in every.items() if k == "tokens" or a.at.size("zarr.json") is not None}
 
     @cached_property
     def cached(self) -> CachedViews:

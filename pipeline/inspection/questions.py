@@ -5,13 +5,13 @@ The summary and the losses load no torch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cache.curves import curves_at
 from cache.errors import InputError
 from cache.search import Hit
 from cache.summary import summarise
@@ -118,10 +118,9 @@ def losses(of: Inspection) -> dict[str, Any]:
     from stages.parts.drawing.figures import loss_curves
 
     at = of.plan.address("train")
-    lines = (at.get("curves.jsonl") or b"").decode().splitlines()
-    if not lines:
+    curves = curves_at(at)
+    if not curves:
         raise InputError(f"{at}: no loss curves there; run `{of.plan.invocation.command('train')}` first")
-    curves = [json.loads(line) for line in lines]
     name = at.name
     picture = of.put(f"losses-{name}.png", loss_curves(f"{of.plan.name}   {name}", curves))
     return {"picture": picture, "points": len(curves), "first": curves[0], "last": curves[-1]}
@@ -131,6 +130,7 @@ QUESTIONS: Mapping[str, tuple[str, int]] = {
     "summary": ("", 0),
     "quality": ("", 1000),
     "mining": ("", 200),
+    "recipes": ("", 40),
     "image": ("an image's ID", 0),
     "search": ("TEXT", 12),
     "neighbours": ("ID:REGION", 11),
@@ -170,6 +170,11 @@ def ask(
         case "mining":
             found = mining(of, images=k, full_labels=full_labels)
             return text.mining_text(found), found
+        case "recipes":
+            from pipeline.inspection.recipes import compare, recipes_text
+
+            found = compare(of, images=k, full_labels=full_labels)
+            return recipes_text(found), found
         case "image":
             found = image(of, what, full_labels=full_labels)
             return text.image_text(found), found

@@ -51,7 +51,10 @@ class Run:
     @cached_property
     def summary(self) -> dict[str, Any] | None:
         """Summary of a finished run; None while it isn't."""
-        mark = self.at.get_json("complete.json")
+        try:
+            mark = self.at.get_mark("complete.json")
+        except StoreError:  # a list shows what it can; `cache verify` names what is damaged
+            return None
         return None if mark is None else mark.get("summary", {})
 
     @cached_property

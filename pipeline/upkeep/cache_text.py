@@ -59,4 +59,5 @@ def collected_text(found: dict[str, Any]) -> str:
     """`gc` for the terminal."""
     names = [*found["removed"], *found["leftovers"]]
     verb = "would free" if found["dry_run"] else "freed"
-    return "\n".join([*names, f"{len(names)} things, {verb} {size(found['freed'])}"])
+    kept = [f"{link}: a link; what it names was not looked at" for link in found["links"]]
+    return "\n".join([*names, *kept, f"{len(names)} things, {verb} {size(found['freed'])}"])

@@ -15,12 +15,13 @@ from cache.drafts import is_draft
 from cache.errors import InputError
 from cache.headers import about_at
 from cache.location import Location, unsealed
+from cache.marks import MARK_BYTES
 from cache.schema import ARTIFACTS
 from cache.store import Artifact
 from pipeline.plan import Plan
 from stages.running.progress import Bar
 
-_NAME = re.compile(r"(tokens|dense|latent|text|train|online|eval|teacher)-([0-9a-f]{8})(\.zarr)?")
+_NAME = re.compile(r"(tokens|dense|affinity|latent|text|train|online|eval|teacher)-([0-9a-f]{8})(\.zarr)?")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ def _used(own: dict[str, Any], kind: str, made: dict[str, dict[str, Any]]) -> tu
         if (reads and key) or speaks or own.get("run") == name:
             found.append(name)
     return tuple(found)
+
+
+def links(artifacts: str, preset: str = "") -> list[str]:
+    """Links below an artifacts folder that nothing follows: none to a folder, none out of it, none to nothing."""
+    return Location(artifacts).child(preset).links()
 
 
 def find(artifacts: str, address: str) -> tuple[Location, Entry]:
@@ -139,7 +145,8 @@ def collect(artifacts: str, preset: str, keep: set[str] | None, *, dry: bool) ->
             freed += file.stat().st_size
             if not dry:
                 file.unlink(missing_ok=True)
-    return {"dry_run": dry, "leftovers": junk, "removed": gone, "freed": freed}
+    kept = links(artifacts, preset)
+    return {"dry_run": dry, "leftovers": junk, "removed": gone, "freed": freed, "links": kept}
 
 
 def verify(artifacts: str, preset: str = "", *, repair: bool = False) -> dict[str, Any]:
@@ -155,6 +162,7 @@ def verify(artifacts: str, preset: str = "", *, repair: bool = False) -> dict[st
             check = _artifact_faults if entry.kind in ARTIFACTS else _run_faults
             faults += [f"{entry.address}/{fault}" for fault in check(at, entry.kind, repair)]
             bar.advance()
+    faults += [f"{link}: a link that is not followed; move what it names there" for link in links(artifacts, preset)]
     return {"addresses": len(found), "bytes": sum(e.bytes for e in found), "faults": faults, "repaired": repair}
 
 
@@ -212,10 +220,11 @@ def _provenance(at: Location, kind: str) -> dict[str, Any]:
     if kind in ARTIFACTS:
         return Artifact(at, kind).provenance()
     if kind in ("train", "online"):
-        said = about_at(at, "student.safetensors") or {}
-        found: dict[str, Any] = said.get("provenance", {})
-        return found
-    report = at.get_json("report.json") or {}
+        # The run's own mark is there from its first step on, the student's header from its first checkpoint on.
+        said = at.get_mark("run.json") or about_at(at, "student.safetensors") or {}
+        found = said.get("provenance", {})
+        return found if isinstance(found, dict) else {}
+    report = at.get_mark("report.json") or {}
     run = str(report.get("run", "")).rstrip("/").rpartition("/")[2]
     return {"run": run, "split": report.get("split", "")} if run else {"split": report.get("split", "")}
 
@@ -276,25 +285,38 @@ def _artifact_faults(at: Location, kind: str, repair: bool) -> Iterator[str]:
 
 
 def _run_faults(at: Location, kind: str, repair: bool) -> Iterator[str]:
+    """What is wrong with a run or an evaluation: its sealed marks, the files that these name, the training state."""
     from stages.parts.students.checkpoint import intact
 
-    if kind not in ("train", "online"):
-        return
-    data, bad = at.get("complete.json"), []
-    mark = unsealed(data) if data is not None else {}
-    if mark is None:
-        bad.append("complete.json: damaged")
-    for name, digest in (mark or {}).get("objects", {}).items():
-        held = at.get(name)
+    bad: dict[str, str] = {}
+    marks: dict[str, dict[str, Any]] = {}
+    for name in ("complete.json", "run.json", "report.json", "confusion.json"):
+        data = at.get(name, MARK_BYTES)
+        mark = None if data is None else unsealed(data)
+        if mark is not None:
+            marks[name] = mark
+        elif data is not None:
+            bad[name] = "damaged"
+    objects = marks.get("complete.json", {}).get("objects", {})
+    for name, digest in objects.items() if isinstance(objects, dict) else ():
+        held = at.get(name) if _plain(name) else None
         if held is None or hashlib.sha256(held).hexdigest() != digest:
-            bad.append(f"{name}: {'missing' if held is None else 'damaged'}")
+            bad[name] = "missing" if held is None else "damaged"
+    for name in ("report.json", "confusion.json") if "complete.json" in marks and kind in ("eval", "teacher") else ():
+        if name not in marks:
+            bad.setdefault(name, "missing")
     state = at.get("state.safetensors")
     if state is not None and not intact(state):
-        bad.append("state.safetensors: damaged")
-    yield from bad
+        bad["state.safetensors"] = "damaged"
+    yield from (f"{name}: {what}" for name, what in bad.items())
     if repair and bad:
-        for name in {"complete.json", *(b.split(": ")[0] for b in bad)}:
+        for name in {"complete.json", *filter(_plain, bad)}:
             at.delete(name)
+
+
+def _plain(name: str) -> bool:
+    """Whether a name in a mark is one of this folder."""
+    return "/" not in name and "\\" not in name and name not in ("", ".", "..")
 
 
 def _short(model: str) -> str:

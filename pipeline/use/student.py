@@ -23,6 +23,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from cache.errors import InputError
+from cache.headers import FILE, student_bytes
 from cache.location import Location
 from cache.store import Artifact
 from stages.parts.data.images import read_image
@@ -38,25 +39,22 @@ from stages.parts.scoring.segmenter import (
 from stages.parts.students.checkpoint import Checkpoint, unpack
 from stages.running.compute import resolve
 
-FILE = "student.safetensors"
 MAX_PIXELS = 100_000_000
 """Photos with more pixels are refused before they are decoded."""
 MAX_CLASSES = 254
 
 
-def load_student(run: str | Path, *, device: str = "auto", teacher: str = "") -> Student:
+def load_student(run: str | Path, *, device: str = "auto", teacher: str = "", pretrained: str = "") -> Student:
     """The student of a run folder (`artifacts/<preset>/train-<fingerprint>`, also s3://...) or of a student file.
 
-    device: auto, cpu or cuda. teacher: where the run's teacher lies now, if names have to be embedded and it has
-    moved (`local-dir:FOLDER`, `hf-hub:OWNER/NAME`, or an open_clip name). Raises InputError for anything that is
-    not a student written by this program; nothing in the file can run code.
+    device: auto, cpu or cuda. teacher: the run's teacher, needed for names that the run doesn't know
+    (`local-dir:FOLDER`, `hf-hub:OWNER/NAME`, or an open_clip name with the tag or file of its weights in `pretrained`,
+    left out: open_clip's tag that the run was trained with). Raises InputError for anything that is not a student
+    written by this program; nothing in the file can run code, or have a model loaded that is not named here.
     """
     text, torch_device = str(run), resolve(device).device
     at, name = _located(text)
-    packed = at.get(name)
-    if packed is None:
-        raise InputError(f"{at}: no trained student there; run `clip2seg train` first, or name another run")
-    return Student(unpack(packed, f"{at}/{name}"), at, torch_device, teacher)
+    return Student(unpack(student_bytes(at, name), f"{at}/{name}"), at, torch_device, teacher, pretrained)
 
 
 def _located(run: str) -> tuple[Location, str]:
@@ -75,8 +73,11 @@ def _located(run: str) -> tuple[Location, str]:
 class Student:
     """A trained student with the class names it knows. Made by `load_student`."""
 
-    def __init__(self, checkpoint: Checkpoint, at: Location, device: torch.device, teacher: str = "") -> None:
-        self.checkpoint, self.at, self.about, self._teacher = checkpoint, at, checkpoint.about, teacher
+    def __init__(
+        self, checkpoint: Checkpoint, at: Location, device: torch.device, teacher: str = "", pretrained: str = ""
+    ) -> None:
+        self.checkpoint, self.at, self.about = checkpoint, at, checkpoint.about
+        self._teacher, self._pretrained = teacher, pretrained
         settings = self.ingredients
         self.segmenter = Segmenter(
             checkpoint.student,
@@ -140,8 +141,8 @@ class Student:
     def embed(self, classes: str | Sequence[str] | None = None) -> ClassEmbeddings:
         """Text embeddings of class names; None: the trained vocabulary.
 
-        Known names (in any case of letters) come from the run; others are embedded by the run's teacher. Raises
-        InputError for names that are empty, doubled, too long or too many, and where the teacher isn't at hand.
+        Known names (in any case of letters) come from the run; others are embedded by the teacher that `load_student`
+        was given. Raises InputError for names that are empty, doubled, too long or too many, and without a teacher.
         """
         names = list(self.classes) if classes is None else _checked(split_names(classes))
         folded = {name.casefold(): name for name in self._known}
@@ -152,17 +153,22 @@ class Student:
         return ClassEmbeddings(tuple(names), text, tuple(n.casefold() in seen for n in names))
 
     def _embedded(self, names: list[str]) -> torch.Tensor:
-        from stages.parts.teacher.teacher import TeacherConfig, load_text_tower  # the one place that needs CLIP
+        from stages.parts.teacher.teacher import TeacherConfig, is_tag, load_text_tower  # all that needs CLIP
 
-        recorded = self.provenance.get("teacher", {})
-        model = self._teacher or recorded.get("model", "")
+        recorded, model = self.provenance.get("teacher", {}), self._teacher
         prompts = self.ingredients.get("text", {}).get("words", {}).get("prompts")
         asked = f"class {names[0]!r} isn't one the run knows ({', '.join(self.classes[:8])}, ...)"
         if not model:
-            raise InputError(f"{asked}, and its file names no teacher; give --teacher")
+            # A file must not choose what is loaded here: whoever trusts it says so.
+            named = recorded.get("model") or "its teacher"
+            raise InputError(
+                f"{asked}; to embed it, name the run's teacher: --teacher {named} (as the run's file says)"
+            )
         if not prompts:
             raise InputError(f"{asked}, and it was trained with ready-made embeddings, so none can be added")
-        pretrained = "" if self._teacher.startswith(("local-dir:", "hf-hub:")) else recorded.get("pretrained", "")
+        pretrained, tag = self._pretrained, recorded.get("pretrained", "")
+        if not pretrained and not model.startswith(("local-dir:", "hf-hub:")) and is_tag(model, tag):
+            pretrained = tag
         try:
             tower = load_text_tower(TeacherConfig(model=model, pretrained=pretrained), self.segmenter.device)
         except InputError as error:

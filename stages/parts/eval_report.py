@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -64,10 +66,10 @@ class EvalReport(Means):
     recipe: str = ""
 
     @classmethod
-    def parse(cls, data: bytes, where: str) -> Self:
-        """The report in a file's bytes. Raises InputError that names `where` for anything else."""
+    def parse(cls, found: Mapping[str, Any], where: str) -> Self:
+        """The report in a file's JSON. Raises InputError that names `where` for anything else."""
         try:
-            return cls.model_validate_json(data)
+            return cls.model_validate_json(json.dumps(found))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = ".".join(map(str, first["loc"])) or "JSON"

@@ -10,5 +10,5 @@ REPORT = "report.json"
 
 def read_report(at: Location) -> EvalReport | None:
     """The report of an evaluation; None where there is none. Raises InputError where it is of another version."""
-    data = at.get(REPORT)
-    return None if data is None else EvalReport.parse(data, f"{at}/{REPORT}")
+    found = at.get_mark(REPORT)
+    return None if found is None else EvalReport.parse(found, f"{at}/{REPORT}")

@@ -18,7 +18,7 @@ D = 3
 def written(at: Path, kind: str) -> Artifact:
     """A complete artifact of one shard with two views."""
     made = Artifact(Location(str(at)).child(f"{kind}-0.zarr"), kind).create(
-        {"stage": "extract", "preset": "x", "dtype": "float16"}
+        {"stage": "extract", "preset": "x", "dtype": "float16", "seen": list("abcdefgh")}
     )
     random = np.random.default_rng(0)
     if kind == "dense":
@@ -30,8 +30,8 @@ def written(at: Path, kind: str) -> Artifact:
             "local_region": np.array([0, 1, 0], np.uint8),
             "local_offsets": np.array([0, 2, 3]),
         }
-    made.write(0, ["a", "b"], arrays, {"bad": []})
-    made.finish({"views": 2})
+    made.write(0, ["a", "b"], arrays, {})
+    made.finish({"views": 2}, 1)
     return made
 
 

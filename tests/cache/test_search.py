@@ -21,7 +21,7 @@ def make_cache(
     """Artifacts tokens and latent with random tokens: view i has i % 3 seen and (i + 1) % 3 latent regions."""
     random = np.random.default_rng(seed)
     root = Location(str(at))
-    provenance = {"stage": "extract", "dtype": "float16"}
+    provenance = {"stage": "extract", "dtype": "float16", "seen": list("abcdefgh")}
     tokens = Artifact(root.child("tokens.zarr"), "tokens").create(provenance)
     latent = Artifact(root.child("latent.zarr"), "latent").create(provenance)
     for s, start in enumerate(range(0, views, shard)):
@@ -37,6 +37,7 @@ def make_cache(
             "image_size": np.ones((n, 2), np.int32),
             "view_seed": np.zeros(n, np.uint64),
             "labels_crc": np.zeros(n, np.uint32),
+            "photo_crc": np.zeros(n, np.uint32),
         }
         tokens.write(s, ids, arrays | regions(random, seen, dim), {"bad": []})
         cells = {"cells": np.zeros((n, 2, 2), np.uint8)}

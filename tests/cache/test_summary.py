@@ -18,7 +18,9 @@ SEEN = ("cat", "dog", "cow")
 def write(at: Path, whole: np.ndarray, *, local: np.ndarray | None = None, finish: bool = True) -> Artifact:
     """An artifact of one shard: one region of class 1 in each view."""
     n = len(whole)
-    artifact = Artifact(Location(str(at)), "tokens").create({"stage": "extract", "dtype": "float32"})
+    artifact = Artifact(Location(str(at)), "tokens").create(
+        {"stage": "extract", "dtype": "float32", "seen": list("abcdefgh")}
+    )
     arrays = {
         "global": whole.astype(np.float32),
         "local": np.ones((n, whole.shape[1]), np.float32) if local is None else local.astype(np.float32),
@@ -27,10 +29,11 @@ def write(at: Path, whole: np.ndarray, *, local: np.ndarray | None = None, finis
         "image_size": np.ones((n, 2), np.int32),
         "view_seed": np.zeros(n, np.uint64),
         "labels_crc": np.zeros(n, np.uint32),
+        "photo_crc": np.zeros(n, np.uint32),
     }
     artifact.write(0, [f"v{i}" for i in range(n)], arrays, {"bad": ["broken.jpg: not a picture"]})
     if finish:
-        artifact.finish({})
+        artifact.finish({}, 1)
     return artifact
 
 
@@ -61,7 +64,9 @@ def test_exact_copies_are_named_together(tmp_path: Path) -> None:
 
 def test_an_unfinished_and_a_missing_tier_say_so(tmp_path: Path) -> None:
     tokens = write(tmp_path / "t", np.eye(2), finish=False)
-    empty = Artifact(Location(str(tmp_path / "d")), "dense").create({"stage": "extract", "dtype": "float32"})
+    empty = Artifact(Location(str(tmp_path / "d")), "dense").create(
+        {"stage": "extract", "dtype": "float32", "seen": list("abcdefgh")}
+    )
     found = summarise({"tokens": tokens, "dense": empty}, 2, SEEN)
     assert {kind: t["state"] for kind, t in found["tiers"].items()} == {"tokens": "begun", "dense": "missing"}
     assert "dense" not in found["norms"]

@@ -29,7 +29,13 @@ def photos(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_commands_of_the_predict_page_run_and_give_what_it_says(tiny: Tiny, photos: Path, tmp_path: Path) -> None:
-    done = shell(blocks("predict.md", "sh")[0], tmp_path, RUN=str(tiny.run("train")["address"]), PHOTOS=str(photos))
+    done = shell(
+        blocks("predict.md", "sh")[0],
+        tmp_path,
+        RUN=str(tiny.run("train")["address"]),
+        PHOTOS=str(photos),
+        TEACHER=f"local-dir:{tiny.teacher}",
+    )
     assert done.returncode == 0, done.stderr
     for out, names in (("looked_at", None), ("looked_for", WORDS[:6]), ("looked_for_sure", WORDS[:2])):
         report = json.loads((tmp_path / out / "predict.json").read_text())
@@ -45,7 +51,7 @@ def test_the_script_of_the_predict_page_draws_every_photo_with_both_vocabularies
     (script,) = blocks("predict.md", "python")
     (tmp_path / "sheet.py").write_text(script)
     run = tiny.run("train")["address"]
-    done = shell(f"python sheet.py {run} {photos} sheet.png", tmp_path)
+    done = shell(f"python sheet.py {run} {photos} sheet.png local-dir:{tiny.teacher}", tmp_path)
     assert done.returncode == 0, done.stderr
     sizes = []
     for file in sorted(photos.iterdir()):
@@ -54,7 +60,7 @@ def test_the_script_of_the_predict_page_draws_every_photo_with_both_vocabularies
     with Image.open(tmp_path / "sheet.png") as sheet:
         wide = sum(round(190 * w / h) + 8 for w, h in sizes)
         assert sheet.size == (wide, 198 + 2 * (190 + 5 * 18 + 8))
-        known = load_student(run, device="cpu").embed(WORDS)
+        known = load_student(run, device="cpu", teacher=f"local-dir:{tiny.teacher}").embed(WORDS)
         assert known.seen == (False,) * 8  # all of them get a star here
         # Below each overlay stands at least one name in black on white.
         for row in range(2):
@@ -67,7 +73,9 @@ def test_the_commands_of_the_export_page_run_and_give_what_it_says(tiny: Tiny, p
     pytest.importorskip("onnxruntime", reason="needs the export extra")
     (block,) = blocks("export.md", "sh")
     run = str(tiny.run("eval") and tiny.plan().address("train"))
-    done = shell(block, tmp_path, RUN=run, PHOTOS=str(photos), NAMES="disc, a green house")
+    done = shell(
+        block, tmp_path, RUN=run, PHOTOS=str(photos), NAMES="disc, a green house", TEACHER=f"local-dir:{tiny.teacher}"
+    )
     assert done.returncode == 0, done.stderr
     for out, file in (
         ("export", "student.onnx"),

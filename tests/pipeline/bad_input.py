@@ -26,6 +26,7 @@ from PIL import Image
 from safetensors.torch import load, save
 
 from cache.location import sealed, unsealed
+from cache.schema import SCHEMA
 from pipeline import cli
 from stages.parts.data.video import VideoEncoder
 
@@ -96,6 +97,11 @@ class World:
     def predict(self, source: Path | None = None, *more: str, run: Path | str = "") -> Made:
         source = source or self.photo
         return ("predict", str(source), "--run", str(run or self.run), "--out", str(self.root / "out"), *more)
+
+    @property
+    def taught(self) -> Made:
+        """What names the teacher of the run on the command line."""
+        return ("--teacher", f"local-dir:{self.teacher}")
 
     def export(self, *more: str, run: Path | str = "") -> Made:
         return ("export", str(run or self.run), "--out", str(self.root / "out"), "--format", "safetensors", *more)
@@ -212,8 +218,8 @@ class World:
         """Every mark of an artifact says, under its own seal, that another release wrote it."""
         for mark in artifact.rglob("*.json"):
             text = mark.read_text()
-            if (value := unsealed(text.encode())) is not None and '"schema": 1' in text:
-                self.write(mark, sealed(json.loads(json.dumps(value).replace('"schema": 1', '"schema": 91'))))
+            if (value := unsealed(text.encode())) is not None and f'"schema": {SCHEMA}' in text:
+                self.write(mark, sealed(json.loads(json.dumps(value).replace(f'"schema": {SCHEMA}', '"schema": 91'))))
         return self
 
     def header(self, **change: Any) -> World:

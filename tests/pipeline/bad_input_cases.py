@@ -208,6 +208,19 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
             w.root / "t.txt", "disc\n").stage("extract", "--set", f"teacher.text={w.root / 't.npy'}")),
     "teacher: gone when a new name is asked for": (
         REFUSED, lambda w: w.predict(None, "--classes", "house", "--teacher", "local-dir:/nowhere")),
+    "teacher: named by the student's file alone": (REFUSED, lambda w: w.predict(None, "--classes", "house")),
+    "teacher: a tokenizer that brings code": (
+        REFUSED, lambda w: w.replaced(
+            w.teacher / "open_clip_config.json", '"context_length": 12',
+            '"context_length": 12, "hf_tokenizer_name": "x", "tokenizer_kwargs": {"trust_remote_code": true}').stage(
+                "extract")),
+    "teacher: a model that is downloaded under another's name": (
+        REFUSED, lambda w: w.replaced(
+            w.teacher / "open_clip_config.json", '"image_size": 32',
+            '"image_size": 32, "timm_model_name": "hf-hub:other/model"').stage("extract")),
+    "teacher: a config of 100 GiB for weights of 1 MiB": (
+        REFUSED, lambda w: w.replaced(
+            w.teacher / "open_clip_config.json", '"layers": 2', '"layers": 100000').stage("extract")),
     # -- flags ------------------------------------------------------------------------------------------------
     "flag: unknown option": (REFUSED, lambda w: ("plan", "--nope")),
     "flag: unknown command": (REFUSED, lambda w: ("plam",)),
@@ -262,7 +275,7 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
     "predict: a video of more pixels than allowed": (
         REFUSED, lambda w: w.predict(w.video(w.root / "v.mp4").root / "v.mp4", "--max-pixels", "3000")),
     "predict: HTML for a class": (
-        WORKS, lambda w: w.predict(None, "--classes", "disc, <script>alert(1)</script>")),
+        WORKS, lambda w: w.predict(None, "--classes", "disc, <script>alert(1)</script>", *w.taught)),
     "predict: into a folder that lies in a file": (
         REFUSED, lambda w: w.predict(None, "--out", str(w.photo / "out"))),
     "predict: no run": (REFUSED, lambda w: ("predict", str(w.photo), "--run", "")),
@@ -270,7 +283,7 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
         REFUSED, lambda w: ("predict", str(w.photo), "--run", str(w.preset), "--artifacts", str(w.root / "new"))),
     "predict: 300 names": (REFUSED, lambda w: w.predict(None, "--classes", ",".join(f"c{i}" for i in range(300)))),
     "predict: a name of 200 letters": (REFUSED, lambda w: w.predict(None, "--classes", "a" * 200)),
-    "predict: names of many scripts": (WORKS, lambda w: w.predict(None, "--classes", "disc, 羊, вівця, 🐑")),
+    "predict: names of many scripts": (WORKS, lambda w: w.predict(None, "--classes", "disc, 羊, вівця, 🐑", *w.taught)),
     "predict: a seen bias that is no number": (REFUSED, lambda w: w.predict(None, "--seen-bias", "nan")),
     "predict: a side of a million pixels": (REFUSED, lambda w: w.predict(None, "--short-side", "1000000")),
     "predict: an unknown device": (REFUSED, lambda w: w.predict(None, "--device", "tpu")),

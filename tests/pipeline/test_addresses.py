@@ -54,6 +54,8 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "teacher.crop_size": (("teacher.crop_size=64",), TOKENS),
     "teacher.recipe": (("teacher.recipe=clearclip",), DENSE),
     "teacher.gaussian_std": (("teacher.gaussian_std=2.0",), NOTHING),  # but with naclip, see below
+    "teacher.window": (("teacher.window=32",), DENSE),
+    "teacher.stride": (("teacher.stride=16",), NOTHING),  # but with windows, see below
     "teacher.precision": (("teacher.precision=bf16",), TOKENS),
     "teacher.prompts": (("teacher.prompts=",), TEXT),
     "teacher.text": ((), NOTHING),
@@ -181,6 +183,12 @@ def test_with_whole_images_the_students_crops_move_training_alone(tiny: Tiny) ->
 def test_the_width_of_naclips_neighbourhood_counts_where_it_is_used(tiny: Tiny) -> None:
     before = tiny.plan("teacher.recipe=naclip")
     assert moved(before, tiny.plan("teacher.recipe=naclip", "teacher.gaussian_std=2.0")) == DENSE
+
+
+def test_the_step_between_windows_counts_where_there_are_windows(tiny: Tiny) -> None:
+    before = tiny.plan("teacher.window=32")
+    assert moved(before, tiny.plan("teacher.window=32", "teacher.stride=8")) == DENSE
+    assert moved(before, tiny.plan("teacher.window=32", "teacher.stride=16")) == NOTHING  # half a window, said aloud
 
 
 def test_the_form_of_a_refinement_counts_where_there_is_one(tiny: Tiny) -> None:

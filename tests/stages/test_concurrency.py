@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from cache.claims import Claim, _started
+from cache.claims import Claim
 from cache.location import Location
 from cache.store import Artifact
 from stages.running.progress import ShardQueue
@@ -54,7 +54,7 @@ def test_the_second_of_two_trainings_is_refused_with_the_first_ones_number(
 
 def artifact(at: Path) -> Artifact:
     return Artifact(Location(str(at)).child("dense-0.zarr"), "dense").create(
-        {"stage": "extract", "preset": "x", "dtype": "float16"}
+        {"stage": "extract", "preset": "x", "dtype": "float16", "seen": list("abcdefgh")}
     )
 
 
@@ -64,7 +64,7 @@ def commit(made: Artifact, shard: int) -> None:
 
 def other(**changes: object) -> bytes:
     """A live claim of another process: this one's parent."""
-    parent = {"pid": os.getppid(), "started": _started(os.getppid())}
+    parent = {"pid": os.getppid(), "owner": "the parent"}
     return json.dumps(vars(Claim.mine()) | parent | changes).encode()
 
 

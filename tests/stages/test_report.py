@@ -57,7 +57,7 @@ def write_run(folder: Path, name: str) -> Location:
 def test_text_from_files_is_shown_and_never_acts(tmp_path: Path) -> None:
     at = write_run(tmp_path, EVIL)
     evaluation = Location(str(tmp_path / "p")).child("eval-1")
-    evaluation.put_json("confusion.json", {"classes": [EVIL, "b"], "counts": [[8, 0], [3, 1]]})
+    evaluation.put_mark("confusion.json", {"classes": [EVIL, "b"], "counts": [[8, 0], [3, 1]]})
     evaluation.put("best.png", b"a picture")
     run_report.run(at, [(evaluation, eval_report(EVIL))])
     page = (at.get("report.html") or b"").decode()

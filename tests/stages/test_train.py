@@ -243,7 +243,7 @@ def test_unseen_labels_and_text_embeddings_reach_nothing_that_is_trained(tiny: T
     arrays = text.read(0)
     text.discard(0)
     text.write(0, [], {"seen": arrays["seen"], "unseen": np.full_like(arrays["unseen"], np.nan)}, {})
-    text.finish({})
+    text.finish({}, 1)
     fresh_tiny.run("train")
     assert student(fresh_tiny) == student(tiny)
 

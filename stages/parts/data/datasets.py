@@ -17,8 +17,9 @@ from pydantic import Field
 
 from cache.errors import InputError
 from cache.settings import PathSetting, Settings
-from stages.parts.data.images import MAX_PIXELS, BadSample, mask_size_problem, read_image, read_mask
+from stages.parts.data.images import MAX_PIXELS, BadSample, file_crc, mask_size_problem, read_image, read_mask
 from stages.parts.data.layouts import LAYOUTS, LayoutName, Located, Record, Subset, locate
+from stages.parts.data.views import byte_counts
 from stages.parts.data.vocabulary import Vocabulary, load_vocabulary
 
 __all__ = ["BadSample", "DataConfig", "Dataset", "Quarantine", "Record", "Subset", "class_statistics", "open_dataset"]
@@ -86,9 +87,16 @@ class Dataset:
             digest.update(f"{record.id}\0{size}\n".encode())
         return digest.hexdigest()
 
-    def image(self, i: int) -> NDArray[np.uint8]:
-        """Photo i, uint8 [H, W, 3] RGB, EXIF-rotated. Raises BadSample."""
-        return read_image(self.records[i].image, self.cfg.max_pixels)
+    def image(self, i: int, least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Photo i, uint8 [H, W, 3] RGB, EXIF-rotated. Raises BadSample.
+
+        With `least` (h, w) it may come at 1/2, 1/4 or 1/8 of its sides, no smaller than that (`read_image`).
+        """
+        return read_image(self.records[i].image, self.cfg.max_pixels, least)
+
+    def photo_crc(self, i: int) -> int:
+        """crc32 of photo i's file as it lies there. Raises BadSample where it can't be read."""
+        return file_crc(self.records[i].image)
 
     def labels(self, i: int, which: Which = "seen") -> NDArray[np.uint8]:
         """Class indices of photo i, uint8 [H, W]; 255 = no label; with "seen", unseen pixels are 255 too.
@@ -101,7 +109,7 @@ class Dataset:
         if problem := mask_size_problem(record.mask, raw.shape, record.image, self.cfg.max_pixels):
             raise BadSample(problem)
         self._audit(raw, record.mask)
-        return self._tables[which][raw]
+        return self._tables[which].take(raw)
 
     @cached_property
     def _tables(self) -> dict[Which, NDArray[np.uint8]]:
@@ -112,10 +120,15 @@ class Dataset:
         return self.vocabulary.known
 
     def _audit(self, raw: NDArray[np.integer], mask: Path) -> None:
-        inside = raw.size > 0 and raw.min() >= 0 and raw.max() < self._known.size
-        if inside and self._known[raw].all():
+        if raw.dtype == np.uint8:
+            values = np.flatnonzero(byte_counts(raw.astype(np.uint8, copy=False)))
+        elif raw.min() >= 0 and raw.max() < self._known.size and self._known[raw].all():
             return
-        strange = [int(v) for v in np.unique(raw) if not 0 <= v < self._known.size or not self._known[v]]
+        else:
+            values = np.unique(raw)
+        strange = [int(v) for v in values if not 0 <= v < self._known.size or not self._known[v]]
+        if not strange:
+            return
         more = ", ..." if len(strange) > 5 else ""
         raise BadSample(
             f"{mask}: mask value {', '.join(map(str, strange[:5]))}{more} is outside the class list of vocabulary "
@@ -152,7 +165,7 @@ def dataset_vocabulary(cfg: DataConfig, renumbered: bool = False) -> Vocabulary:
 
 
 class Quarantine:
-    """Unusable samples, set aside by name up to a limit: never silently skipped."""
+    """Unusable samples, recorded by name up to a limit: never silently skipped."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

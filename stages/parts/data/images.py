@@ -6,7 +6,9 @@ are checked before any pixel is unpacked, and a decoder's failure of any kind na
 
 from __future__ import annotations
 
+import stat
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,25 +31,43 @@ MAX_PIXELS = 2 * 89_478_485
 """The most pixels an image may have: Pillow refuses above."""
 
 
+MAX_BYTES = 2**29
+"""The most bytes a picture's file may have."""
+
+
 class BadSample(InputError):
     """One image or mask can't be used. The message names the file; the sample may be quarantined."""
 
 
-def read_image(path: Path, max_pixels: int) -> NDArray[np.uint8]:
+def read_image(path: Path, max_pixels: int, least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """A photo as uint8 [H, W, 3] RGB, turned as its EXIF says.
 
-    Alpha is dropped; 16-bit greys are scaled from 0..65535. Raises BadSample where it can't be decoded,
-    has more than `max_pixels`, or holds floats.
+    With `least` (h, w) a JPEG comes at 1/2, 1/4 or 1/8 of its sides (rounded up) where that is no smaller than
+    `least`: the decoder leaves out what would be scaled away. Alpha is dropped; 16-bit greys are scaled from 0..65535.
+    Raises BadSample where it can't be decoded, has more than `max_pixels`, or holds floats.
     """
     with _opened(path, _PHOTO_FORMATS, max_pixels) as image:
-        return np.asarray(_rgb(ImageOps.exif_transpose(image), path))
+        if least is not None:
+            image.draft(None, least if _is_sideways(image) else least[::-1])
+        ImageOps.exif_transpose(image, in_place=True)  # the other form copies a photo that needs no turning
+        return np.asarray(_rgb(image, path))
+
+
+def file_crc(path: Path) -> int:
+    """crc32 of a file's bytes. Raises BadSample where it can't be read."""
+    with _decoding(path):
+        _check_bytes(path)
+        return zlib.crc32(path.read_bytes())
 
 
 def image_size(path: Path, max_pixels: int) -> tuple[int, int]:
     """(H, W) of a photo as `read_image` returns it, from the header alone. Raises BadSample."""
     with _opened(path, _PHOTO_FORMATS, max_pixels) as image:
-        width, height = image.size
-        return (width, height) if image.getexif().get(_ORIENTATION) in _SIDEWAYS else (height, width)
+        return image.size if _is_sideways(image) else image.size[::-1]
+
+
+def _is_sideways(image: Image.Image) -> bool:
+    return image.getexif().get(_ORIENTATION) in _SIDEWAYS
 
 
 def read_mask(path: Path, max_pixels: int) -> NDArray[np.integer[Any]]:
@@ -65,8 +85,8 @@ def read_mask(path: Path, max_pixels: int) -> NDArray[np.integer[Any]]:
             return _equal_channels(image, path)
         if image.mode not in ("L", "P", *_SIXTEEN_BIT):
             raise BadSample(f"{path}: a mask has one channel, this is {image.mode}; save it as grey or palette PNG")
-        spread = _SPREAD.get(_stored_as(image), 1)
-        return np.asarray(image) // spread
+        spread = _SPREAD.get(_stored_as(image))
+        return np.asarray(image) // spread if spread else np.asarray(image)
 
 
 def mask_size_problem(mask: Path, found: tuple[int, ...], image: Path, max_pixels: int) -> str | None:
@@ -105,6 +125,7 @@ def read_sbd_mask(path: Path, max_pixels: int) -> NDArray[np.uint8]:
     with _decoding(path):
         from scipy.io import loadmat
 
+        _check_bytes(path)
         values = loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0]
         if values.ndim != 2 or values.dtype != np.uint8 or values.size > max_pixels:
             raise ValueError(f"Segmentation is {values.dtype} {values.shape}")
@@ -115,6 +136,7 @@ def _label_map(path: Path, max_pixels: int) -> NDArray[np.integer[Any]]:
     with _decoding(path):
         from scipy.io import loadmat, whosmat  # slow to import, and needed for .mat files only
 
+        _check_bytes(path)
         shape = next((s for name, s, _ in whosmat(path) if name == "LabelMap"), None)
         if shape is None:
             raise ValueError("it holds no LabelMap")
@@ -135,7 +157,7 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
         raise BadSample(f"{path}: holds floating-point values; save it with 8 or 16 bits")
     if image.mode == "P":
         image = image.convert("RGBA")  # the one path by which a palette with transparency keeps its colours
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # converting RGB to RGB is a copy
 
 
 def _stored_as(image: Image.Image) -> str:
@@ -146,9 +168,20 @@ def _stored_as(image: Image.Image) -> str:
 
 @contextmanager
 def _opened(path: Path, formats: tuple[str, ...], max_pixels: int) -> Iterator[Image.Image]:
-    with _decoding(path), Image.open(path, formats=formats) as image:
-        _check_size(path, *image.size, max_pixels)
-        yield image
+    with _decoding(path):
+        _check_bytes(path)
+        with Image.open(path, formats=formats) as image:
+            _check_size(path, *image.size, max_pixels)
+            yield image
+
+
+def _check_bytes(path: Path) -> None:
+    """A file is looked at only where it is one, of a size that a picture may have: it may be sparse, or a pipe."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise BadSample(f"{path}: no ordinary file; replace it or take it off its list")
+    if found.st_size > MAX_BYTES:
+        raise BadSample(f"{path}: {found.st_size} bytes, more than the {MAX_BYTES} that are read; save it smaller")
 
 
 def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:

@@ -42,16 +42,19 @@ def distorted(images: Tensor, distortion: Tensor) -> Tensor:
     but not rounded to whole levels and to hues of 2 degrees as there.
     """
     shift, before, saturation, turn, after = distortion[:, :, None, None, None].unbind(1)
-    levels = ((images + shift).clamp_(0, 255) * before).clamp_(0, 255)
+    # Plane by plane: most steps take one channel against another, which costs several times as much between pixels.
+    levels = images.contiguous().float()
+    levels = ((levels + shift).clamp_(0, 255) * before).clamp_(0, 255)
     value = levels.amax(1, keepdim=True)
     spread = value - levels.amin(1, keepdim=True)
     # V (1 - S) is the smallest channel: scaling S moves every channel away from V, or towards it, by one factor.
     factor = torch.minimum(saturation, value / spread.clamp(min=_TINY))
     levels, spread = value - (value - levels) * factor, spread * factor
-    # HSV -> RGB: channel n = 5, 3, 1 for red, green, blue lies max(0, min(k, 4 - k, 1)) spreads below V, where
-    # k = (n + H) mod 6 and H is the hue in sixths of a circle.
-    k = (_channels(levels) + _hue(levels, value, spread) + turn).remainder(6)
-    levels = value - spread * torch.minimum(k, 4 - k).clamp(0, 1)
+    # HSV -> RGB: red, green and blue lie as many spreads below V as H is away from 0, 2 and 4 on the circle of sixths,
+    # less one and at most one.
+    away = (_hue(levels, value, spread) + turn - _hues(levels)).div_(6)
+    away = (away - away.round()).abs_().mul_(6)
+    levels = value - spread * away.sub_(1).clamp_(0, 1)
     return (levels * after).clamp_(0, 255)
 
 
@@ -66,6 +69,6 @@ def _hue(levels: Tensor, value: Tensor, spread: Tensor) -> Tensor:
     return torch.where(value == red, (green - blue) / spread, far)
 
 
-def _channels(levels: Tensor) -> Tensor:
-    """5, 3, 1 as [1, 3, 1, 1], made on the device: a copy from the host would make the host wait."""
-    return torch.arange(5, 0, -2, device=levels.device, dtype=levels.dtype).view(1, 3, 1, 1)
+def _hues(levels: Tensor) -> Tensor:
+    """Hues of red, green and blue, 0, 2, 4, as [1, 3, 1, 1]; made on the device: a copy would make the host wait."""
+    return torch.arange(0, 6, 2, device=levels.device, dtype=levels.dtype).view(1, 3, 1, 1)

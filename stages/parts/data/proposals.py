@@ -37,7 +37,7 @@ class ClassCount:
 
 
 def says_nothing(name: str) -> bool:
-    """Whether a class name means "no label": void, unlabelled, ignore ..."""
+    """Whether a class name stands for the ignore index: void, unlabelled, ignore ..."""
     return name.lower().replace("-", " ").replace("_", " ").strip() in _NO_CLASS
 
 

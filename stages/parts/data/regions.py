@@ -14,7 +14,7 @@ from PIL import Image
 
 from cache.errors import InputError
 from cache.settings import IGNORE
-from stages.parts.data.views import Array, cell_index, mean_colour
+from stages.parts.data.views import Array, byte_counts, cell_index, mean_colour
 
 
 def annotated_share(labels: Array, grid: tuple[int, int]) -> NDArray[np.float32]:
@@ -35,6 +35,12 @@ def pseudo_mask(labels: Array, cells: Array, num_seen: int) -> Array:
     A pixel without a label takes `num_seen` (K_s) + the id of the cell that holds its centre; a pixel with a
     label keeps it. Raises InputError when K_s + L exceeds 254, the most that a byte holds beside 255.
     """
+    rows, cols = cell_index(cells.shape[0], labels.shape[0]), cell_index(cells.shape[1], labels.shape[1])
+    return np.where(labels == IGNORE, latent_ids(cells, num_seen)[rows].take(cols, axis=1), labels)
+
+
+def latent_ids(cells: Array, num_seen: int) -> Array:
+    """Cells by their ids in Y_p: K_s + latent id, 255 = none; uint8 [h, w]. Raises InputError as `pseudo_mask`."""
     found = cells[cells != IGNORE]
     latent = int(found.max()) + 1 if found.size else 0
     if num_seen + latent > IGNORE - 1:
@@ -42,9 +48,7 @@ def pseudo_mask(labels: Array, cells: Array, num_seen: int) -> Array:
             f"{num_seen} seen + {latent} latent classes don't fit in one byte (254 at most); "
             "lower the number of latent classes (fewer windows, lower merge threshold)"
         )
-    moved = np.where(cells == IGNORE, IGNORE, cells.astype(np.int64) + num_seen).astype(np.uint8)
-    rows, cols = cell_index(cells.shape[0], labels.shape[0]), cell_index(cells.shape[1], labels.shape[1])
-    return np.where(labels == IGNORE, moved[rows[:, None], cols[None, :]], labels)
+    return np.where(cells == IGNORE, IGNORE, cells.astype(np.int64) + num_seen).astype(np.uint8)
 
 
 def latent_mask(labels: Array, cells: Array) -> Array:
@@ -55,11 +59,11 @@ def latent_mask(labels: Array, cells: Array) -> Array:
 
 def present_regions(mask: Array) -> list[int]:
     """Ids that occur in a mask, uint8 [H, W], ascending, without 255."""
-    return np.flatnonzero(np.bincount(mask.reshape(-1), minlength=256)[:IGNORE]).tolist()
+    return np.flatnonzero(byte_counts(mask)[:IGNORE]).tolist()
 
 
 def region_crops(image: Array, mask: Array, ids: Sequence[int], size: int) -> Array:
-    """One picture per region: uint8 [H, W, 3], [H, W], P ids -> uint8 [P, size, size, 3] (method.md section 1).
+    """One crop per region: uint8 [H, W, 3], [H, W], P ids -> uint8 [P, size, size, 3] (method.md section 1).
 
     Tight box of the region; outside the mask the image's mean colour (C); resized to a square (bicubic,
     antialiased). Raises ValueError when sizes differ or an id has no pixel.
@@ -67,12 +71,15 @@ def region_crops(image: Array, mask: Array, ids: Sequence[int], size: int) -> Ar
     if mask.shape != image.shape[:2]:
         raise ValueError(f"mask of {mask.shape} for an image of {image.shape[:2]}")
     colour = mean_colour(image)
-    crops = np.empty((len(ids), size, size, 3), dtype=np.uint8)
+    picture, crops = Image.fromarray(image), np.empty((len(ids), size, size, 3), dtype=np.uint8)
     for crop, region in zip(crops, ids, strict=True):
         inside = mask == region
-        box = _tight_box(inside, region)
-        part = np.where(inside[box][..., None], image[box], colour)
-        crop[:] = np.asarray(Image.fromarray(part).resize((size, size), Image.Resampling.BICUBIC))
+        rows, cols = _tight_box(inside, region)
+        part = Image.new("RGB", (cols.stop - cols.start, rows.stop - rows.start), tuple(colour.tolist()))
+        # Pillow lays pictures over each other several times as fast as numpy chooses between them.
+        shown = Image.fromarray(inside[rows, cols].astype(np.uint8) * 255)
+        part.paste(picture.crop((cols.start, rows.start, cols.stop, rows.stop)), mask=shown)
+        crop[:] = np.asarray(part.resize((size, size), Image.Resampling.BICUBIC))
     return crops
 
 
@@ -90,4 +97,4 @@ def _tight_box(inside: NDArray[np.bool_], region: int) -> tuple[slice, slice]:
     rows, cols = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     if not rows.size:
         raise ValueError(f"region {region} has no pixel in this mask")
-    return slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)

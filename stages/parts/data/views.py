@@ -96,7 +96,7 @@ def draw(cfg: ViewsConfig, seed: int, image_id: str, v: int, size: tuple[int, in
     short = cfg.size * random.uniform(*cfg.scale)
     height, width = (max(1, round(side * short / min(size))) for side in size)
     flip = bool(random.random() < 0.5) and cfg.flip
-    classes = np.flatnonzero(byte_counts(labels)[:IGNORE])
+    several = np.count_nonzero(byte_counts(labels)[:IGNORE]) > 1
     for _ in range(CROP_TRIES):
         y = int(random.integers(max(height - cfg.size, 0) + 1))
         x = int(random.integers(max(width - cfg.size, 0) + 1))
@@ -104,9 +104,17 @@ def draw(cfg: ViewsConfig, seed: int, image_id: str, v: int, size: tuple[int, in
         if cfg.max_class_share >= 1:
             break
         # A single class fills whatever it is in: all tries fail, and nothing needs counting.
-        if len(classes) > 1 and _largest_share(labels, view, classes) <= cfg.max_class_share:
+        if several and _largest_share(apply_labels(labels, view)) <= cfg.max_class_share:
             break
     return view
+
+
+def least_size(view: View) -> tuple[int, int]:
+    """Height and width [pixels] that a photo must have for `apply_image` of a view: twice what it is resized to.
+
+    With that much to average over, a photo that was decoded smaller shows no difference (as `Image.thumbnail` does).
+    """
+    return 2 * view.resized[0], 2 * view.resized[1]
 
 
 def apply_image(image: Array, view: View, size: tuple[int, int] | None = None) -> Array:
@@ -127,14 +135,27 @@ def apply_image(image: Array, view: View, size: tuple[int, int] | None = None) -
     )
     if view.flip:
         part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if part.size == (_side(view),) * 2:
-        return np.array(part)  # a copy: torch warns about arrays that can't be written
-    return _padded(np.asarray(part), view, mean_colour(image))
+    side = _side(view)
+    if part.size != (side, side):
+        square = Image.new("RGB", (side, side), tuple(mean_colour(image).tolist()))
+        square.paste(part, (side - part.width if view.flip else 0, 0))
+        part = square
+    return np.array(part)  # a copy: torch warns about arrays that can't be written
 
 
 def apply_labels(labels: Array, view: View) -> Array:
     """The view of a label map: uint8 [H, W] -> [S, S]; nearest pixel, padding 255."""
     return _gather(labels, *_sources(view, (labels.shape[0], labels.shape[1])), view)
+
+
+def apply_cells(cells: Array, image_size: tuple[int, int], view: View) -> Array:
+    """The view of a grid of cells that covers the image: uint8 [h, w] -> [S, S]; padding 255.
+
+    Equals `apply_labels` of the grid blown up to `image_size` (H, W), without blowing it up.
+    """
+    rows, cols = _sources(view, image_size)
+    h, w = cells.shape
+    return _gather(cells, cell_index(h, image_size[0])[rows], cell_index(w, image_size[1])[cols], view)
 
 
 def inside(view: View) -> NDArray[np.bool_]:
@@ -189,32 +210,24 @@ def _sources(view: View, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDAr
 
 
 def _gather(values: Array, rows: NDArray[np.int64], cols: NDArray[np.int64], view: View) -> Array:
-    seen = values[rows].take(cols[::-1] if view.flip else cols, axis=1)
-    return seen if seen.shape == (_side(view),) * 2 else _padded(seen, view, np.uint8(IGNORE))
+    part = values[rows].take(cols[::-1] if view.flip else cols, axis=1)
+    return part if part.shape == (_side(view),) * 2 else _padded(part, view, np.uint8(IGNORE))
 
 
-def _padded(seen: Array, view: View, fill: Array | np.uint8) -> Array:
-    """The visible part, mirrored already, in the view's square: top left, or top right in a mirrored one."""
+def _padded(part: Array, view: View, fill: np.uint8) -> Array:
+    """The visible part [h, w], mirrored already, in the view's square: top left, or top right in a mirrored one."""
     side = _side(view)
-    square = np.empty((side, side, *seen.shape[2:]), dtype=np.uint8)
-    square[:] = fill
-    square[: seen.shape[0], side - seen.shape[1] if view.flip else 0 :][:, : seen.shape[1]] = seen
+    square = np.full((side, side), fill)
+    left = side - part.shape[1] if view.flip else 0
+    square[: part.shape[0], left : left + part.shape[1]] = part
     return square
 
 
-def _largest_share(labels: Array, view: View, classes: NDArray[np.int64]) -> float:
-    """Share of the most frequent class among the labelled pixels of a view; 1 where nothing is labelled.
-
-    Counts each source pixel as often as the view shows it, instead of blowing it up first.
-    """
-    rows, cols = _sources(view, (labels.shape[0], labels.shape[1]))
-    rows, often = np.unique(rows, return_counts=True)
-    cols, wide = np.unique(cols, return_counts=True)
-    shown, wide = labels[rows].take(cols, axis=1), wide.astype(np.float32)
-    # A row's sum is below 2^24, which float32 holds exactly; all rows' together need not be.
-    counts = [often @ ((shown == k).astype(np.float32) @ wide) for k in classes]
-    total = sum(counts)
-    return float(max(counts) / total) if total else 1.0
+def _largest_share(labels: Array) -> float:
+    """Share of the most frequent class among labelled pixels; 1 where nothing is labelled, to try again."""
+    counts = byte_counts(labels)[:IGNORE]
+    total = int(counts.sum())
+    return int(counts.max()) / total if total else 1.0
 
 
 def byte_counts(values: Array) -> NDArray[np.int64]:

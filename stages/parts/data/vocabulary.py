@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -111,6 +111,25 @@ class Vocabulary:
         table = np.zeros(1 + max(values), np.bool_)
         table[values] = True
         return table
+
+    def inner(self, held_out: Sequence[str]) -> Vocabulary:
+        """A zero-shot split within the seen classes: `held_out` are its unseen ones, and this split's unseen are 255.
+
+        Raises InputError where a name is not a seen class, or none would be left.
+        """
+        if odd := [name for name in held_out if name not in self.seen]:
+            raise InputError(f"held-out class {odd[0]!r}: not seen under split {self.split!r}; {', '.join(self.seen)}")
+        if not 0 < len(held_out) < len(self.seen):
+            raise InputError(f"{len(held_out)} held-out classes of {len(self.seen)} seen ones; hold out fewer, but one")
+        value = dict(zip(self.classes, self.raw_values, strict=True))
+        return replace(
+            self,
+            classes=self.seen,
+            unseen=tuple(name for name in self.seen if name in held_out),
+            split=f"{self.split}, inner",
+            raw_values=tuple(value[name] for name in self.seen),
+            ignore=self.ignore | {value[name] for name in self.unseen},
+        )
 
     def renumbered(self) -> Vocabulary:
         """The same classes for masks that hold 1..K in vocabulary order, with 0 and 255 ignored."""

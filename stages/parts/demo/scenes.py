@@ -79,7 +79,7 @@ def paint(seed: int, index: int) -> Scene:
 
 
 def _background(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One stuff, or one above another with a wavy border, and clutter: canvas float32, labels uint8."""
+    """One stuff, or two with a wavy border between them, and clutter: canvas float32, labels uint8."""
     names = [str(rng.choice(_UPPER)), str(rng.choice(_LOWER))]
     if rng.random() < 0.15:
         names = [str(rng.choice(names))] * 2
@@ -96,7 +96,7 @@ def _background(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _litter(rng: np.random.Generator, canvas: np.ndarray) -> None:
-    """Specks that are no class of their own: a background is never clean."""
+    """Specks of no class: real backgrounds are never clean."""
     for _ in range(int(rng.integers(0, 12))):
         y, x = rng.integers(0, SIDE - 3, 2)
         size = int(rng.integers(1, 4))

@@ -25,7 +25,7 @@ COLUMNS = 6
 
 
 def mask_colours(num_seen: int) -> Array:
-    """uint8 [256, 3] for Y_p: seen classes as everywhere, latent ids from `num_seen` on in light, far apart hues."""
+    """Colour table uint8 [256, 3] for Y_p: seen classes in their palette colours, latent ids in light distinct hues."""
     colours = palette(num_seen)
     n = np.arange(IGNORE - num_seen)
     hues = np.stack([(0.11 + n * 0.61803) % 1, 0.42 + 0.18 * (n % 2), np.full(len(n), 0.97)], axis=1)
@@ -47,7 +47,7 @@ def principal_colours(dense: Floats) -> Array:
 
 
 def singled_out(image: Array, mask: Array, region: int) -> Array:
-    """An image [H, W, 3] with all but one region of its mask [H, W] paled; the whole image where it has none."""
+    """An image [H, W, 3] paled outside one region of its mask [H, W]; unchanged where the region has no pixel."""
     inside = mask == region
     if not inside.any():
         return image
@@ -182,5 +182,5 @@ def _running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64
 
 
 def painted(image: Array, labels: Array, colours: Array) -> Array:
-    """Labels over an image; without a label the image is only paled."""
+    """Labels drawn over an image; unlabelled pixels are only paled."""
     return overlay(image, labels, colours, 0.62)

@@ -64,12 +64,12 @@ def grid(
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as PNG bytes. Class names, ids and searches are text, whatever signs they hold: $x$ is no formula."""
+    """A figure as PNG bytes. Text is drawn literally: `$x$` in a class name is not read as a formula."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # A name in a script that the font lacks shows as boxes; that is no fault of the run.
+        # Characters that the font lacks are drawn as boxes; the user can do nothing about matplotlib's warning.
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

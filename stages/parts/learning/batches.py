@@ -21,8 +21,18 @@ from cache.errors import InputError
 from cache.settings import IGNORE
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.photometric import distorted, draw_distortion
-from stages.parts.data.regions import present_regions, pseudo_mask
-from stages.parts.data.views import Array, ViewsConfig, apply_image, apply_labels, draw, inside, view_seed
+from stages.parts.data.regions import latent_ids, present_regions, pseudo_mask
+from stages.parts.data.views import (
+    Array,
+    ViewsConfig,
+    apply_cells,
+    apply_image,
+    apply_labels,
+    draw,
+    inside,
+    least_size,
+    view_seed,
+)
 from stages.parts.students.inputs import normalised
 
 
@@ -41,6 +51,7 @@ class CachedTokens:
     region: np.ndarray
     offsets: np.ndarray
     labels_crc: np.ndarray
+    photo_crc: np.ndarray
 
     @classmethod
     def joined(
@@ -59,6 +70,7 @@ class CachedTokens:
             region[order],
             np.concatenate([[0], np.cumsum(counts)]),
             seen["labels_crc"],
+            seen["photo_crc"],
         )
 
 
@@ -137,8 +149,12 @@ class Batch:
 
     def student_input(self) -> Tensor:
         """The images distorted and normalised, made where the batch lies: float32 [B, 3, S, S], channels last."""
-        levels = distorted(self.images, self.distortion) if self.distortion.shape[1] else self.images
-        return normalised(levels).contiguous(memory_format=torch.channels_last)
+        # A core's caches hold one image, while a GPU wants to be asked once.
+        size = 1 if self.images.device.type == "cpu" else len(self.images)
+        made = torch.empty(self.images.shape, device=self.images.device, memory_format=torch.channels_last)
+        for out, images, how in zip(*(t.split(size) for t in (made, self.images, self.distortion)), strict=True):
+            out.copy_(normalised(distorted(images, how) if how.shape[1] else images))
+        return made
 
     def pin_memory(self) -> Batch:
         """The same in memory from which a GPU copies while it computes; torch's loader calls this."""
@@ -223,21 +239,22 @@ class TrainingSet(TorchDataset[Sample]):
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         position, epoch = item
         i = self.images[position]
-        image, labels, image_id = self.data.image(i), self.data.labels(i, "seen"), self.data.ids[i]
+        labels, image_id = self.data.labels(i, "seen"), self.data.ids[i]
         size = (labels.shape[0], labels.shape[1])
         exact = self.views.count > 1
         v, seed = (epoch % self.views.count, self.views.seed) if exact else (epoch, self.seed)
         view = draw(self.views, seed, image_id, v, size, labels)
-        row = self._row(image_id, v if exact else None, labels)
-        if self.cache is None or row is None:
-            mask = apply_labels(labels, view)
-            local, regions, tokens = np.zeros((0, 0), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32)
-        elif exact:
-            mask = pseudo_mask(apply_labels(labels, view), self.cache.cells[row], self.num_seen)
-            mask[~inside(view)] = IGNORE
-        else:
-            mask = apply_labels(pseudo_mask(labels, self.cache.cells[row], self.num_seen), view)
+        row = self._row(i, image_id, v if exact else None, labels)
+        mask = apply_labels(labels, view)
+        local, regions, tokens = np.zeros((0, 0), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32)
         if self.cache is not None and row is not None:
+            cells = self.cache.cells[row]
+            if exact:
+                mask = pseudo_mask(mask, cells, self.num_seen)
+                mask[~inside(view)] = IGNORE
+            else:
+                latent = apply_cells(latent_ids(cells, self.num_seen), size, view)
+                mask = np.where(mask == IGNORE, latent, mask)
             own = slice(self.cache.offsets[row], self.cache.offsets[row + 1])
             visible = np.isin(self.cache.region[own], present_regions(mask))
             local, regions = self.cache.local[own][visible], self.cache.region[own][visible]
@@ -245,15 +262,21 @@ class TrainingSet(TorchDataset[Sample]):
         distortion = np.zeros(0, np.float32)
         if self.photometric:
             distortion = draw_distortion(view_seed(self.seed + 1, image_id, epoch))
-        return Sample(apply_image(image, view), distortion, mask, tokens, local, regions)
+        image = apply_image(self.data.image(i, least_size(view)), view, size)
+        return Sample(image, distortion, mask, tokens, local, regions)
 
-    def _row(self, image_id: str, v: int | None, labels: Array) -> int | None:
+    def _row(self, i: int, image_id: str, v: int | None, labels: Array) -> int | None:
         if self.cache is None:
             return None
         row = self.rows[image_id if v is None else f"{image_id}#{v}"]
         if zlib.crc32(labels.tobytes()) != self.cache.labels_crc[row]:
             raise InputError(
                 f"{image_id}: its mask is not the one that was extracted; run `clip2seg extract` on a new address"
+            )
+        if self.data.photo_crc(i) != self.cache.photo_crc[row]:
+            raise InputError(
+                f"{self.data.records[i].image}: is not the photo that was extracted; put that one back, or move the "
+                "cache away and run `clip2seg extract` again"
             )
         return row
 

@@ -25,7 +25,7 @@ class Learner(nn.Module):
     ) -> None:
         super().__init__()
         dim = text.shape[1]
-        self.student, self.pixel = student, pixel
+        self.student, self.pixel, self.compiled = student, pixel, False
         self.register_buffer("text", text, persistent=False)
         self.distiller = Distiller(distill, dim) if distill.loss != "none" else None
         self.generator = LatentGenerator(generator, dim) if generator.enabled else None
@@ -53,8 +53,17 @@ class Learner(nn.Module):
             filled = torch.zeros_like(filled)  # type: ignore[arg-type]
             masks = torch.where(masks < len(self.text), masks, IGNORE)
         logits = pixel_logits(features, self.text, latent, filled, self.pixel)
-        terms |= pixel_loss(logits, masks, self.pixel)
+        terms |= pixel_loss(logits, masks, self.pixel, compiled=self.compiled)
         return {"total": torch.stack(list(terms.values())).sum(), **terms}
+
+    def compile_parts(self) -> None:
+        """torch.compile for the student and the pixel loss.
+
+        Those alone: their shapes never change, but for the number of classes, while the regions of every batch are
+        other ones.
+        """
+        self.student.compile()
+        self.compiled = True
 
     def extras(self) -> dict[str, nn.Module]:
         """What training needs besides the student: the bank, FROSTER's head, the generator."""

@@ -38,20 +38,21 @@ def pixel_logits(
         return torch.cat([logits, (cfg.beta * cosine).masked_fill(~filled[..., None, None], MASKED)], dim=1)
 
 
-def pixel_loss(logits: Tensor, masks: Tensor, cfg: PixelLossConfig) -> dict[str, Tensor]:
+def pixel_loss(logits: Tensor, masks: Tensor, cfg: PixelLossConfig, *, compiled: bool = False) -> dict[str, Tensor]:
     """The terms of L_p, to be added up: {"focal", "dice", "cross_entropy"}, weighted, each finite.
 
     Logits [B, C, h, w] are brought to the size of Y_p [B, H, W] (bilinear). An id without a column (latent
-    ones when latent embedding is off) counts as 255. With several processes all of them must call this.
+    ones when latent embedding is off) counts as 255. With several processes all of them must call this. `compiled`:
+    as for `pixel_sums`.
     """
     labels = masks.long()
     labels = torch.where(labels < logits.shape[1], labels, IGNORE)
-    focal, dice, entropy = unweighted_terms(logits, labels, cfg.ignored_are_negatives)
+    focal, dice, entropy = unweighted_terms(logits, labels, cfg.ignored_are_negatives, compiled=compiled)
     return {"focal": cfg.focal_weight * focal, "dice": cfg.dice_weight * dice, "cross_entropy": entropy}
 
 
 def unweighted_terms(
-    logits: Tensor, labels: Tensor, ignored_are_negatives: bool = True
+    logits: Tensor, labels: Tensor, ignored_are_negatives: bool = True, *, compiled: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(focal, dice, cross-entropy) of [B, C, h, w] against int64 [B, H, W]; the first two make up NEL.
 
@@ -63,7 +64,7 @@ def unweighted_terms(
     """
     with torch.autocast(logits.device.type, enabled=False):
         scores = logits if logits.dtype == torch.float64 else logits.float()
-        focal, dice, entropy = pixel_sums(scores, labels, ignored_are_negatives)
+        focal, dice, entropy = pixel_sums(scores, labels, ignored_are_negatives, compiled=compiled)
         # An image's labels as (b, c) pairs: how many differ. No loop over classes, no wait for the device.
         pairs = torch.zeros(len(labels), 256, dtype=torch.bool, device=labels.device)
         pairs.scatter_(1, labels.flatten(1), True)

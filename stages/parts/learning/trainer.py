@@ -61,8 +61,7 @@ class Trainer:
             self.shared = DistributedDataParallel(learner)
         self.forward: nn.Module = self.shared or learner
         if compiled:
-            # The student alone: its shapes never change, while the regions of every batch are other ones.
-            learner.student.compile()
+            learner.compile_parts()
 
     def step(self, iteration: int, batch: Batch) -> dict[str, torch.Tensor]:
         """Takes step `iteration` on this process's share of a batch; returns the loss terms (detached, on device)."""

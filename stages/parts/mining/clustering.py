@@ -7,6 +7,7 @@ S: seeds, n: unannotated cells, L: latent classes of the image.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -34,16 +35,35 @@ def mine(dense: Floats, annotated_share: Floats, cfg: MiningConfig, gpu: bool = 
     class first, 255 = none (annotated, or dropped). No unannotated cell: all 255. Above MAX_LATENT classes the
     smallest are merged into their nearest. Raises ValueError for NaN or infinite tokens.
     """
+    return mine_at(dense, annotated_share, cfg, (cfg.merge_threshold,), gpu)[0]
+
+
+def mine_at(
+    dense: Floats, annotated_share: Floats, cfg: MiningConfig, thresholds: Sequence[float], gpu: bool = False
+) -> list[NDArray[np.uint8]]:
+    """`mine` at several merge thresholds, for the price of one k-means."""
     cells = np.full(dense.shape[:2], IGNORE, np.uint8)
     unannotated = annotated_share <= cfg.max_annotated
     if not unannotated.any():
-        return cells
+        return [cells for _ in thresholds]
     tokens = dense[unannotated]
     if not np.isfinite(tokens).all():
         raise ValueError("dense tokens hold NaN or infinite values; the teacher's precision may be too low")
     centroids, cluster = spherical_kmeans(tokens, seeds(dense, unannotated, cfg.windows), cfg.iterations, gpu)
-    counts = np.bincount(cluster)
-    group = merge(centroids, counts, cfg.merge_threshold)
+    return [_merged(cells, unannotated, centroids, cluster, cfg, threshold) for threshold in thresholds]
+
+
+def _merged(
+    empty: NDArray[np.uint8],
+    unannotated: NDArray[np.bool_],
+    centroids: Floats,
+    cluster: Ints,
+    cfg: MiningConfig,
+    threshold: float,
+) -> NDArray[np.uint8]:
+    """Clusters merged above the threshold, the small ones absorbed, named, on the grid: uint8 [h, w]."""
+    cells, counts = empty.copy(), np.bincount(cluster)
+    group = merge(centroids, counts, threshold)
     centroids, counts = _group_means(centroids, counts, group)
     kept = counts >= (cfg.min_cells if cfg.small == "drop" else 1)
     target = _absorb(centroids[kept], counts[kept], cfg.min_cells, MAX_LATENT)
@@ -76,7 +96,7 @@ def seeds(dense: Floats, unannotated: NDArray[np.bool_], windows: tuple[int, ...
     """Eq. 1: mean of the dense tokens in every window, annotated cells set to 0: [h, w, D], [h, w] -> [S, D].
 
     Stride round(o / 2). Windows without an unannotated cell are dropped. Where stride and grid don't divide, a
-    last window stands at the edge, so every unannotated cell is seen by a seed. Not normalised.
+    last window is aligned with the edge, so every unannotated cell is covered. Not normalised.
     """
     inside = _windows(*unannotated.shape, windows)
     used = inside[(inside & unannotated.ravel()).any(axis=1)]
@@ -117,7 +137,7 @@ def spherical_kmeans(tokens: Floats, seeds: Floats, iterations: int, gpu: bool =
 def kmeans_inputs(tokens: Floats, seeds: Floats) -> tuple[Floats, Floats]:
     """Unit tokens [n, D] and the unit seeds to start from, at most n and no two equal."""
     start = unit(seeds)[: len(tokens)]
-    # Equal seeds would leave one of them empty, and which tokens it is then given would be chance.
+    # Of two equal seeds one would stay empty, and faiss would refill it at random.
     return unit(tokens), start[list({row.tobytes(): i for i, row in enumerate(start)}.values())]
 
 
@@ -140,7 +160,7 @@ def bare_kmeans(points: Floats, start: Floats, iterations: int, gpu: bool = Fals
 
 @lru_cache(maxsize=1)
 def _gpu_index(dim: int) -> Any:
-    """One index for all images: setting up a GPU's scratch memory costs more than clustering one image."""
+    """One index for all images: allocating a GPU's scratch memory takes longer than clustering one image."""
     return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), _gpu(), faiss.IndexFlatIP(dim))
 
 
@@ -154,7 +174,7 @@ def merge(centroids: Floats, counts: Ints, threshold: float) -> Ints:
 
     In one round pairs are taken most similar first while their cosine is above `threshold`, each seed at most
     once; a merged seed is the count-weighted mean, normalised. Rounds repeat until no pair is above it: one
-    round alone, the letter of the paper, could at most halve the seeds and leave near copies apart.
+    round alone, as the paper literally says, could at most halve the seeds and would keep near duplicates.
     """
     group = np.arange(len(centroids))
     weights = counts

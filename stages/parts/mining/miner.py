@@ -1,4 +1,4 @@
-"""The latent classes of cached views: mined on their cells, cropped for the teacher, as arrays of the cache.
+"""Latent classes of cached views: mines their cells, crops the regions for the teacher, makes the cache's arrays.
 
 What `mine-latent` and the online teacher share (method.md section 2).
 """
@@ -57,20 +57,20 @@ class Miner:
         with one_blas_thread(), ThreadPoolExecutor(threads, initializer=one_thread) as pool:
             yield pool
 
-    def seen(self, row: int) -> tuple[Array, Array]:
-        """One view's image uint8 [H, W, 3], and where it is open to latent classes: 255, else 0, uint8 [H, W]."""
+    def view(self, row: int) -> tuple[Array, Array]:
+        """One view: its image uint8 [H, W, 3], and uint8 [H, W], 255 where a latent class may be, else 0."""
         image_index, v = divmod(row, self.views.count)
-        image, labels = self.data.image(image_index), self.data.labels(image_index, "seen")
-        image, labels, view = cached_view(self.views, self.data.ids[image_index], v, image, labels)
+        labels = self.data.labels(image_index, "seen")
+        image, labels, view = cached_view(self.views, self.data, image_index, v, labels)
         return image, _open(labels, view)
 
     def known(self, image_index: int) -> Array:
-        """Where a whole image is open to latent classes, from its mask alone: 255, else 0, uint8 [H, W]."""
+        """That map for a whole image, from its mask alone: uint8 [H, W], 255 where a latent class may be, else 0."""
         return _open(self.data.labels(image_index, "seen"), None)
 
     def mine(self, row: int, dense: np.ndarray, features: np.ndarray | None = None) -> Mined:
         """One view from its stored tokens [h, w, D] and, where the refiner wants it, the second network's map."""
-        image, known = self.seen(row)
+        image, known = self.view(row)
         cells, unannotated, seconds = self.cells(known, dense, features)
         mask = latent_mask(known, cells)
         regions = present_regions(mask)
@@ -85,8 +85,8 @@ class Miner:
 
 
 def _open(labels: Array, view: View | None) -> Array:
-    """255 where a view is open to latent classes, else 0: uint8 [H, W]."""
-    # Padding is no part of the world: it counts as annotated, or it would become a latent class.
+    """255 where a view has no label and is no padding, else 0: uint8 [H, W]."""
+    # Padding counts as annotated, or it would become a latent class.
     free = labels == IGNORE if view is None else (labels == IGNORE) & inside(view)
     return np.where(free, np.uint8(IGNORE), np.uint8(0))
 
@@ -114,6 +114,6 @@ def dense_again(
         images = []
         for row in rows[start : start + cfg.batch]:
             i, v = divmod(row, views.count)
-            image, _, _ = cached_view(views, data.ids[i], v, data.image(i), data.labels(i, "seen"))
+            image, _, _ = cached_view(views, data, i, v, data.labels(i, "seen"))
             images.append(whole(image, teacher.input_size))
         yield from stored(teacher.encode_views(to_pixels(np.stack(images)))[1], cfg.dtype)

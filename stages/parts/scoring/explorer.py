@@ -1,8 +1,7 @@
-"""What the explorer carries: tokens in few bytes, masks as runs, one HTML file. Reads its template only.
+"""Data of the explorer: quantised tokens, run-length encoded masks, one HTML file. Reads only its template.
 
-Tokens are made unit, turned into the axes that hold most of their image's energy, and stored as whole numbers from
--127 to 127 with one scale each. The page and `packed_cosines` do the same arithmetic in the same order, so they give
-the same doubles.
+Tokens are normalised, projected on the leading singular vectors of their image, and stored as int8 with
+one scale each. The page and `packed_cosines` do the same arithmetic in the same order, so they give the same doubles.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ class Packed:
 def pack_tokens(dense: NDArray[np.float32], dims: int = DIMS) -> Packed:
     """Dense tokens [h, w, D] of one image -> codes on at most `dims` axes.
 
-    The axes are the image's own and not centred, so they keep dot products within the image best. Lengths are not
-    renewed after the cut: what is cut of two cells hardly agrees, while renewing would raise every cosine.
+    The axes are the image's own and not centred, so they keep dot products within the image best. They are
+    not normalised again after truncation: that would inflate every cosine.
     """
     tokens = unit(dense).reshape(-1, dense.shape[-1])
     _, values, axes = np.linalg.svd(tokens.astype(np.float64), full_matrices=False)
@@ -76,7 +75,7 @@ def packing_error(dense: NDArray[np.float32], packed: Packed, every: int = 7) ->
 
 
 def runs(mask: Array) -> list[int]:
-    """A mask uint8 [H, W] as [value, length, value, length, ...] in reading order."""
+    """A mask uint8 [H, W], run-length encoded row by row: [value, length, value, length, ...]."""
     flat = mask.reshape(-1)
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     lengths = np.diff(np.concatenate([starts, [flat.size]]))

@@ -1,6 +1,6 @@
 """Which pictures of an evaluation are worth showing: chosen from a few numbers for each image, drawn later.
 
-The choice is a function of those numbers in the order of the images, so it doesn't matter who scored which.
+The choice depends only on those numbers, in image order: it is the same for any number of processes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ImageScore:
 
 
 def score_image(index: int, labels: Array, found: Array, num_seen: int, num_classes: int) -> ImageScore:
-    """Labels and prediction uint8 [H, W] of an image -> Look."""
+    """Labels and prediction uint8 [H, W] of an image -> its `ImageScore`."""
     shares = np.bincount(labels.ravel(), minlength=256) / labels.size
     unseen = tuple(c for c in range(num_seen, num_classes) if shares[c] >= SHOWN)
     return ImageScore(index, mean_iou(labels, found, num_classes), unseen)

@@ -56,7 +56,7 @@ def on_pixels(cells: Array, size: tuple[int, int]) -> Array:
 
 @dataclass(frozen=True)
 class Match:
-    """How one class of one image was mined: its best latent region by IoU, that region's `purity` (share that is
+    """How well mining found one class in one image: its best latent region by IoU, its `purity` (share that is
     the class) and `recall` (share of the class that it holds), and the share `covered` by any latent region."""
 
     label: int
@@ -68,7 +68,7 @@ class Match:
 
 
 def matches(latent: Array, truth: Array, classes: Sequence[int]) -> list[Match]:
-    """One `Match` for each of `classes` that `truth` holds. Evaluation only: it reads labels training never sees.
+    """One `Match` for each of `classes` that `truth` holds. Evaluation only: it reads labels that training must not.
 
     `latent` latent ids uint8 [H, W], 255 = none; `truth` class indices uint8 [H, W]. Pixels that `truth` leaves
     at 255 (VOC's background and borders) count as not the class.
@@ -104,7 +104,7 @@ def cosines(dense: NDArray[Any], token: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def zero_shot_report(found: ZeroShotAccuracy, names: Sequence[str]) -> dict[str, Any]:
-    """`Naming` as JSON, in per cent."""
+    """`ZeroShotAccuracy` as JSON, in per cent."""
     total = int(found.count.sum())
     return {
         "regions": total,

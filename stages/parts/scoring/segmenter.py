@@ -23,7 +23,7 @@ BAND = 2**24
 
 
 class SegmentOptions(Settings):
-    """How a picture is looked at. The defaults are those of `clip2seg predict`."""
+    """How a picture is resized, tiled and thresholded. The defaults are those of `clip2seg predict`."""
 
     mode: Literal["auto", "whole", "slide"] = "auto"
     """One pass over the whole picture, overlapping tiles, or (auto) tiles where it is larger than four of them."""
@@ -95,7 +95,7 @@ class Segmenter:
         scores = coarse_scores(score, image, view, self.device)[0]
         seen = torch.tensor(words.seen, device=self.device)
         scores[seen] -= options.seen_bias
-        # sigmoid is monotone: the threshold goes to the scores, once.
+        # sigmoid is monotone, so the threshold can be applied to the raw scores.
         least = math.log(options.threshold / (1 - options.threshold)) / self.alpha if options.threshold else -math.inf
         return argmax_at(scores, (image.shape[0], image.shape[1]), least)
 

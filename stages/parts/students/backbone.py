@@ -1,4 +1,4 @@
-"""A frozen network that only says where: its feature map at one stride, for affinities between cells."""
+"""A frozen second network: its feature map at one stride gives affinities between cells, never class scores."""
 
 from __future__ import annotations
 

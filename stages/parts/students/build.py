@@ -30,7 +30,7 @@ _LIGHTHAM_CHANNELS = {"mscan_t": 256, "mscan_s": 256, "mscan_l": 1024}
 
 
 class Student(nn.Module):
-    """A segmentation network under one contract: images in, F out, any image size.
+    """Any segmentation network behind one interface: images of any size in, features F out.
 
     `encoder` is the part pretrained weights go into; all the rest is the head. `divisor`: image sides that aren't
     a multiple of it are resized up to the next one first, so the cells of F always tile the image exactly and
@@ -117,7 +117,7 @@ def _smp_student(cfg: StudentConfig, dim: int) -> Student:
 
 
 def _normalise_levels(decoder: nn.Module) -> None:
-    """Exchanges the linear layer of each level of smp's SegFormer decoder for convolution, batch norm and ReLU."""
+    """Replaces the linear layer of each level of smp's SegFormer decoder for convolution, batch norm and ReLU."""
     levels: nn.ModuleList = decoder.get_submodule("mlp_stage")  # type: ignore[assignment]
     for i, level in enumerate(levels):
         linear = level.get_submodule("linear")
@@ -128,7 +128,7 @@ def _normalise_levels(decoder: nn.Module) -> None:
 
 
 def _start_small(head: nn.Module) -> None:
-    """Draws the last layer of a head anew, by `HEAD_STD`."""
+    """Initialises the last layer of a head again: normal(0, `HEAD_STD`)."""
     last = [m for m in head.modules() if isinstance(m, nn.Conv2d)][-1]
     nn.init.normal_(last.weight, std=HEAD_STD)
     if last.bias is not None:

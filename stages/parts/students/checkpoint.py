@@ -15,9 +15,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cache.errors import InputError
-from cache.headers import KEY, about_of
+from cache.headers import KEY, about_of, check_about
 from stages.parts.students import StudentConfig, build_student
 
 FORMAT = 1
@@ -73,6 +74,7 @@ def unpack(data: bytes, where: str) -> Checkpoint:
         # A file from elsewhere must not make us read or download other weights: it brings its own.
         settings = {k: v for k, v in header["student"].items() if k != "weights"}
         cfg = StudentConfig.model_validate_json(json.dumps(settings))
+        _check_tensors(cfg, header["dim"], {k: v.shape for k, v in tensors.items()})
         student = build_student(cfg, header["dim"])
         weights = {k.removeprefix("student."): v for k, v in tensors.items() if k.startswith("student.")}
         student.load_state_dict(weights)
@@ -80,10 +82,37 @@ def unpack(data: bytes, where: str) -> Checkpoint:
         _check_shapes(tensors, seen, more, header["dim"])
         return Checkpoint(student.eval(), seen, tensors[TEXT], header, more, tensors.get(MORE))
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
             f"{where}: not a usable clip2seg student ({reason}); train it again or name another file"
         ) from error
+
+
+def _check_tensors(cfg: StudentConfig, dim: int, held: dict[str, torch.Size]) -> None:
+    """Raises ValueError unless the file's tensors are those of the network that it names.
+
+    A header of a few bytes may name a network of many GB; here its parameters are made without memory and compared
+    with what the file holds, so that no more is ever allocated than lies there.
+    """
+    with _Shapes():
+        wanted = {f"student.{k}": v.shape for k, v in build_student(cfg, dim).state_dict().items()}
+    found = {k: shape for k, shape in held.items() if k.startswith("student.")}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            ours, theirs = (list(s) if s is not None else "none" for s in (wanted.get(name), found.get(name)))
+            raise ValueError(f"its network {cfg.arch} + {cfg.encoder} has {name} {ours}, the file {theirs}")
+
+
+class _Shapes(TorchFunctionMode):
+    """New tensors have a shape and no memory; what is computed from numbers (`linspace`, `arange`) stays real."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand, torch.full):
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
 
 
 def _check_shapes(tensors: dict[str, Tensor], seen: tuple[str, ...], more: tuple[str, ...], dim: int) -> None:
@@ -102,7 +131,12 @@ def read_header(data: bytes, where: str) -> dict[str, Any]:
         raise InputError(f"{where}: not a clip2seg student (.safetensors written by `clip2seg train`)") from error
     if header.get("format") != FORMAT:
         raise InputError(f"{where}: student format {header.get('format')}, this program reads {FORMAT}; train it again")
-    return header
+    try:
+        return check_about(header)
+    except ValueError as error:
+        raise InputError(
+            f"{where}: not a usable clip2seg student ({error}); train it again or name another file"
+        ) from error
 
 
 def pack_state(modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer, about: dict[str, Any]) -> bytes:
@@ -132,8 +166,8 @@ def unpack_state(
         for parameter, own in optimiser.state.items():
             # A fused step takes moments in memory as the parameter lies there; a file holds them row by row.
             own |= {k: torch.empty_like(parameter).copy_(v) for k, v in own.items() if v.shape == parameter.shape}
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0][:200]
+    except (SafetensorError, KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{where}: damaged training state ({reason}); remove it to train from the start") from error
     return about
 

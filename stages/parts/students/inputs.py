@@ -1,4 +1,4 @@
-"""What a student is fed: pixels by ImageNet's statistics, whatever encoder it has."""
+"""Normalisation of a student's input: ImageNet's statistics, for every encoder."""
 
 from __future__ import annotations
 

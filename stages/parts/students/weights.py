@@ -26,7 +26,7 @@ Tensors = dict[str, Tensor]
 
 _CLASSIFIERS = ("head", "heads", "head_dist", "classifier", "fc", "last_linear", "pre_logits", "conv_seg")
 _HEADS = frozenset((*_CLASSIFIERS, "decode_head", "auxiliary_head", "decoder", "segmentation_head"))
-"""First words of the parameters that belong to a classifier or a segmentation head: not loaded, only reported."""
+"""Prefixes of the parameters that belong to a classifier or a segmentation head: not loaded, only reported."""
 
 _TIMM_ENDS = frozenset(("norm", "conv_head", "bn2", "final_conv"))
 """What timm's classifiers have after their last feature map, and its feature extractors leave out."""
@@ -34,7 +34,7 @@ _TIMM_ENDS = frozenset(("norm", "conv_head", "bn2", "final_conv"))
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What came of loading a checkpoint into an encoder."""
+    """Result of loading a checkpoint into an encoder."""
 
     path: Path
     loaded: int
@@ -77,7 +77,7 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> LoadReport:
     faults = [f"{len(names)} {word}: {_some(names)}" for word, names in kinds if names]
     if faults:
         raise InputError(f"{path}: doesn't fit the student's encoder ({'; '.join(faults)}); use its own checkpoint")
-    # Past smp's overrides, which drop keys and take no `strict`: names and shapes are known to agree by now.
+    # nn.Module's own method: smp overrides it to drop keys, without `strict`. Names and shapes agree by now.
     nn.Module.load_state_dict(encoder, tensors, strict=False)
     return LoadReport(path, len(tensors), missing, tuple(heads), resized)
 

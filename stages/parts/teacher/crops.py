@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 from cache.errors import InputError
 from stages.parts.data.datasets import BadSample, Dataset
 from stages.parts.data.regions import present_regions, region_crops
-from stages.parts.data.views import Array, View, ViewsConfig, apply_image, apply_labels, draw, whole
+from stages.parts.data.views import Array, View, ViewsConfig, apply_image, apply_labels, draw, least_size, whole
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class TeacherView:
     image_size: tuple[int, int]
     view_seed: int
     labels_crc: int
+    photo_crc: int
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class BadView:
 
 @dataclass(frozen=True)
 class TeacherBatch:
-    """Views in one parcel, which a loader's worker hands over as shared memory instead of copying it.
+    """A collated batch of views; a loader worker hands it over in shared memory, without a copy.
 
     `images` uint8 [n, 3, S, S] and `crops` uint8 [p, 3, s, s] of the good ones; `views` good and bad, in order,
     without their pixels.
@@ -79,7 +80,7 @@ def collate_views(views: list[TeacherView | BadView]) -> TeacherBatch:
 
 
 def view_id(image_id: str, v: int, count: int) -> str:
-    """Name of a view in the cache: the image's id, with the view's number where there are several."""
+    """Id of a view in the cache: the image's id, with the view's number where there are several."""
     return image_id if count == 1 else f"{image_id}#{v}"
 
 
@@ -94,14 +95,16 @@ def view_row(view: str, index: Mapping[str, int], count: int) -> int:
     return index[image_id] * count + int(v)
 
 
-def cached_view(
-    views: ViewsConfig, image_id: str, v: int, image: Array, labels: Array
-) -> tuple[Array, Array, View | None]:
-    """View `v` as it is cached: image uint8, seen labels uint8 (padding 255), and its geometry (None: all of it)."""
+def cached_view(views: ViewsConfig, data: Dataset, i: int, v: int, labels: Array) -> tuple[Array, Array, View | None]:
+    """View `v` of image `i` as it is cached; `labels`: the image's seen ones, uint8 [H, W].
+
+    Returns image uint8, labels uint8 (padding 255), and the view's geometry (None: all of it). Raises BadSample.
+    """
     if views.count == 1:
-        return image, labels, None
-    view = draw(views, views.seed, image_id, v, (labels.shape[0], labels.shape[1]), labels)
-    return apply_image(image, view), apply_labels(labels, view), view
+        return data.image(i), labels, None
+    size = (labels.shape[0], labels.shape[1])
+    view = draw(views, views.seed, data.ids[i], v, size, labels)
+    return apply_image(data.image(i, least_size(view)), view, size), apply_labels(labels, view), view
 
 
 class TeacherViews(TorchDataset["TeacherView | BadView"]):
@@ -117,16 +120,16 @@ class TeacherViews(TorchDataset["TeacherView | BadView"]):
         return len(self.data) * self.views.count
 
     def __getitem__(self, row: int) -> TeacherView | BadView:
+        i, v = divmod(row, self.views.count)
         try:
-            image, labels = self.data.image(row // self.views.count), self.data.labels(row // self.views.count, "seen")
+            labels, photo_crc = self.data.labels(i, "seen"), self.data.photo_crc(i)
+            seen_image, seen_labels, view = cached_view(self.views, self.data, i, v, labels)
         except BadSample as error:
             return BadView(row, error)
-        image_id, v = self.data.ids[row // self.views.count], row % self.views.count
-        seen_image, seen_labels, view = cached_view(self.views, image_id, v, image, labels)
         regions = present_regions(seen_labels)
         return TeacherView(
             row=row,
-            id=view_id(image_id, v, self.views.count),
+            id=view_id(self.data.ids[i], v, self.views.count),
             image=whole(seen_image, self.input_size),
             labels=seen_labels,
             crops=region_crops(seen_image, seen_labels, regions, self.crop_size),
@@ -134,4 +137,5 @@ class TeacherViews(TorchDataset["TeacherView | BadView"]):
             image_size=(labels.shape[0], labels.shape[1]),
             view_seed=view.seed if view else 0,
             labels_crc=zlib.crc32(labels.tobytes()),
+            photo_crc=photo_crc,
         )

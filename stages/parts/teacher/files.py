@@ -17,23 +17,61 @@ from numpy.typing import NDArray
 from cache.digests import folder_digest
 from cache.errors import InputError
 from cache.vectors import unit
+from stages.parts.teacher.config import check_model, check_preprocess, least_bytes
 
 CONFIG = "open_clip_config.json"
+LARGEST_JSON = 2**20
+"""Most bytes of a configuration."""
 WEIGHTS = (".safetensors", ".bin", ".pth")
 """Weights that open_clip looks for in a folder."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The `model_cfg` of a teacher folder. Raises InputError where the folder or its config is unusable."""
+    """The `model_cfg` of a teacher folder, which says nothing that could load or run other files (`config`).
+
+    Raises InputError where the folder or its config is unusable, or one of its files names code of its own.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: teacher folder not found; check `model`")
+    where = folder / CONFIG
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+        config = _json(where)
+        model = config["model_cfg"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{folder / CONFIG}: no readable model_cfg ({first_line(error)}); copy it there") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{folder / CONFIG}: model_cfg is no table; copy the teacher's own there")
-    return config
+        raise InputError(f"{where}: no readable model_cfg ({first_line(error)}); copy it there") from error
+    check_preprocess(config.get("preprocess_cfg"), str(where))
+    found = check_model(model, str(where))
+    for file in _own_files(folder):
+        if file.suffix == ".json" and file.name != CONFIG:
+            _refuse_code(file)
+    needed, held = least_bytes(found), sum(file.stat().st_size for file in weight_files(folder))
+    # Weights may be stored in half of float32's bytes, or a quarter.
+    if needed > 4 * held + 2**26:
+        raise InputError(
+            f"{where}: its widths and depths take {needed / 2**30:.1f} GiB, its weights have {held / 2**20:.1f} MiB; "
+            "copy the two from one teacher"
+        )
+    return found
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """A JSON table of a bounded size. Raises ValueError, OSError, RecursionError."""
+    if file.stat().st_size > LARGEST_JSON:
+        raise ValueError(f"it has more than {LARGEST_JSON} bytes")
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError("it is no table")
+    return found
+
+
+def _refuse_code(file: Path) -> None:
+    """Raises InputError where a tokenizer's or model's file names Python code to run (transformers' `auto_map`)."""
+    try:
+        told = _json(file)
+    except (OSError, ValueError, RecursionError):
+        return  # a vocabulary may be a list, or larger: whoever reads it says what is wrong with it
+    if "auto_map" in told or told.get("trust_remote_code"):
+        raise InputError(f"{file}: names code of its own (auto_map), which is never run; use a teacher without it")
 
 
 def check_normalisation(folder: Path) -> None:
@@ -60,8 +98,14 @@ def teacher_folder_digest(folder: Path) -> str:
     """sha256 over the config, weights and tokenizer files of a teacher folder. Raises InputError as above."""
     read_config(folder)
     weights = [file.name for file in weight_files(folder)]
-    others = sorted(file.name for file in folder.iterdir() if file.suffix in (".json", ".model"))
+    others = [file.name for file in _own_files(folder) if file.suffix not in WEIGHTS]
     return folder_digest(folder, [*others, *weights])
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """Files of a teacher that can change a token: all, a vocabulary or merges among them, but hidden ones and pages."""
+    files = (f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".") and f.suffix != ".md")
+    return sorted(files, key=lambda file: file.name)
 
 
 def check_weights(weights: Path, quick_gelu: bool, remedy: str) -> None:

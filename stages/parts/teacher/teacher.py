@@ -6,6 +6,7 @@ what it needs.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from pydantic import Field
 from cache.digests import file_digest
 from cache.errors import InputError
 from cache.settings import Apart, PathSetting, Settings
+from stages.parts.teacher.config import check_model
 from stages.parts.teacher.files import (
     CONFIG,
     check_normalisation,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from stages.parts.teacher.towers import ResNetTower, TrunkTower, VitTower
+    from stages.parts.teacher.towers import ResNetTower, TrunkTower, VitTower, WindowedTower
 
 LOCAL = "local-dir:"
 HUB = "hf-hub:"
@@ -78,6 +80,13 @@ class TeacherConfig(Settings):
     gaussian_std: Annotated[float, Apart("enters with the recipe that reads it")] = Field(default=5.0, gt=0)
     """Width of naclip's neighbourhood, in cells, above 0 (C: NACLIP's own 5). Read by `naclip` only."""
 
+    window: Annotated[int, Apart("enters with the recipe")] = Field(default=0, ge=0)
+    """Dense tokens from windows of this side [pixels] over the view, overlapping ones averaged; 0: from the view
+    at once (P). Global and local tokens are as without it."""
+
+    stride: Annotated[int, Apart("enters with the recipe")] = Field(default=0, ge=0)
+    """Step between windows in pixels; 0: half a window (C: NACLIP's 112 for 224). Read with `window` only."""
+
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the image tower: fp32, or autocast to bf16 or fp16; text is always fp32 (D)."""
 
@@ -93,7 +102,13 @@ class TeacherConfig(Settings):
         """What of the recipe's settings determines dense tokens, as plain JSON."""
         # Up to 0.1 `maskclip` named what is `value` now: tokens of that name must not be taken for today's.
         name = "maskclip with residual" if self.recipe == "maskclip" else self.recipe
-        return [name, *([self.gaussian_std] if self.recipe == "naclip" else [])]
+        spread = [self.gaussian_std] if self.recipe == "naclip" else []
+        return [name, *spread, *([f"window {self.window} by {self.window_stride}"] if self.window else [])]
+
+    @property
+    def window_stride(self) -> int:
+        """The step between windows [pixels]."""
+        return self.stride or max(self.window // 2, 1)
 
 
 def teacher_identity(cfg: TeacherConfig) -> dict[str, str]:
@@ -134,6 +149,13 @@ def _hub_name(cfg: TeacherConfig, source: dict[str, Any]) -> str:
     return cfg.model.removeprefix(HUB) if cfg.model.startswith(HUB) else str(source.get("hf_hub", "")).strip("/")
 
 
+def is_tag(model: str, tag: str) -> bool:
+    """Whether `tag` is one of open_clip's own names of weights for a model, and so never a file."""
+    import open_clip
+
+    return tag in open_clip.list_pretrained_tags_by_model(model.replace("/", "-"))
+
+
 class TextTower:
     """The teacher's text encoder alone: class names to embeddings, no image tower built or tried."""
 
@@ -166,8 +188,12 @@ class TextTower:
         import open_clip
 
         if self._tokenizer is None:
+            own = self.cfg.model.startswith((LOCAL, HUB))
             try:
-                self._tokenizer = open_clip.get_tokenizer(self.cfg.model)
+                text = open_clip.get_model_config(self.cfg.model.replace("/", "-") if not own else self.cfg.model) or {}
+                # transformers would ask, on a terminal, whether to run a tokenizer's own code; the answer is no.
+                asked = {"trust_remote_code": False} if text.get("text_cfg", {}).get("hf_tokenizer_name") else {}
+                self._tokenizer = open_clip.get_tokenizer(self.cfg.model, **asked)
             except Exception as error:  # whatever the hub, the disk or a tokenizer library raises
                 raise InputError(tokenizer_problem(self.cfg.model, error, first_line(error))) from error
         result: Tensor = self._model.encode_text(self._tokenizer(prompts).to(self.device)).float()
@@ -191,7 +217,7 @@ class Teacher:
         native = native_size(model.visual)
         self.input_size, self.crop_size = cfg.input_size or native, cfg.crop_size or native
         self.recipe = _recipe(cfg, model.visual)
-        self._views = self._tower(self.input_size)
+        self._views, self._windows = self._towers()
         self._crops = self._views if self.crop_size == self.input_size else self._tower(self.crop_size)
         shape = (1, 3, 1, 1)
         preprocess = model.visual.preprocess_cfg
@@ -204,7 +230,11 @@ class Teacher:
     def encode_views(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 [B, 3, S, S], S = `input_size` -> global [B, D], dense [B, h, w, D]: float32, not normalised."""
         with self._frozen():
-            pooled, dense = self._views.tokens(self._normalised(images, self.input_size))
+            pixels = self._normalised(images, self.input_size)
+            if self._windows is None:
+                pooled, dense = self._views.tokens(pixels)
+            else:
+                pooled, dense = self._views(pixels), self._windows(pixels)
         return pooled.float(), dense.float()
 
     def encode_crops(self, images: Tensor) -> Tensor:
@@ -216,18 +246,43 @@ class Teacher:
         with self._frozen():
             return self._crops(self._normalised(images, self.crop_size)).float()
 
+    def recipes(self) -> list[str]:
+        """The recipes that this tower has."""
+        from stages.parts.teacher.towers import fitting_recipes
+
+        return fitting_recipes(self._model.visual)
+
+    def with_recipe(self, recipe: str) -> Teacher:
+        """The same teacher, its weights shared, with another recipe. Raises InputError as loading does."""
+        other = copy.copy(self)
+        other.cfg = TeacherConfig.model_validate({**self.cfg.model_dump(), "recipe": recipe})
+        other.recipe = _recipe(other.cfg, self._model.visual)
+        other._views, other._windows = other._towers()
+        return other
+
     def macs(self) -> tuple[int, int]:
-        """Multiply-accumulates of the standard forward pass of one view, and of one crop.
+        """Multiply-accumulates of the standard forward pass of one view, its windows included, and of one crop.
 
         What a recipe other than vanilla computes besides is not counted (docs/teachers.md has its time).
         """
         from stages.parts.students.macs import count_macs
 
-        return count_macs(self._views, self.input_size), count_macs(self._crops, self.crop_size)
+        view = count_macs(self._views, self.input_size)
+        if self._windows is not None:
+            view += len(self._windows.corners) * count_macs(self._windows.tower, self.cfg.window)
+        return view, count_macs(self._crops, self.crop_size)
 
     def encode_text(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """K names, templates with one `{}` each -> text embeddings [K, D] (`TextTower.encode`)."""
         return self._text.encode(names, templates)
+
+    def _towers(self) -> tuple[VitTower | ResNetTower | TrunkTower, WindowedTower | None]:
+        """The tower of whole views and, where the settings ask for windows, that of theirs."""
+        from stages.parts.teacher.towers import WindowedTower
+
+        window = self.cfg.window
+        windows = WindowedTower(self._tower(window), self.input_size, self.cfg) if window else None
+        return self._tower(self.input_size), windows
 
     def _tower(self, size: int) -> VitTower | ResNetTower | TrunkTower:
         from stages.parts.teacher.towers import ResNetTower, TrunkTower, VitTower
@@ -361,6 +416,11 @@ def _check_source(cfg: TeacherConfig) -> None:
     import open_clip
 
     if cfg.model.startswith(HUB):
+        try:
+            published = open_clip.get_model_config(cfg.model)
+        except Exception:  # no network, or no such repository: `create_model` says so
+            return
+        check_model(published, cfg.model)
         return
     if cfg.model.startswith(LOCAL):
         folder = Path(cfg.model.removeprefix(LOCAL))
@@ -394,8 +454,8 @@ def _recipe(cfg: TeacherConfig, visual: Any) -> str:
     if cfg.recipe == "auto":
         return "vanilla" if native_vit else "feature_map"
     if native_vit == (cfg.recipe == "feature_map"):
-        from stages.parts.teacher.recipes import RECIPES
+        from stages.parts.teacher.towers import fitting_recipes
 
-        fitting = " or ".join(RECIPES) if native_vit else "feature_map"
+        fitting = " or ".join(fitting_recipes(visual))
         raise InputError(f"recipe {cfg.recipe!r} doesn't fit teacher {cfg.model}: use auto, {fitting}")
     return cfg.recipe

@@ -1,4 +1,4 @@
-"""Tokens of batches, as the cache and the online teacher both want them: the same calls, the same rounding."""
+"""Encodes batches for the cache and for the online teacher alike: the same calls, the same rounding."""
 
 from __future__ import annotations
 
@@ -102,6 +102,7 @@ def token_arrays(views: list[TeacherView], encoded: dict[str, np.ndarray]) -> di
         "image_size": np.array([v.image_size for v in views], np.int32).reshape(-1, 2),
         "view_seed": np.array([v.view_seed for v in views], np.uint64),
         "labels_crc": np.array([v.labels_crc for v in views], np.uint32),
+        "photo_crc": np.array([v.photo_crc for v in views], np.uint32),
     }
 
 

@@ -43,7 +43,7 @@ class VitTower(nn.Module):
         if size % patch:
             raise InputError(f"input size {size} is no multiple of the teacher's patch size {patch}; change it")
         self.recipe = RECIPES[recipe]
-        if self.recipe.plain_attention and not all(isinstance(b.attn, nn.MultiheadAttention) for b in blocks):
+        if recipe not in fitting_recipes(visual):
             raise InputError(f"recipe {recipe} needs plain attention; this teacher has its own: use vanilla")
         self._layers = sorted((self.recipe.layers(len(blocks)) | {len(blocks)}) - {0})
         self.visual = _at_size(visual, size)
@@ -155,6 +155,55 @@ class TrunkTower(nn.Module):
         if side * side != n:
             raise InputError(f"this teacher gives {n} tokens, which is no square grid: its dense tokens are unusable")
         return cells.reshape(b * n, 1, c).expand(-1, 1 + prefix, -1), (b, side, side)
+
+
+class WindowedTower(nn.Module):
+    """Dense tokens of a view from overlapping windows of it: where several windows show a cell, their mean."""
+
+    def __init__(self, tower: VitTower | ResNetTower | TrunkTower, size: int, cfg: Any) -> None:
+        """`tower`: at the window's size; `size`: side of the view [pixels]; `cfg`: `TeacherConfig`.
+
+        Raises InputError where window, stride and view don't share the tower's cells.
+        """
+        super().__init__()
+        self.tower, self.window, step = tower, cfg.window, cfg.window_stride
+        with torch.no_grad():
+            like = next(tower.parameters())
+            black = torch.zeros((1, 3, self.window, self.window), device=like.device, dtype=like.dtype)
+            cells = tower.tokens(black)[1].shape[1]
+        self.cell = self.window // cells
+        if self.window > size:
+            raise InputError(f"teacher.window {self.window} is larger than the view of {size} pixels; lower it")
+        for name, value in (("window", self.window), ("stride", step), ("input_size", size)):
+            if value % self.cell or self.window % cells:
+                raise InputError(
+                    f"teacher.{name} {value} is no multiple of this teacher's cells of {self.cell} pixels; change it"
+                )
+        starts = sorted({*range(0, size - self.window + 1, step), size - self.window})
+        self.corners = [(y, x) for y in starts for x in starts]
+        self.grid = (size // self.cell, size // self.cell)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] -> dense [B, h, w, D], float32."""
+        total: Tensor | None = None
+        count = torch.zeros(self.grid, device=images.device)
+        for y, x in self.corners:
+            part = self.tower.tokens(images[:, :, y : y + self.window, x : x + self.window])[1].float()
+            if total is None:
+                total = part.new_zeros(part.shape[0], *self.grid, part.shape[-1])
+            rows, columns = (slice(at // self.cell, (at + self.window) // self.cell) for at in (y, x))
+            total[:, rows, columns] += part
+            count[rows, columns] += 1
+        assert total is not None
+        return total / count.unsqueeze(-1)
+
+
+def fitting_recipes(visual: Any) -> list[str]:
+    """Recipes that a tower of open_clip has: those of a native ViT as far as its attention is torch's own."""
+    if not hasattr(visual, "transformer"):
+        return ["feature_map"]
+    plain = all(isinstance(block.attn, nn.MultiheadAttention) for block in visual.transformer.resblocks)
+    return [name for name, recipe in RECIPES.items() if plain or not recipe.plain_attention]
 
 
 def resized_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -24,7 +24,7 @@ def test_runs_are_listed_with_their_scores(two: str, tiny: Tiny) -> None:
     runs = find_runs(two, "tiny")
     found = {run["run"]: run for run in runs_json(runs)}
     name = f"tiny/{tiny.plan().address('train').prefix.rsplit('/', 1)[-1]}"
-    report = tiny.plan().address("eval").get_json("report.json")
+    report = tiny.plan().address("eval").get_mark("report.json")
     assert found[name]["state"] == "finished" and found[name]["evaluations"][0]["uIoU"] == report["uIoU"]
     assert found[name]["report"].endswith("report.html")
     text = runs_text(runs)

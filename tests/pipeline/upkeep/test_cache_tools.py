@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
-from cache.claims import Claim, _started
+from cache.claims import Claim
 from cache.errors import InputError
 from pipeline import run
 from pipeline.cli import app
@@ -86,7 +86,7 @@ def test_what_is_used_is_not_removed_without_force(artifacts: Path) -> None:
 
 def test_what_is_being_written_is_neither_removed_nor_collected(artifacts: Path) -> None:
     dense = by_kind(artifacts)["dense"]
-    claim = vars(Claim.mine()) | {"pid": os.getppid(), "started": _started(os.getppid())}
+    claim = vars(Claim.mine()) | {"pid": os.getppid(), "owner": "the parent"}
     (artifacts / dense.address / "shards/00099").mkdir()
     (artifacts / dense.address / "shards/00099/claim.json").write_text(json.dumps(claim))
     assert by_kind(artifacts)["dense"].state.startswith(f"being written by process {os.getppid()} on ")
@@ -98,7 +98,7 @@ def test_what_is_being_written_is_neither_removed_nor_collected(artifacts: Path)
 def test_gc_removes_what_the_dead_left_and_nothing_else(artifacts: Path) -> None:
     whole = sorted(artifacts.rglob("*"))
     folder = artifacts / by_kind(artifacts)["latent"].address
-    dead = vars(Claim.mine()) | {"pid": 2**22 + 1}
+    dead = vars(Claim.mine()) | {"pid": 2**22 + 1, "owner": "the dead"}
     (folder / "shards/00007/cells").mkdir(parents=True)
     for leftover in ("shards/00007/cells/zarr.json", "shards/00000/claim.json", "shards/00001/local/zarr.json#1"):
         (folder / leftover).write_text(json.dumps(dead))
@@ -169,9 +169,9 @@ def test_a_dropped_dense_tier_is_recomputed_while_mining_with_the_same_numbers(t
 def test_a_cache_of_another_schema_is_refused_with_the_command_that_rebuilds_it(
     tiny: Tiny, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cache.schema.SCHEMA", 2)
-    refusal = r"cache schema 1, this program reads 2; move it away and run `clip2seg extract tiny \.\.\.`"
+    monkeypatch.setattr("cache.schema.SCHEMA", 3)
+    refusal = r"cache schema 2, this program reads 3; move it away and run `clip2seg extract tiny \.\.\.`"
     with pytest.raises(InputError, match=refusal):
         tiny.plan(artifacts=artifacts).artifact("tokens").provenance()
-    assert all(e.state.startswith("refused (cache schema 1") for e in by_kind(artifacts).values() if e.views)
-    assert any("this program reads 2" in fault for fault in cache_tool.verify(str(artifacts))["faults"])
+    assert all(e.state.startswith("refused (cache schema 2") for e in by_kind(artifacts).values() if e.views)
+    assert any("this program reads 3" in fault for fault in cache_tool.verify(str(artifacts))["faults"])

@@ -23,7 +23,7 @@ def mined(tiny: Tiny, tmp_path: Path) -> Path:
     tiny.run("mine-latent")
     for kind in ("tokens", "dense", "latent", "text"):
         at = Path(str(tiny.plan().address(kind)))
-        (tmp_path / at.name).symlink_to(at)
+        shutil.copytree(at, tmp_path / at.name)
     return tmp_path
 
 
@@ -68,7 +68,7 @@ def test_what_is_not_there_is_refused_in_one_line(mined: Path, tmp_path: Path) -
     (tmp_path / "tokens-00000000.zarr").mkdir()  # beside the real one
     assert "several of a kind" in refused(mined)
     assert "nothing there" in refused(mined / "tokens-00000000.zarr")
-    (tokens,) = (f for f in mined.glob("tokens-*") if f.is_symlink())
+    (tokens,) = (f for f in mined.glob("tokens-*") if (f / "zarr.json").is_file())
     cache = open_cache(tokens)
     with pytest.raises(InputError, match="no array 'locals'"):
         cache.arrays("tokens", ["locals"])

@@ -32,8 +32,8 @@ def run_folder(tiny: Tiny) -> Path:
 
 
 @pytest.fixture(scope="module")
-def student(run_folder: Path) -> Student:
-    return load_student(run_folder, device="cpu")
+def student(run_folder: Path, tiny: Tiny) -> Student:
+    return load_student(run_folder, device="cpu", teacher=f"local-dir:{tiny.teacher}")
 
 
 def test_loading_changes_nothing_of_the_process(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +132,39 @@ def test_another_teacher_is_refused(run_folder: Path, tmp_path: Path) -> None:
     other = load_student(run_folder, device="cpu", teacher=f"local-dir:{tmp_path}")
     with pytest.raises(InputError, match="gives other embeddings than the run was trained with"):
         other.embed("house")
+
+
+def test_a_runs_file_names_its_teacher_but_cannot_have_it_loaded(
+    run_folder: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import stages.parts.teacher.teacher as teacher
+
+    def never(*_: object) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(teacher, "_created", never)
+    with pytest.raises(InputError, match=r"class 'house' isn't one the run knows.*--teacher local-dir:.*as the run's"):
+        load_student(run_folder, device="cpu").embed("house")
+
+
+def test_weights_that_a_runs_file_names_are_not_read_under_a_teacher_of_the_users(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import stages.parts.teacher.teacher as teacher
+
+    asked: list[str] = []
+
+    def refused(cfg: teacher.TeacherConfig) -> None:
+        asked.append(cfg.pretrained)
+        raise InputError("seen")
+
+    monkeypatch.setattr(teacher, "_created", refused)
+    for said, wanted in (("/home/other/weights.pt", ""), ("laion2b_s34b_b79k", "laion2b_s34b_b79k")):
+        student = load_student(run_folder, device="cpu", teacher="ViT-B-32")
+        student.provenance["teacher"]["pretrained"] = said
+        with pytest.raises(InputError, match="seen"):
+            student.embed("house")
+        assert asked.pop() == wanted
 
 
 def test_a_teacher_that_moved_can_be_named(run_folder: Path, tiny: Tiny, tmp_path: Path) -> None:

@@ -199,3 +199,32 @@ def test_damaged_bytes_end_in_pixels_or_a_named_refusal(tmp_path: Path, data: st
         except BadSample as error:
             assert path.name in str(error)
             assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("least", "wanted"),
+    [((48, 64), (48, 64)), ((24, 32), (24, 32)), ((23, 31), (24, 32)), ((12, 33), (48, 64)), ((1, 1), (6, 8))],
+)
+def test_a_jpeg_is_decoded_at_a_fraction_where_that_is_enough(
+    tmp_path: Path, least: tuple[int, int], wanted: tuple[int, int]
+) -> None:
+    smooth = np.asarray(Image.fromarray(np.uint8([[0, 90], [160, 250]])).resize((64, 48), Image.Resampling.BILINEAR))
+    Image.fromarray(smooth).convert("RGB").save(tmp_path / "a.jpg", quality=95)
+    found = read_image(tmp_path / "a.jpg", LIMIT, least)
+    assert found.shape == (*wanted, 3)
+    factor = 48 // wanted[0]
+    means = read_image(tmp_path / "a.jpg", LIMIT).reshape(wanted[0], factor, wanted[1], factor, 3).mean((1, 3))
+    assert np.abs(found - means).max() < 6
+
+
+def test_what_is_enough_is_asked_of_the_photo_as_it_is_turned(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg", LIMIT, (32, 24)).shape == (32, 24, 3)
+    assert read_image(tmp_path / "a.jpg", LIMIT, (24, 32)).shape == (64, 48, 3)  # 24 x 32 would be too flat
+
+
+def test_other_formats_come_whole(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", LIMIT, (6, 8)).shape == (48, 64, 3)

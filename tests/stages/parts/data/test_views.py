@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pydantic import ValidationError
 
 from cache.settings import IGNORE
 from stages.parts.data import views
-from stages.parts.data.views import View, ViewsConfig, apply_image, apply_labels, draw, inside, whole
+from stages.parts.data.views import View, ViewsConfig, apply_cells, apply_image, apply_labels, draw, inside, whole
 
 ROOT = Path(__file__).resolve().parents[4]
 CFG = ViewsConfig(size=24)
@@ -60,6 +61,15 @@ def test_labels_and_image_move_together(size: tuple[int, int], key: tuple[int, s
     sure = shown & ((pixels < 10) | (pixels > 245))
     assert np.array_equal(pixels[sure] > 127, seen[sure] == 1)
     assert sure.sum() > 0.5 * shown.sum()
+
+
+@settings(deadline=None)
+@given(size=sizes, key=keys, grid=st.tuples(st.integers(1, 9), st.integers(1, 9)))
+def test_cells_move_as_their_pixels_do(size: tuple[int, int], key: tuple[int, str, int], grid: tuple[int, int]) -> None:
+    cells = np.arange(grid[0] * grid[1], dtype=np.uint8).reshape(grid)
+    view = draw(CFG, *key, size, blocks(*size))
+    rows, cols = (views.cell_index(n, pixels) for n, pixels in zip(grid, size, strict=True))
+    assert np.array_equal(apply_cells(cells, size, view), apply_labels(cells[rows][:, cols], view))
 
 
 @settings(deadline=None)
@@ -129,6 +139,45 @@ def test_a_crop_that_one_class_fills_is_drawn_again() -> None:
         return sum(max(np.mean(crop == 0), np.mean(crop == 1)) > 0.75 for crop in crops)
 
     assert filled(free) > 40 > 25 > filled(strict)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 10**6), size=st.tuples(st.integers(20, 90), st.integers(20, 90)), count=st.integers(1, 4))
+def test_the_crop_is_the_first_that_a_slow_count_accepts(seed: int, size: tuple[int, int], count: int) -> None:
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, count, (9, 9)).astype(np.uint8).repeat(10, 0).repeat(10, 1)[: size[0], : size[1]]
+    labels[random.random(size) < 0.3] = IGNORE
+    cfg = ViewsConfig(size=24, max_class_share=0.5)
+    view = draw(cfg, seed, "a", 0, size, labels)
+    again = np.random.Generator(np.random.PCG64(view.seed))
+    again.uniform(), again.random()
+    for _ in range(10):
+        y, x = (int(again.integers(max(side - 24, 0) + 1)) for side in view.resized)
+        tried = apply_labels(labels, replace(view, crop=(y, x, y + 24, x + 24)))
+        counts = [np.count_nonzero(tried == k) for k in range(count)]
+        if sum(counts) and max(counts) <= 0.5 * sum(counts):
+            break
+    assert view.crop[:2] == (y, x)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_a_photo_decoded_at_a_fraction_shows_the_same_view(factor: int, flip: bool) -> None:
+    random = np.random.default_rng(3)
+    size = (203, 301)  # no multiple of the factor: a decoder rounds up
+    coarse = Image.fromarray(random.integers(0, 256, (5, 7, 3), np.uint8))
+    image = np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC))
+    height, width = -(-size[0] // factor), -(-size[1] // factor)
+    padded = np.pad(image, ((0, height * factor - size[0]), (0, width * factor - size[1]), (0, 0)), "edge")
+    small = padded.reshape(height, factor, width, factor, 3).mean((1, 3)).round().astype(np.uint8)
+    for crop in ((0, 0, 12, 12), (3, 13, 15, 25), (0, 0, 30, 30)):
+        view = View(resized=(20, 30), crop=crop, flip=flip, seed=0)
+        difference = apply_image(small, view, size).astype(int) - apply_image(image, view)
+        assert np.abs(difference).mean() < 1.5 and np.abs(difference).max() < 16
+
+
+def test_twice_what_a_view_is_resized_to_is_enough() -> None:
+    assert views.least_size(View((20, 30), (0, 0, 8, 8), False, 0)) == (40, 60)
 
 
 def test_an_image_of_one_class_or_of_none_still_gets_a_view() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +41,12 @@ def cached(data: Dataset, views: ViewsConfig, latent: int = 3) -> CachedTokens:
     """A cache whose values say where they come from: global = (row, ...), local = (row, region, ...)."""
     rows = TeacherViews(data, views, 16, 8)
     random = np.random.default_rng(3)
-    ids, crc, seen_region, seen_counts, cells = [], [], [], [], []
+    ids, crc, photos, seen_region, seen_counts, cells = [], [], [], [], [], []
     for row in range(len(rows)):
         made: Any = rows[row]
         ids.append(made.id)
         crc.append(made.labels_crc)
+        photos.append(made.photo_crc)
         seen_region += made.regions
         seen_counts.append(len(made.regions))
         cells.append(random.integers(0, latent, GRID, np.uint8))
@@ -61,6 +63,7 @@ def cached(data: Dataset, views: ViewsConfig, latent: int = 3) -> CachedTokens:
         "local_region": np.array(seen_region, np.uint8),
         "local_offsets": np.cumsum([0, *seen_counts]),
         "labels_crc": np.array(crc, np.uint32),
+        "photo_crc": np.array(photos, np.uint32),
     }
     mined = {
         "cells": np.stack(cells),
@@ -82,6 +85,7 @@ def test_seen_and_latent_tokens_are_joined_view_by_view_in_order_of_id() -> None
         "local_region": np.array([0, 4, 2], np.uint8),
         "local_offsets": np.array([0, 2, 2, 3]),
         "labels_crc": np.zeros(3, np.uint32),
+        "photo_crc": np.zeros(3, np.uint32),
     }
     latent = {
         "cells": np.zeros((3, 1, 1), np.uint8),
@@ -215,11 +219,21 @@ def test_an_edited_mask_is_refused_before_it_is_trained_on(fresh_tiny: Tiny) -> 
         samples[0, 0]
 
 
+def test_another_photo_of_as_many_bytes_is_refused_before_it_is_trained_on(data: Dataset, tmp_path: Path) -> None:
+    views = ViewsConfig(size=40)
+    photo, whole = tmp_path / data.records[0].image.name, data.records[0].image.read_bytes()
+    photo.write_bytes(whole[:14] + bytes([whole[14] ^ 1]) + whole[15:])  # as long, decoded alike, and not the same
+    other = replace(data, records=[replace(data.records[0], image=photo), *data.records[1:]])
+    samples = TrainingSet(other, views, SEEN, cached(data, views), seed=0, photometric=False)
+    with pytest.raises(InputError, match=r"train00\.\w+: is not the photo that was extracted"):
+        samples[0, 0]
+
+
 def test_images_that_extract_set_aside_are_not_trained_on(data: Dataset) -> None:
     views = ViewsConfig(size=40)
     full = cached(data, views)
     some = CachedTokens(full.ids[3:], full.tokens[3:], full.cells[3:], full.local, full.region, full.offsets[3:],
-                        full.labels_crc[3:])  # fmt: skip
+                        full.labels_crc[3:], full.photo_crc[3:])  # fmt: skip
     samples = TrainingSet(data, views, SEEN, some, seed=0, photometric=False)
     assert samples.images == list(range(3, len(data)))
     assert samples[0, 0].tokens.tolist() == [3] * D
@@ -229,7 +243,7 @@ def test_a_cache_of_other_images_is_refused(data: Dataset) -> None:
     views = ViewsConfig(size=40)
     full = cached(data, views)
     foreign = CachedTokens(["x"], full.tokens[:1], full.cells[:1], full.local, full.region, full.offsets[:2],
-                           full.labels_crc[:1])  # fmt: skip
+                           full.labels_crc[:1], full.photo_crc[:1])  # fmt: skip
     with pytest.raises(InputError, match="no image of the data set is in the cache"):
         TrainingSet(data, views, SEEN, foreign, seed=0, photometric=False)
 

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from pydantic import ValidationError
 
 from stages.parts.learning.losses import MASKED, PixelLossConfig, pixel_logits, pixel_loss, unweighted_terms
+from stages.parts.learning.pixel_sums import forward_sums, parts, pixel_sums
 
 
 def randn(*shape, seed=0):
@@ -109,6 +110,28 @@ def test_the_gradient_of_nel_is_that_of_its_values():
     assert torch.autograd.gradcheck(
         lambda x: unweighted_terms(x, labels)[0] + unweighted_terms(x, labels, False)[1], logits
     )
+
+
+def by_autograd(logits, labels, ignored_are_negatives):
+    """The three sums of the definition at the labels' size and, by autograd through it, their gradient."""
+    leaf = logits.detach().requires_grad_()
+    found = [forward_sums(part)[:3] for part in parts(leaf, labels, ignored_are_negatives)]
+    sums = torch.stack([torch.stack(terms).sum() for terms in zip(*found, strict=True)])
+    return sums.detach(), torch.autograd.grad(sums @ torch.tensor([1.0, 2.0, 3.0]).to(sums), leaf)[0]
+
+
+@pytest.mark.parametrize("ignored_are_negatives", [True, False])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_gradient_by_hand_is_autograds_and_compiling_changes_nothing(compiled, ignored_are_negatives):
+    for classes in (5, 7):  # compiled once for any number of classes
+        logits, labels = 3 * randn(3, classes, 4, 6), labels_of(3, 16, 20, classes=classes)
+        labels[1] = 255
+        leaf = logits.clone().requires_grad_()
+        sums = torch.stack(pixel_sums(leaf, labels, ignored_are_negatives, compiled=compiled))
+        (gradient,) = torch.autograd.grad(sums @ torch.tensor([1.0, 2.0, 3.0]), leaf)
+        exact, slope = by_autograd(logits.double(), labels, ignored_are_negatives)
+        torch.testing.assert_close(sums.double(), exact, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(gradient.double(), slope, rtol=1e-4, atol=1e-6)
 
 
 def test_the_class_that_is_present_alone_has_dice():

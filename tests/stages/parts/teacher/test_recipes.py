@@ -14,6 +14,7 @@ import torch
 from sklearn.neighbors import LocalOutlierFactor
 from torch import Tensor, nn
 
+from cache.errors import InputError
 from stages.parts.teacher.affinity import local_outlier_factor, outliers, pooled_by, repaired
 from stages.parts.teacher.recipes import RECIPES, calibrated_attention, neighbourhood, scaled_layer
 from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
@@ -303,3 +304,35 @@ def test_the_folder_of_a_teacher_for_these_tests_is_left_as_it_was(folders: dict
     ours.encode_views(images(1))
     assert not ours._views.visual.transformer.resblocks[0]._forward_pre_hooks
     assert Path(folders["vit"].removeprefix("local-dir:")).is_dir()
+
+
+@pytest.mark.parametrize("recipe", ["vanilla", "scclip"])
+def test_windows_are_averaged_where_they_overlap(folders: dict[str, str], recipe: str) -> None:
+    name, pixels = folders["vit"], images(2)
+    whole, ours = teacher(name, recipe), teacher(name, recipe, window=32, stride=16)
+    alone = load_teacher(TeacherConfig(model=name, recipe=recipe, input_size=32))  # type: ignore[arg-type]
+    global_tokens, dense = ours.encode_views(pixels)
+    close(global_tokens, whole.encode_views(pixels)[0], rtol=1e-6)
+    assert ours.grid == whole.grid == GRID
+    parts: dict[tuple[int, int], list[Tensor]] = {}
+    for y in (0, 16):
+        for x in (0, 16):
+            window = alone.encode_views(pixels[:, :, y : y + 32, x : x + 32])[1]
+            for row, column in np.ndindex(4, 4):
+                parts.setdefault((y // 8 + row, x // 8 + column), []).append(window[:, row, column])
+    for (row, column), found in parts.items():
+        close(dense[:, row, column], torch.stack(found).mean(dim=0), rtol=1e-5)
+    assert ours.macs()[0] == whole.macs()[0] + 4 * alone.macs()[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"window": 64}, r"teacher\.window 64 is larger than the view of 48"),
+        ({"window": 32, "stride": 12}, r"teacher\.stride 12 is no multiple of this teacher's cells of 8"),
+        ({"window": 30}, "no multiple of the teacher's patch size"),
+    ],
+)
+def test_windows_that_do_not_fit_are_refused(folders: dict[str, str], settings: dict[str, int], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        teacher(folders["vit"], **settings)

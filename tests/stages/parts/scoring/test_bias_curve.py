@@ -1,0 +1,55 @@
+"""The curve over seen biases equals scoring anew at each of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from stages.parts.scoring.bias_curve import BiasCurve, at, best, grid
+from stages.parts.scoring.metrics import confusion, scores
+
+SEEN, CLASSES = 3, 5
+
+
+def images():
+    random = torch.Generator().manual_seed(0)
+    for size in ((6, 9), (12, 5), (7, 7)):
+        found = torch.randn(CLASSES, *size, generator=random)
+        found[0] += 1.0  # seen classes are favoured, as by training
+        labels = torch.randint(0, CLASSES, size, generator=random).to(torch.uint8)
+        labels[0, :3] = 255
+        yield found, labels
+
+
+def test_the_curve_equals_scoring_at_each_bias():
+    curve = BiasCurve(np.linspace(-2, 2, 41), SEEN, CLASSES, torch.device("cpu"))
+    for found, labels in images():
+        curve.add(found, labels)
+    for bias, counts, point in zip(curve.biases, curve.confusions(), curve.points(), strict=True):
+        slow = np.zeros((CLASSES, CLASSES), np.int64)
+        for found, labels in images():
+            shifted = found.double().clone()
+            shifted[:SEEN] -= bias
+            slow += confusion(shifted.argmax(0).numpy(), labels.numpy(), CLASSES)
+        assert np.array_equal(counts, slow), bias
+        wanted = scores(slow, SEEN)
+        assert (point.siou, point.uiou, point.hiou) == (wanted.siou, wanted.uiou, wanted.hiou)
+
+
+def test_a_tie_goes_to_the_seen_class_as_in_argmax():
+    curve = BiasCurve(np.array([0.0, 1.0]), 1, 2, torch.device("cpu"))
+    curve.add(torch.tensor([[[1.0, 2.0]], [[1.0, 1.0]]]), torch.zeros(1, 2, dtype=torch.uint8))
+    assert curve.confusions()[:, 0].tolist() == [[2, 0], [1, 1]]  # at 1 the margin of 1 is a tie again
+
+
+def test_the_best_bias_favours_unseen_classes_here_and_the_grid_reaches_it():
+    margins = torch.cat([(f[:SEEN].amax(0) - f[SEEN:].amax(0)).flatten() for f, _ in images()])
+    curve = BiasCurve(grid(margins), SEEN, CLASSES, torch.device("cpu"))
+    for found, labels in images():
+        curve.add(found, labels)
+    points = curve.points()
+    assert points[0].bias == -points[-1].bias and at(points, 0.0).bias == pytest.approx(0)
+    assert best(points).hiou >= at(points, 0.0).hiou and 0 < best(points).bias < points[-1].bias
+    # At the ends all is unseen, or seen.
+    assert points[-1].siou < points[0].siou and points[0].uiou < points[-1].uiou
