@@ -22,6 +22,7 @@ from stages.running.reports import read_report
 if TYPE_CHECKING:
     from stages.online import OnlineTeacher
     from stages.parts.data.datasets import Dataset
+    from stages.parts.eval_report import EvalReport
     from stages.parts.scoring.bias_curve import Point
     from stages.running.board import OnScalar
 
@@ -196,9 +197,7 @@ def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list
     )
 
 
-def evaluate_transfer(
-    plan: Plan, words: Plan, data: Dataset, at: Location, on: str, machine: Machine
-) -> dict[str, Any]:
+def evaluate_transfer(plan: Plan, words: Plan, data: Dataset, at: Location, on: str, machine: Machine) -> EvalReport:
     """Scores of the student on another data set; the artifact `text` of `words` has its names, or gets them."""
     from stages import evaluate as stage
 
@@ -207,7 +206,8 @@ def evaluate_transfer(
         from stages.parts.teacher.teacher import load_teacher
 
         teacher = load_teacher(plan.config.teacher, machine.compute.device)
-        extract.write_text(teacher, plan.prompts, words.train_data, _created(words, "text", "extract"))
+        _create(words, text, "extract")
+        extract.write_text(teacher, plan.prompts, words.train_data, text)
     return stage.run_transfer(
         plan.config.eval,
         data,
@@ -215,8 +215,7 @@ def evaluate_transfer(
         plan.address("train"),
         at,
         on,
-        device=machine.compute.device,
-        workers=machine.compute.workers,
+        compute=machine.compute,
     )
 
 

@@ -66,9 +66,8 @@ def run_transfer(
     out: Location,
     on: str,
     *,
-    device: torch.device,
-    workers: int,
-) -> dict[str, Any]:
+    compute: Compute,
+) -> EvalReport:
     """Scores the student of `run_at` on another data set, called `on`; writes and returns the report as `run` does.
 
     `text`: embeddings of the other vocabulary and the names of its rows. Which classes are seen, `data` says.
@@ -83,10 +82,10 @@ def run_transfer(
             "and prompts"
         )
     embeddings = torch.from_numpy(np.stack([every[n] for n in data.vocabulary.ordered]))
-    scorer = student_scorer(checkpoint.student.to(device), embeddings.to(device))
+    scorer = student_scorer(checkpoint.student.to(compute.device), embeddings.to(compute.device))
     about = {"scored": "student", "run": str(run_at), "on": on, "about": checkpoint.about}
-    with process_group(str(out), device, *rank_and_world()):
-        return _score(cfg, data, scorer, out, device, workers, about)
+    with process_group(str(out), compute.device, *rank_and_world()), memory_explained(_SMALLER):
+        return _score(cfg, data, scorer, out, compute, about)
 
 
 def run_teacher(
@@ -147,10 +146,10 @@ def run_curve(
     device = compute.device
     scorer = student_scorer(checkpoint.student.to(device), embeddings.to(device))
     plain = cfg.model_copy(update={"seen_bias": 0.0})
-    loader = DataLoader(_Pairs(data), batch_size=1, collate_fn=list, num_workers=compute.workers)
+    decoded = loaded(_Pairs(data), [[i] for i in range(len(data))], list, compute)
     curve: BiasCurve | None = None
-    with Bar("calibrate", len(data), "images") as bar:
-        for (pair,) in loader:
+    with losses_explained(compute), Bar("calibrate", len(data), "images") as bar:
+        for (pair,) in decoded:
             bar.advance()
             if isinstance(pair, BadSample):
                 raise InputError(str(pair))

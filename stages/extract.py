@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cache.claims import writing
-from cache.drafts import Drafts, Part, whole
 from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
@@ -26,6 +25,7 @@ from stages.parts.teacher.files import load_text_source
 from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import PendingTokens, encode, token_arrays
 from stages.running.compute import Compute, memory_explained
+from stages.running.drafts import Drafts, Part, whole
 from stages.running.loading import loaded, losses_explained
 from stages.running.progress import Bar, Clock, ShardQueue, say
 from stages.running.recipes import CacheRecipe

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from cache.claims import writing
-from cache.drafts import Drafts, Part, whole
 from cache.errors import InputError
 from cache.settings import IGNORE
 from cache.store import Artifact
@@ -28,6 +27,7 @@ from stages.parts.teacher.refine import Refiner
 from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import encode_crops
 from stages.running.compute import Compute, memory_explained
+from stages.running.drafts import Drafts, Part, whole
 from stages.running.progress import Bar, Clock, ShardQueue
 from stages.running.recipes import CacheRecipe
 

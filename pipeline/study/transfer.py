@@ -16,6 +16,7 @@ from pipeline import run
 from pipeline.plan import Plan
 from pipeline.text import columns
 from stages.parts.data.datasets import Dataset
+from stages.running.reports import read_report
 
 
 def evaluate_on(plan: Plan, other: Plan, machine: run.Machine) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def evaluate_on(plan: Plan, other: Plan, machine: run.Machine) -> dict[str, Any]
     """
     data, words = judged_data(plan, other), text_plan(plan, other)
     at = address(plan, words, data)
-    if (report := at.get_mark("report.json")) is None:
+    if (report := read_report(at)) is None:
         report = run.evaluate_transfer(plan, words, data, at, other.name, machine)
     return {"stage": "eval", "address": str(at), "on": other.name, "report": report}
 
@@ -69,19 +70,17 @@ def _plain(name: str) -> str:
 def transfer_text(plan: Plan, result: Mapping[str, Any]) -> str:
     """Scores, then IoU per class."""
     report = result["report"]
-    support = next(k for k in report if k.startswith("classes_with_"))
+    support = f", classes with {report.supported.min_pixels} pixels"
     rows: list[list[object]] = [["", "sIoU", "uIoU", "hIoU", "pixel acc."]]
-    for label, part in (("", report), (f", {support.replace('_', ' ')}", report[support])):
-        rows.append([f"{plan.name} on {result['on']}{label}", *(part[k] for k in ("sIoU", "uIoU", "hIoU"))])
-        rows[-1].append(part["pixel_accuracy"])
+    for label, part in (("", report), (support, report.supported)):
+        rows.append([f"{plan.name} on {result['on']}{label}", part.sIoU, part.uIoU, part.hIoU, part.pixel_accuracy])
     classes: list[list[object]] = [["class", "", "IoU", "pixels"]]
     classes += [
-        [c["name"], "seen" if c["seen"] else "UNSEEN", c["IoU"], c["pixels"] if c["support"] else "no support"]
-        for c in report["classes"]
+        [c.name, "seen" if c.seen else "UNSEEN", c.IoU, c.pixels if c.support else "no support"] for c in report.classes
     ]
-    seen = sum(c["seen"] for c in report["classes"])
+    seen = sum(c.seen for c in report.classes)
     return (
-        f"eval: {report['images']} images of {result['on']}, {seen} of its {len(report['classes'])} classes seen in "
+        f"eval: {report.images} images of {result['on']}, {seen} of its {len(report.classes)} classes seen in "
         f"training -> {result['address']}\n\n{columns(rows)}\n\n{columns(classes, left=2)}\n\n"
         f"picture grid: {result['address']}/grid.png"
     )

@@ -11,7 +11,6 @@ from typing import Any
 
 from cache.claims import Claim, holder
 from cache.digests import fingerprint
-from cache.drafts import is_draft
 from cache.errors import InputError
 from cache.headers import about_at
 from cache.location import Location, unsealed
@@ -19,6 +18,7 @@ from cache.marks import MARK_BYTES
 from cache.schema import ARTIFACTS
 from cache.store import Artifact
 from pipeline.plan import Plan
+from stages.running.drafts import is_draft
 from stages.running.progress import Bar
 
 _NAME = re.compile(r"(tokens|dense|affinity|latent|text|train|online|eval|teacher)-([0-9a-f]{8})(\.zarr)?")

@@ -47,7 +47,7 @@ class EvalReport(Means):
 
     `scored`: "student" or "teacher, training-free"; `bad`: images left out, and why; `pictures`: those drawn, best and
     worst, with their mean IoU; `run` and `about`: the student's folder and what its file says; `recipe`: how the
-    teacher's dense tokens were taken.
+    teacher's dense tokens were taken; `on`: the other data set that a student was scored on, "" for its own.
     """
 
     scored: str
@@ -64,6 +64,7 @@ class EvalReport(Means):
     run: str = ""
     about: dict[str, Any] = {}
     recipe: str = ""
+    on: str = ""
 
     @classmethod
     def parse(cls, found: Mapping[str, Any], where: str) -> Self:

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 import stages.extract as stage
-from cache.drafts import Drafts
 from cache.errors import InputError
 from cache.store import Artifact
 from stages.parts.data.regions import region_crops
 from stages.parts.data.views import whole
 from stages.parts.teacher.teacher import Teacher, load_teacher
+from stages.running.drafts import Drafts
 from stages.running.interrupts import Stopped
 
 if TYPE_CHECKING:

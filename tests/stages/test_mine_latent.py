@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 import stages.mine_latent as stage
-from cache.drafts import Drafts
 from cache.settings import IGNORE
 from stages.parts.data.regions import annotated_share, present_regions, pseudo_mask, region_crops
 from stages.parts.mining.clustering import mine
 from stages.parts.teacher.teacher import load_teacher
 from stages.parts.teacher.tokens import encode_crops
+from stages.running.drafts import Drafts
 from stages.running.interrupts import Stopped
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.drafts import Drafts, Part, is_draft
 from cache.location import Location
+from stages.running.drafts import Drafts, Part, is_draft
 
 
 def part(first: int) -> Part:
