@@ -206,7 +206,7 @@ def _three(rows: Sequence[Mapping[str, Any]]) -> str:
 def plan_of(job: Job, args: argparse.Namespace, decoded: Path | None = None) -> Plan:
     """The plan of a run; with `decoded` its photos come from memory."""
     made = Plan(load_config(job.preset, job.settings), preset_name(job.preset), args.artifacts, _data_of(job, args))
-    if decoded is not None:
+    if decoded is not None and made.config.demo_world is None:  # drawn scenes are small, and not drawn yet
         made.__dict__["train_data"] = remembered(made.train_data, decoded)
         made.__dict__["val_data"] = remembered(made.val_data, decoded)
     return made

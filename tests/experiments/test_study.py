@@ -107,8 +107,8 @@ def test_every_setting_of_the_shipped_study_is_known() -> None:
     study = Study.read(Path(__file__).resolve().parents[2] / "experiments" / "studies" / "settings.toml", [])
     jobs = [job for number in range(len(study.rounds)) for job in study.jobs(number)]
     assert len({job.name for job in jobs}) == len(jobs) > 40
-    for settings in {job.settings for job in jobs}:
-        load_config(study.worlds["official"]["preset"], settings)
+    for preset, settings in {(job.preset, job.settings) for job in jobs}:
+        load_config(preset, settings)
 
 
 @pytest.mark.slow
