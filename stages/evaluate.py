@@ -28,8 +28,16 @@ from stages.parts.learning.distributed import all_gather_object, all_reduce_sum,
 from stages.parts.scoring.bias_curve import BiasCurve, Point
 from stages.parts.scoring.bias_curve import grid as bias_grid
 from stages.parts.scoring.gallery import ImageScore, extremes, mixed, score_image
-from stages.parts.scoring.inference import Scorer, class_scores, predicted, student_scorer
-from stages.parts.scoring.metrics import confusion, scores
+from stages.parts.scoring.inference import (
+    Scorer,
+    checked,
+    class_scores,
+    label_maps,
+    pixel_counts,
+    predicted,
+    student_scorer,
+)
+from stages.parts.scoring.metrics import scores
 from stages.parts.scoring.report import class_rows, means, supported_means
 from stages.parts.settings import EvaluateConfig
 from stages.parts.students.checkpoint import Checkpoint, unpack
@@ -184,6 +192,9 @@ def all_text(text: Artifact, data: Dataset, checkpoint: Checkpoint, where: str) 
     return torch.cat([checkpoint.text, torch.from_numpy(arrays["unseen"])])
 
 
+TOGETHER = {"cpu": 1, "cuda": 8}
+"""Images in one pass of the network, where they are of one size. On a processor one alone: more of them are no faster
+there, and may change the last bit of a score."""
 _SMALLER = "lower eval.short_side, or set eval.mode=slide with a smaller eval.crop and eval.stride"
 EXTREMES = 4
 """Best and worst pictures kept for the run's report."""
@@ -226,19 +237,23 @@ def _score(
     rank, world = rank_and_world()
     share = range(rank, len(data), world)
     pairs = _Pairs(data)
-    decoded = loaded(Subset(pairs, share), [[k] for k in range(len(share))], list, compute)
+    together = TOGETHER[device.type]
+    batches = [[*range(k, min(k + together, len(share)))] for k in range(0, len(share), together)]
+    decoded = loaded(Subset(pairs, share), batches, list, compute)
     start = time.perf_counter()
     with losses_explained(compute), Bar("eval", len(data), "images", divided=True) as bar:
-        for i, (pair,) in zip(share, decoded, strict=True):
-            bar.advance()
-            if isinstance(pair, BadSample):
-                quarantine.add(pair)
-                bad.append((i, str(pair)))
-                continue
-            image, labels = pair
-            found = predicted(class_scores(scorer, image, cfg, seen, device))
-            counts += confusion(found, labels, every)
-            image_scores.append(score_image(i, labels, found, seen, every))
+        for start_at, batch in zip(range(0, len(share), together), decoded, strict=True):
+            bar.advance(len(batch))
+            good: list[tuple[int, Array, Array]] = []
+            for i, pair in zip(share[start_at : start_at + together], batch, strict=True):
+                if isinstance(pair, BadSample):
+                    quarantine.add(pair)
+                    bad.append((i, str(pair)))
+                else:
+                    good.append((i, *pair))
+            for (i, _, labels), own in zip(good, _confusions(scorer, good, cfg, seen, every, device), strict=True):
+                counts += own
+                image_scores.append(score_image(i, own, labels.size, seen))
     counts = all_reduce_sum(torch.from_numpy(counts).to(device)).cpu().numpy()
     image_scores = sorted((one for part in all_gather_object(image_scores) for one in part), key=lambda one: one.index)
     quarantine = Quarantine(data.cfg.max_bad)
@@ -276,6 +291,23 @@ def _score(
     out.put_mark(REPORT, report.model_dump(mode="json"))
     out.put_mark("complete.json", {"summary": {"sIoU": report.sIoU, "uIoU": report.uIoU, "hIoU": report.hIoU}})
     return report
+
+
+def _confusions(
+    scorer: Scorer,
+    good: list[tuple[int, Array, Array]],
+    cfg: EvaluateConfig,
+    seen: int,
+    every: int,
+    device: torch.device,
+) -> list[np.ndarray]:
+    """The confusion matrix of each image, counted on the device; one wait for all of them."""
+    if not good:
+        return []
+    maps = label_maps(scorer, [image for _, image, _ in good], cfg, seen, device)
+    truth = [torch.from_numpy(labels).to(device) for _, _, labels in good]
+    each = torch.stack([pixel_counts(found, labels, every) for found, labels in zip(maps, truth, strict=True)])
+    return [checked(own, labels, every) for own, (_, _, labels) in zip(each.cpu().numpy(), good, strict=True)]
 
 
 def _pictures(shown: list[tuple[Array, Array]], found: list[Array], names: tuple[str, ...], num_seen: int) -> bytes:

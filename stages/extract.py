@@ -11,7 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from cache.claims import writing
 from cache.errors import InputError
@@ -262,10 +265,19 @@ def write_text(teacher: Teacher, prompts: tuple[str, ...], data: Dataset, out: A
                     every = load_text_source(teacher.cfg.text, words.ordered)
                 else:
                     every = teacher.encode_text(words.ordered, prompts).float().cpu().numpy()
+                _check_apart(words.ordered, every)
                 out.write(shard, [], {"seen": every[:k], "unseen": every[k:]}, {})
                 queue.release(shard)
     out.finish({"classes": len(words.ordered)}, 1)
     say(f"text embeddings of {len(words.ordered)} classes -> {out}")
+
+
+def _check_apart(names: Sequence[str], text: np.ndarray) -> None:
+    """Raises InputError where two classes have one embedding: its teacher can't tell them apart."""
+    order = np.lexsort(text.T[:8])
+    for a, b in pairwise(order):
+        if np.abs(text[a] - text[b]).max() < 1e-6:
+            raise InputError(f"classes {names[a]!r} and {names[b]!r} have the same text embedding; rename or join them")
 
 
 def _check_bad(tokens: Artifact, shards: int, limit: int) -> None:

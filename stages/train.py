@@ -1,7 +1,7 @@
 """train: images, seen labels and the cache -> student. CLIP is neither needed nor imported.
 
 AdamW, warm-up and poly decay (method.md section 5) over the losses of section 4. Everything random is drawn
-from (seed, iteration) or (seed, image, turn), so a resumed run takes the steps an undisturbed one would.
+from (seed, iteration) or (seed, image, epoch), so a resumed run takes the steps an undisturbed one would.
 Several processes (torchrun) share each batch by DistributedDataParallel; rank 0 alone writes (docs/distributed.md).
 """
 
@@ -19,8 +19,6 @@ import torch
 
 from cache.claims import SUFFIX as CLAIM
 from cache.claims import give_back, ours, take
-from cache.curves import NAME as CURVES
-from cache.curves import curves_at, curves_bytes
 from cache.errors import InputError
 from cache.location import Location, StoreError
 from cache.store import Artifact
@@ -39,6 +37,8 @@ from stages.parts.students.checkpoint import pack, pack_state, unpack_state
 from stages.parts.students.probing import check_pass, check_sizes
 from stages.running.board import Board, OnScalar
 from stages.running.compute import Compute, memory_explained
+from stages.running.curves import NAME as CURVES
+from stages.running.curves import curves_at, curves_bytes
 from stages.running.interrupts import AGAIN, Stopped, deferred
 from stages.running.loading import loaded, losses_explained
 from stages.running.progress import Bar, Clock, rank_and_world, say

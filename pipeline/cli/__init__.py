@@ -6,12 +6,13 @@ import errno
 import os
 import signal
 import sys
+from io import TextIOWrapper
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from cache.errors import InputError
+from cache.errors import InputError, one_line, without_credentials
 from pipeline.cli import experiments, look, maintain, use
 from pipeline.cli import pipeline as stages
 from stages.running.interrupts import Stopped, terminable
@@ -62,12 +63,18 @@ def _all_commands(
 ) -> None: ...
 
 
-_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
+_REFUSALS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.EILSEQ, errno.ENXIO),
+)
 """The operating system's noes to a path that the user named. Others are faults of the program."""
 
 
 def main() -> None:
     """Entry point: one line and exit code 2 for bad input, 1 for anything else that fails."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names in a terminal or a log that knows ASCII alone are written out
+            stream.reconfigure(errors="backslashreplace")
     try:
         with terminable():
             code = app(standalone_mode=False)
@@ -98,6 +105,6 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    rank = os.environ.get("RANK", "0")
+    rank, message = os.environ.get("RANK", "0"), one_line(without_credentials(message))
     print(f"error: {message}" if rank == "0" else f"error (rank {rank}): {message}", file=sys.stderr)
     raise SystemExit(2) from None

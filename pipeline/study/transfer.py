@@ -16,6 +16,7 @@ from pipeline import run
 from pipeline.plan import Plan
 from pipeline.text import columns
 from stages.parts.data.datasets import Dataset
+from stages.parts.eval_report import EvalReport
 from stages.running.reports import read_report
 
 
@@ -27,6 +28,7 @@ def evaluate_on(plan: Plan, other: Plan, machine: run.Machine) -> dict[str, Any]
     data, words = judged_data(plan, other), text_plan(plan, other)
     at = address(plan, words, data)
     if (report := read_report(at)) is None:
+        run.draw_world(other)
         report = run.evaluate_transfer(plan, words, data, at, other.name, machine)
     return {"stage": "eval", "address": str(at), "on": other.name, "report": report}
 
@@ -69,10 +71,10 @@ def _plain(name: str) -> str:
 
 def transfer_text(plan: Plan, result: Mapping[str, Any]) -> str:
     """Scores, then IoU per class."""
-    report = result["report"]
-    support = f", classes with {report.supported.min_pixels} pixels"
+    report: EvalReport = result["report"]
+    least = report.supported.min_pixels
     rows: list[list[object]] = [["", "sIoU", "uIoU", "hIoU", "pixel acc."]]
-    for label, part in (("", report), (support, report.supported)):
+    for label, part in (("", report), (f", classes with {least} pixels", report.supported)):
         rows.append([f"{plan.name} on {result['on']}{label}", part.sIoU, part.uIoU, part.hIoU, part.pixel_accuracy])
     classes: list[list[object]] = [["class", "", "IoU", "pixels"]]
     classes += [

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from cache.claims import Claim
+from cache.errors import printable
 from cache.store import Artifact
 
 WAIT_SECONDS = 2.0
@@ -92,7 +93,7 @@ class Clock:
 def say(text: str) -> None:
     """A line for the user, on stderr; of several processes rank 0 alone speaks."""
     if rank_and_world()[0] == 0:
-        stderr.print(text, markup=False, soft_wrap=True)
+        stderr.print(printable(text), markup=False, soft_wrap=True)
 
 
 def rank_and_world() -> tuple[int, int]:

@@ -30,17 +30,13 @@ def sources(root: Path) -> dict[str, Path]:
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """Names of modules, and of what is taken from them, wherever in a file; imports for type checkers left out."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            continue
+    """Names of modules, and of what is taken from them, wherever in a file; those for type checkers alone too."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module or ""
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        else:
-            yield from imported(node)
 
 
 def graph(root: Path) -> dict[str, set[str]]:

@@ -81,7 +81,7 @@ def propose_val(masks: Mapping[str, Mapping[int, int]]) -> set[str]:
 def vocabulary_toml(classes: Sequence[ClassCount], unseen: Sequence[str], ignored: Mapping[int, str]) -> str:
     """`classes.toml`: names with their counts, values, what is ignored, and the proposed unseen classes.
 
-    ignored: raw value -> why it says nothing.
+    ignored: raw value -> why it means "no label".
     """
     lines = [
         "# Classes of this data set, counted by `clip2seg data init`. CLIP reads the names: write them as you would",

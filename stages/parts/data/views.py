@@ -35,7 +35,7 @@ class ViewsConfig(Settings):
     """V, views of an image that the teacher encodes. 1: the whole image, and the student crops at random;
     more: those crops exactly, for teacher and student. Any whole number from 1 (D; method.md section 6)."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the drawing, together with image id and view number. Any whole number from 0 (D)."""
 
     size: int = Field(default=512, ge=8)

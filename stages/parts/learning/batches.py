@@ -1,6 +1,6 @@
 """What the student trains on: crops with pseudo masks Y_p and the cached tokens of the regions still visible.
 
-Everything random is a pure function of (seed, image id, turn), so a run resumed at any iteration draws the same
+Everything random is a pure function of (seed, image id, epoch), so a run resumed at any iteration draws the same
 batches. Reads seen labels only.
 """
 
@@ -118,7 +118,7 @@ class Regions:
         return max(0, 1 + max((r for image in self.ids for r in image), default=-1) - num_seen)
 
     def rows(self, first: int, last: int) -> slice:
-        """Where the regions of images `first` .. `last` - 1 stand."""
+        """The rows of the regions of images `first` .. `last` - 1."""
         start = sum(map(len, self.ids[:first]))
         return slice(start, start + sum(map(len, self.ids[first:last])))
 
@@ -148,8 +148,8 @@ class Batch:
         return replace(moved, tokens=moved.tokens.float(), local=moved.local.float())
 
     def student_input(self) -> Tensor:
-        """The images distorted and normalised, made where the batch lies: float32 [B, 3, S, S], channels last."""
-        # A core's caches hold one image, while a GPU wants to be asked once.
+        """The images, distorted and normalised on the batch's device: float32 [B, 3, S, S], channels last."""
+        # One image fits a core's cache; a GPU is fastest with the whole batch.
         size = 1 if self.images.device.type == "cpu" else len(self.images)
         made = torch.empty(self.images.shape, device=self.images.device, memory_format=torch.channels_last)
         for out, images, how in zip(*(t.split(size) for t in (made, self.images, self.distortion)), strict=True):
@@ -157,11 +157,11 @@ class Batch:
         return made
 
     def pin_memory(self) -> Batch:
-        """The same in memory from which a GPU copies while it computes; torch's loader calls this."""
+        """The same in pinned memory, which a GPU copies while it computes; torch's loader calls this."""
         return _each(self, Tensor.pin_memory)
 
     def part(self, i: int, parts: int) -> Batch:
-        """Images i, i + 1, ... of an even cut into `parts`."""
+        """Part i of the batch cut into `parts` equal parts."""
         size = len(self.images) // parts
         first, last = i * size, (i + 1) * size
         return Batch(
@@ -178,7 +178,7 @@ Fields = TypeVar("Fields", Batch, Regions)
 
 
 def _each(of: Fields, change: Callable[[Tensor], Tensor]) -> Fields:
-    """A batch with each of its tensors changed."""
+    """The batch with a function applied to each of its tensors."""
     made: dict[str, Any] = {}
     for field in fields(of):
         value = getattr(of, field.name)
@@ -202,9 +202,9 @@ class Sample:
 
 
 class TrainingSet(TorchDataset[Sample]):
-    """Item (image, turn) -> Sample; `turn` counts how often the image was drawn before.
+    """Item (image, epoch) -> Sample; `epoch` counts how often the image was drawn before.
 
-    With whole-image tokens (views.count = 1) the student crops at random; with V views, turn t trains on cached
+    With whole-image tokens (views.count = 1) the student crops at random; with V views, epoch t trains on cached
     view t mod V, exactly as the teacher saw it. `cache` None: seen labels alone.
     """
 
@@ -296,7 +296,7 @@ def collate(samples: list[Sample]) -> Batch:
 class EpochBatchSampler:
     """The order of training: every image once in each epoch, in an order drawn from (seed, epoch).
 
-    Yields the batches of iterations `start`..`stop` as lists of (image, turn): a pure function of the seed and
+    Yields the batches of iterations `start`..`stop` as lists of (image, epoch): a pure function of the seed and
     the iteration, so a resumed run goes on where it was. `rank` of `world` takes its share of each of the `parts`
     that a batch is cut into: part i of all processes together is part i of one process alone.
     """

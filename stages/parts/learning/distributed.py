@@ -1,6 +1,6 @@
-"""Several processes of one training as one: the group they form, and what they tell each other.
+"""Training with several processes: the process group and its collectives.
 
-Everything here is the identity for a process alone. torchrun starts the processes (docs/distributed.md).
+With a single process every function here is the identity. torchrun starts the processes (docs/distributed.md).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ T = TypeVar("T")
 def process_group(name: str, device: torch.device, rank: int, world: int) -> Iterator[None]:
     """The process group of `world` processes while a stage runs; gloo for the CPU's tensors, nccl for GPUs'.
 
-    All leave together, so what rank 0 wrote is there for every one. `name`: what an error calls the work. Raises
+    A barrier at the end: what rank 0 wrote is visible to all. `name`: the work's name in an error. Raises
     InputError where another process is lost.
     """
     if world == 1:
@@ -40,7 +40,7 @@ def process_group(name: str, device: torch.device, rank: int, world: int) -> Ite
         return
     try:
         dist.init_process_group(
-            # With GPUs gloo too: what the host asks of the others need not wait for a device.
+            # gloo even with GPUs: collectives of CPU tensors then wait for no device.
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
             store=PrefixStore(_word(_store(), rank, world), _store()),
             rank=rank,
@@ -56,7 +56,7 @@ def process_group(name: str, device: torch.device, rank: int, world: int) -> Ite
             f"{name}: another process of this job is gone; torchrun says which and why, and starts all again where "
             "--max-restarts allows. What was committed or saved stays"
         ) from error
-    # After an error this could wait for ever; the process ends, and its group with it.
+    # Not after an error, where it could hang; the group ends with the process.
     dist.destroy_process_group()
 
 
@@ -68,9 +68,9 @@ def _store() -> Store:
 
 
 def _word(store: Store, rank: int, world: int) -> str:
-    """A name for this group that no earlier one had: torchrun's store outlives a restart, addresses of the dead in it.
+    """A key prefix that no earlier group used: torchrun's store survives restarts, dead processes' addresses in it.
 
-    A process says a number of its own and waits for the answer to that number, which no dead one can have got.
+    Each process posts a random number and waits for rank 0's answer to it, which cannot be left over from before.
     """
     own = uuid4().hex
     if rank > 0:
@@ -112,7 +112,7 @@ def _several() -> bool:
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """The sum over all processes, on each of them; no gradient passes."""
+    """The sum over all processes, on each of them; without gradient."""
     if not _several():
         return tensor
     total = tensor.detach().clone()
@@ -148,7 +148,7 @@ def all_gather(rows: Tensor) -> Tensor:
 def gather_from_others(rows: Tensor) -> Tensor:
     """[n, D] of each process, `n` its own -> the rows of all others, [m, D]. No gradient.
 
-    Waits for the other processes' hosts, which say their `n`, and for no device.
+    Waits for the other processes' hosts, to learn their `n`, but for no device.
     """
     if not _several():
         return rows[:0]
@@ -161,7 +161,7 @@ def gather_from_others(rows: Tensor) -> Tensor:
 
 
 def broadcast_object(value: T) -> T:
-    """Rank 0's word (a small picklable object) for all."""
+    """Rank 0's small picklable object, on every rank."""
     if not _several():
         return value
     words: list[Any] = [value]
@@ -171,7 +171,7 @@ def broadcast_object(value: T) -> T:
 
 
 def all_gather_object(value: T) -> list[T]:
-    """What each process says (a small picklable object), in the order of ranks."""
+    """Every rank's small picklable object, in rank order."""
     if not _several():
         return [value]
     words: list[Any] = [None] * world()

@@ -41,17 +41,17 @@ class LatentGenerator(nn.Module):
         regions: Regions,
         num_seen: int,
     ) -> tuple[Tensor, Tensor]:
-        """A'_u [B, L, D] and which of its rows are meant, [B, L] bool; row j is the class with id num_seen + j.
+        """A'_u [B, L, D] and the mask of its valid rows [B, L] bool; row j is the class with id num_seen + j.
 
         `means` f [R, D] of ALL regions of the batch (`distillation.region_means`), C_g [B, D], C_l [R, D]. L, the
-        largest latent id + 1, is at least 1, so that every parameter takes part in every step. Rows that are not
-        meant are finite.
+        largest latent id + 1, is at least 1, so that every parameter takes part in every step. Invalid rows
+        are finite.
         """
         latent = max(regions.latent(num_seen), 1)
         batch, dim = global_tokens.shape
         column = regions.id - num_seen
         wanted = column >= 0
-        # Column `latent` takes what gives no row, so that no shape depends on the data.
+        # Regions that are not latent are written to the spare column `latent`, so no shape depends on the data.
         column = torch.where(wanted, column, latent)
         queries = local_tokens if self.cfg.inputs == "cls" else means
         rows = queries.new_zeros(batch, latent + 1, dim)
@@ -82,8 +82,8 @@ class LatentGenerator(nn.Module):
     def _attend(self, rows: Tensor, filled: Tensor, memory: Tensor, known: Tensor) -> Tensor:
         """The decoder layer with padding masked out of both attentions."""
         assert self.layer is not None
-        # An image without latent regions has nothing to attend to, which is NaN in some attention kernels. Let it
-        # see its padding; the result is never used.
+        # An image without latent regions has nothing to attend to: NaN in some attention kernels. It attends
+        # to its padding instead; the result is never used.
         empty = ~filled.any(dim=1, keepdim=True)
         return self.layer(
             rows,

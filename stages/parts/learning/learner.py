@@ -16,7 +16,7 @@ from stages.parts.students import Student
 
 
 class Learner(nn.Module):
-    """What is optimised. `text` A_s [K_s, D]: text embeddings of the seen classes, unit norm, and no other."""
+    """What is optimised, as one module. `text` A_s [K_s, D]: embeddings of the seen classes only, unit norm."""
 
     text: Tensor
 
@@ -33,7 +33,7 @@ class Learner(nn.Module):
     def forward(self, batch: Batch, iteration: int | None = None) -> dict[str, Tensor]:
         """Every loss term, weighted, and their sum `total` (Eq. 6); all float32 scalars.
 
-        Before iteration `latent-embedding.delay` latent regions are no classes of the pixel loss; None: it is over.
+        Before iteration `latent-embedding.delay`, latent regions are not classes of the pixel loss; None: after it.
         """
         features = self.student(batch.student_input())
         terms: dict[str, Tensor] = {}

@@ -35,7 +35,7 @@ def make_optimiser(learner: Learner, cfg: TrainConfig) -> torch.optim.AdamW:
 
 
 class Trainer:
-    """One optimiser step at a time; in a group, by the gradients' mean over its processes."""
+    """Takes one optimiser step at a time; with several processes, on the mean of their gradients."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Trainer:
         compiled: bool = False,
     ) -> None:
         self.cfg, self.learner, self.optimiser, self.device = cfg, learner, optimiser, device
-        # As the crops of a batch lie, or every step would turn the kernels over and back.
+        # channels_last matches the input's layout; otherwise every step would convert kernels back and forth.
         learner.to(memory_format=torch.channels_last)
         self.average: Student | None = copy.deepcopy(learner.student).requires_grad_(False) if cfg.ema else None
         self.dtype = autocast_dtype(cfg.precision, device)
@@ -56,7 +56,7 @@ class Trainer:
         self.shared: DistributedDataParallel | None = None
         if world() > 1:
             gather_norms(learner, device)
-            # Of depthwise and 1x1 kernels, whose layout has two names; it costs a copy of a few bytes.
+            # Depthwise and 1x1 kernels have ambiguous strides; DDP then copies a few bytes.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             self.shared = DistributedDataParallel(learner)
         self.forward: nn.Module = self.shared or learner
@@ -99,7 +99,7 @@ class Trainer:
         return {"learner": self.learner, **average}
 
     def _silent(self, part: int) -> AbstractContextManager[None]:
-        """Gradients travel once a step, with its last part."""
+        """Gradients are reduced once a step, with its last part."""
         if self.shared is None or part + 1 == self.cfg.grad_accumulation_steps:
             return nullcontext()
         silent: AbstractContextManager[None] = self.shared.no_sync()

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from stages.parts.data.views import Array
-from stages.parts.scoring.metrics import confusion
+from numpy.typing import NDArray
 
 SHOWN = 0.05
 """An image shows a class that covers at least this share of it."""
@@ -26,16 +24,15 @@ class ImageScore:
     unseen: tuple[int, ...]
 
 
-def score_image(index: int, labels: Array, found: Array, num_seen: int, num_classes: int) -> ImageScore:
-    """Labels and prediction uint8 [H, W] of an image -> its `ImageScore`."""
-    shares = np.bincount(labels.ravel(), minlength=256) / labels.size
-    unseen = tuple(c for c in range(num_seen, num_classes) if shares[c] >= SHOWN)
-    return ImageScore(index, mean_iou(labels, found, num_classes), unseen)
+def score_image(index: int, counts: NDArray[np.int64], size: int, num_seen: int) -> ImageScore:
+    """The confusion matrix [K, K] of an image of `size` pixels -> its `ImageScore`."""
+    shares = counts.sum(1) / size
+    unseen = tuple(c for c in range(num_seen, len(counts)) if shares[c] >= SHOWN)
+    return ImageScore(index, mean_iou(counts), unseen)
 
 
-def mean_iou(labels: Array, found: Array, num_classes: int) -> float | None:
+def mean_iou(counts: NDArray[np.int64]) -> float | None:
     """Mean IoU over the classes with a labelled pixel in one picture; None where no pixel is labelled."""
-    counts = confusion(found, labels, num_classes)
     hit, shown = np.diagonal(counts), counts.sum(1)
     present = shown > 0
     if not present.any():

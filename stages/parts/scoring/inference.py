@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cache.settings import IGNORE
 from stages.parts.data.views import Array
 from stages.parts.settings import EvaluateConfig
 from stages.parts.students.inputs import normalised
 
 Scorer = Callable[[Tensor], Tensor]
-"""Images float [1, 3, H, W] in 0..255 -> class scores [1, K, h, w]."""
+"""Images float [n, 3, H, W] in 0..255 -> class scores [n, K, h, w]."""
 
 
 def student_scorer(student: nn.Module, text: Tensor) -> Scorer:
@@ -33,21 +36,45 @@ def class_scores(score: Scorer, image: Array, cfg: EvaluateConfig, num_seen: int
 
     `cfg.seen_bias` is taken off the seen classes.
     """
-    scores = coarse_scores(score, image, cfg, device)
-    scores = F.interpolate(scores, image.shape[:2], mode="bilinear", align_corners=False)[0]
+    return _at_size(coarse_scores(score, image[None], cfg, device), image.shape[:2], cfg, num_seen)
+
+
+@torch.no_grad()
+def label_maps(
+    score: Scorer, images: Sequence[Array], cfg: EvaluateConfig, num_seen: int, device: torch.device
+) -> list[Tensor]:
+    """Class of each pixel of images uint8 [H, W, 3], each at its own size: uint8 [H, W] on the device.
+
+    Images of one size go through the network together, then each alone to its size and its classes: K maps of one
+    image are all that is held. Waits for nothing but the images' way to the device.
+    """
+    found: dict[int, Tensor] = {}
+    sizes: dict[tuple[int, ...], list[int]] = {}
+    for i, image in enumerate(images):
+        sizes.setdefault(image.shape[:2], []).append(i)
+    for size, own in sizes.items():
+        coarse = coarse_scores(score, np.stack([images[i] for i in own]), cfg, device)
+        for i, one in zip(own, coarse.split(1), strict=True):
+            found[i] = _at_size(one, size, cfg, num_seen).argmax(0).to(torch.uint8)
+    return [found[i] for i in range(len(images))]
+
+
+def _at_size(coarse: Tensor, size: tuple[int, ...], cfg: EvaluateConfig, num_seen: int) -> Tensor:
+    """[1, K, h, w] -> [K, H, W], the bias taken off the seen classes."""
+    scores = F.interpolate(coarse, size, mode="bilinear", align_corners=False)[0]
     scores[:num_seen] -= cfg.seen_bias
     return scores
 
 
 @torch.no_grad()
-def coarse_scores(score: Scorer, image: Array, cfg: EvaluateConfig, device: torch.device) -> Tensor:
-    """Scores of one image uint8 [H, W, 3] as the network gives them: float32 [1, K, h, w].
+def coarse_scores(score: Scorer, images: Array, cfg: EvaluateConfig, device: torch.device) -> Tensor:
+    """Scores of images uint8 [n, H, W, 3] as the network gives them: float32 [n, K, h, w].
 
-    The image is resized to `cfg.short_side`, ratio kept; `slide` averages overlapping windows, and its scores are
-    as fine as the resized image.
+    They are resized to `cfg.short_side`, ratio kept; `slide` averages overlapping windows, and its scores are
+    as fine as the resized images.
     """
-    height, width = image.shape[:2]
-    pixels = torch.tensor(image, device=device).permute(2, 0, 1)[None].float()
+    height, width = images.shape[1:3]
+    pixels = torch.tensor(images, device=device).permute(0, 3, 1, 2).float()
     factor = cfg.short_side / min(height, width)
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
@@ -55,7 +82,7 @@ def coarse_scores(score: Scorer, image: Array, cfg: EvaluateConfig, device: torc
 
 
 def _slide(score: Scorer, pixels: Tensor, crop: int, stride: int) -> Tensor:
-    _, _, height, width = pixels.shape
+    n, _, height, width = pixels.shape
     total: Tensor | None = None
     count = torch.zeros(1, 1, height, width, device=pixels.device)
     for y in window_starts(height, crop, stride):
@@ -63,7 +90,7 @@ def _slide(score: Scorer, pixels: Tensor, crop: int, stride: int) -> Tensor:
             window = pixels[:, :, y : y + crop, x : x + crop]
             found = F.interpolate(score(window), window.shape[2:], mode="bilinear", align_corners=False)
             if total is None:
-                total = found.new_zeros(1, found.shape[1], height, width)
+                total = found.new_zeros(n, found.shape[1], height, width)
             total[:, :, y : y + crop, x : x + crop] += found
             count[:, :, y : y + crop, x : x + crop] += 1
     assert total is not None
@@ -80,3 +107,23 @@ def predicted(scores: Tensor) -> Array:
     """Class index of each pixel: [K, H, W] -> uint8 [H, W]."""
     labels: np.ndarray = scores.argmax(0).to(torch.uint8).cpu().numpy()
     return labels
+
+
+def pixel_counts(found: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """`metrics.confusion` where the maps lie: uint8 [H, W] twice -> int64 [K * K + 1]; waits for nothing.
+
+    The last number counts the pixels that are left out; `checked` looks at it.
+    """
+    rows, columns = labels.long(), found.long()
+    inside = (rows < num_classes) & (columns < num_classes)
+    place = torch.where(inside, rows * num_classes + columns, num_classes**2).flatten()
+    counts = torch.zeros(num_classes**2 + 1, dtype=torch.int64, device=found.device)
+    return counts.scatter_add_(0, place, counts.new_ones(1).expand(place.numel()))
+
+
+def checked(counts: NDArray[np.int64], labels: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
+    """The matrix [K, K] of `pixel_counts`. Raises ValueError where a counted pixel holds a value outside 0..K-1."""
+    left_out = int((labels == IGNORE).sum())
+    if counts[-1] != left_out:
+        raise ValueError(f"{counts[-1] - left_out} pixels hold a value outside 0..{num_classes - 1}")
+    return counts[:-1].reshape(num_classes, num_classes)

@@ -92,7 +92,7 @@ class Segmenter:
         """
         view = self._view(image, options)
         score = student_scorer(self.student, words.text.to(self.device))
-        scores = coarse_scores(score, image, view, self.device)[0]
+        scores = coarse_scores(score, image[None], view, self.device)[0]
         seen = torch.tensor(words.seen, device=self.device)
         scores[seen] -= options.seen_bias
         # sigmoid is monotone, so the threshold can be applied to the raw scores.
@@ -119,7 +119,7 @@ def argmax_at(scores: Tensor, size: tuple[int, int], least: float = -math.inf) -
     """
     height, width = size
     rows = max(1, BAND // (scores.shape[0] * width))
-    found = torch.empty(size, dtype=torch.uint8)
+    found = torch.empty(size, dtype=torch.uint8, device=scores.device)  # to the host once, not band by band
     # F.interpolate's own rule with align_corners=False: pixel centres meet, edges repeat.
     centre = ((torch.arange(height, dtype=torch.float64) + 0.5) * scores.shape[1] / height - 0.5).clamp(min=0)
     upper = centre.floor().long().clamp(max=scores.shape[1] - 1)
@@ -131,8 +131,8 @@ def argmax_at(scores: Tensor, size: tuple[int, int], least: float = -math.inf) -
         wide = F.interpolate(mixed[None], (mixed.shape[1], width), mode="bilinear", align_corners=False)[0]
         best, label = wide.max(0)
         label[best < least] = IGNORE
-        found[band] = label.to(torch.uint8).cpu()
-    result: Array = found.numpy()
+        found[band] = label.to(torch.uint8)
+    result: Array = found.cpu().numpy()
     return result
 
 

@@ -7,13 +7,11 @@ imported from its own module when it is first asked for.
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from cache.digests import file_digest
-from cache.settings import PathSetting, Settings
+from stages.parts.students.config import DOWNLOAD as DOWNLOAD
+from stages.parts.students.config import StudentConfig as StudentConfig
+from stages.parts.students.config import weights_digest as weights_digest
 
 if TYPE_CHECKING:
     from stages.parts.students.build import Student as Student
@@ -24,41 +22,6 @@ if TYPE_CHECKING:
     from stages.parts.students.norms import gather_norms as gather_norms
     from stages.parts.students.weights import LoadReport as LoadReport
     from stages.parts.students.weights import load_encoder_weights as load_encoder_weights
-
-DOWNLOAD = "imagenet"
-"""The value of `StudentConfig.weights` that asks smp or timm to download its own ImageNet weights."""
-
-
-class StudentConfig(Settings):
-    """Which network is trained. The paper's three (P): segformer + mit_b4, segnext + mscan_b, setr + vit_b16."""
-
-    arch: str = "segformer"
-    """"segnext" (any encoder + LightHam), "setr" (ViT + naive head), or an smp architecture in lower case:
-    segformer, fpn, unet, upernet, deeplabv3plus, ... (P for the paper's three, else D)."""
-
-    encoder: str = "mit_b4"
-    """An smp encoder (mit_b0..5, resnet50, mobilenet_v2, ...), mscan_t/s/b/l, any timm model as `tu-NAME`;
-    with "setr": vit_ti16, vit_s16 or vit_b16 (P for the paper's three, else D)."""
-
-    weights: PathSetting = ""
-    """Where the encoder starts from: the path of a .safetensors or .pth checkpoint; "" = random; "imagenet" =
-    the library's own download (needs a network). Enters fingerprints as `weights_digest`."""
-
-    head_channels: int = Field(default=0, ge=0, multiple_of=32)
-    """Width of the head in channels, for segformer, segnext and setr only. 0 = the architecture's own: segformer
-    256 (R), setr 256 (R), segnext 512 for mscan_b (R), 256 / 1024 for the smaller / larger MSCAN (C). SegFormer's
-    head is mmsegmentation's (convolution, batch norm and ReLU per level); 768 is the authors' linear one (C)."""
-
-
-def weights_digest(cfg: StudentConfig) -> str:
-    """What the encoder starts from, for fingerprints: "" = random, "imagenet", or the file's sha256.
-
-    Raises InputError where the file can't be read.
-    """
-    if cfg.weights in ("", DOWNLOAD):
-        return cfg.weights
-    return file_digest(Path(cfg.weights))
-
 
 _HOMES = {
     "Student": "build",

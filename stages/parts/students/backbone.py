@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cache.errors import InputError
 from stages.parts.settings import AffinityConfig
-from stages.parts.students import DOWNLOAD
+from stages.parts.students.config import DOWNLOAD
 from stages.parts.students.weights import load_encoder_weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cache.errors import InputError
-from stages.parts.students import DOWNLOAD, StudentConfig
+from stages.parts.students.config import DOWNLOAD, StudentConfig
 from stages.parts.students.ham import SegNeXt
 from stages.parts.students.mscan import MSCAN_ENCODERS
 from stages.parts.students.setr import SETR, VIT

@@ -28,7 +28,7 @@ from stages.parts.learning.batches import Batch, Sample, collate
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.pixel_sums import _PixelSums
 from stages.parts.learning.trainer import Trainer, make_optimiser
-from stages.parts.scoring.inference import class_scores, student_scorer
+from stages.parts.scoring.inference import class_scores, label_maps, pixel_counts, student_scorer
 from stages.parts.settings import DistillConfig, EvaluateConfig, GeneratorConfig, PixelLossConfig, TrainConfig
 from stages.parts.students import StudentConfig, build_student
 
@@ -165,8 +165,12 @@ def test_scores_of_an_image_wait_for_nothing(mode: Any) -> None:
     student = on_gpu(lambda: Net().eval())
     score = student_scorer(student, torch.empty(SEEN, DIM, device=GPU))
     cfg = EvaluateConfig(mode=mode, short_side=SIDE, crop=SIDE, stride=32)
-    found = class_scores(score, np.zeros((50, 70, 3), np.uint8), cfg, 2, GPU)
+    image = np.zeros((50, 70, 3), np.uint8)
+    found = class_scores(score, image, cfg, 2, GPU)
     assert found.shape == (SEEN, 50, 70) and found.device.type == "cuda"
+    for labels in label_maps(score, [image, image, image[:40]], cfg, 2, GPU):
+        truth = torch.zeros(labels.shape, dtype=torch.uint8, device=GPU)
+        assert pixel_counts(labels, truth, SEEN).shape == (SEEN * SEEN + 1,)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from stages.parts.scoring.gallery import ImageScore, extremes, mean_iou, mixed, score_image
+from stages.parts.scoring.metrics import confusion
 
 
 def row(*values: int) -> np.ndarray:
@@ -14,17 +15,17 @@ def row(*values: int) -> np.ndarray:
 
 def test_mean_iou_of_one_picture_counts_the_classes_it_shows() -> None:
     # class 0: 1 of 2 found, union 2 -> 0.5; class 1: 2 hit, one pixel too many, union 3 -> 2/3; class 2 isn't shown.
-    assert mean_iou(row(0, 0, 1, 1), row(0, 1, 1, 1), 3) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert mean_iou(confusion(row(0, 1, 1, 1), row(0, 0, 1, 1), 3)) == pytest.approx((1 / 2 + 2 / 3) / 2)
 
 
 def test_a_picture_without_a_labelled_pixel_has_no_score() -> None:
-    assert mean_iou(row(255, 255), row(0, 1), 2) is None
+    assert mean_iou(confusion(row(0, 1), row(255, 255), 2)) is None
 
 
 def test_an_unseen_class_is_shown_from_a_twentieth_of_the_picture_on() -> None:
     labels = np.zeros((10, 10), np.uint8)
     labels[0, :5], labels[1, :4] = 2, 3
-    assert score_image(7, labels, labels, 2, 4) == ImageScore(7, 1.0, (2,))
+    assert score_image(7, confusion(labels, labels, 4), 100, 2) == ImageScore(7, 1.0, (2,))
 
 
 def test_best_and_worst_are_in_order_and_of_equals_the_first() -> None:

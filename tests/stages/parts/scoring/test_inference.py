@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stages.parts.scoring.inference import class_scores, predicted, student_scorer, window_starts
+from cache.settings import IGNORE
+from stages.parts.scoring.inference import (
+    checked,
+    class_scores,
+    label_maps,
+    pixel_counts,
+    predicted,
+    student_scorer,
+    window_starts,
+)
+from stages.parts.scoring.metrics import confusion
 from stages.parts.settings import EvaluateConfig
 from stages.parts.students.inputs import normalised
 
@@ -138,3 +148,23 @@ def test_no_gradient_is_kept() -> None:
     weight = torch.ones(1, requires_grad=True)
     scores = class_scores(lambda p: colours(p) * weight, photo(8, 8), config(), 1, CPU)
     assert not scores.requires_grad
+
+
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_images_together_have_the_labels_of_each_alone(mode: str) -> None:
+    images = [photo(40, 56), photo(30, 30), 255 - photo(40, 56), photo(56, 40)]
+    cfg = config(mode=mode, seen_bias=3.0)
+    together = label_maps(colours, images, cfg, 2, CPU)
+    for image, found in zip(images, together, strict=True):
+        np.testing.assert_array_equal(found.numpy(), predicted(class_scores(colours, image, cfg, 2, CPU)))
+
+
+def test_pixels_counted_on_the_device_are_the_confusion_matrix() -> None:
+    random = np.random.default_rng(0)
+    found, labels = (random.integers(0, 4, (9, 7), np.uint8) for _ in range(2))
+    labels[random.random((9, 7)) < 0.3] = IGNORE
+    counts = pixel_counts(torch.from_numpy(found), torch.from_numpy(labels), 4)
+    np.testing.assert_array_equal(checked(counts.numpy(), labels, 4), confusion(found, labels, 4))
+    labels[0, 0] = 4
+    with pytest.raises(ValueError, match=r"1 pixels hold a value outside 0\.\.3"):
+        checked(pixel_counts(torch.from_numpy(found), torch.from_numpy(labels), 4).numpy(), labels, 4)
