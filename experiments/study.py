@@ -429,6 +429,9 @@ def caches(jobs: Sequence[Job], args: Any, crew: Crew, record: Any, left: Any, e
                 record(*one)
         note(f"cache [{job.world}] in {time.perf_counter() - start:.1f} s")
     for job in {j.world: j for j in jobs}.values() if args.teacher else ():
+        while not crew.idle() and crew.busy and left() > 0:
+            for one in crew.results(min(2.0, max(left(), 0.1))):
+                record(*one)
         for i in crew.idle()[:1]:
             crew.give(i, "teacher", job)
     args.teacher = False

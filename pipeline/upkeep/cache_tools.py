@@ -18,6 +18,7 @@ from cache.marks import MARK_BYTES
 from cache.schema import ARTIFACTS
 from cache.store import Artifact
 from pipeline.plan import Plan
+from stages.running.drafts import is_draft
 from stages.running.progress import Bar
 
 _NAME = re.compile(r"(tokens|dense|affinity|latent|text|train|online|eval|teacher)-([0-9a-f]{8})(\.zarr)?")
@@ -243,7 +244,7 @@ def _writer(at: Location) -> Claim | None:
 
 
 def _leftovers(at: Location, kind: str) -> Iterator[tuple[str, int]]:
-    """Objects of uncommitted shards and claims of dead processes."""
+    """Objects of uncommitted shards, drafts, and claims of dead processes."""
     sizes = at.names()
     whole = {name.rsplit("/", 1)[0] for name in sizes if name.endswith("/commit.json")}
     for name, count in sizes.items():
@@ -251,7 +252,7 @@ def _leftovers(at: Location, kind: str) -> Iterator[tuple[str, int]]:
         loose = kind in ARTIFACTS and re.fullmatch(r"shards/[0-9]+", shard) is not None and shard not in whole
         # A run that was killed between its last mark and the end has no use for the state that it could go on from.
         spent = name == "state.safetensors" and kind in ("train", "online") and "complete.json" in sizes
-        if loose or spent or name.endswith("claim.json"):
+        if loose or spent or is_draft(name) or name.endswith("claim.json"):
             yield name, count
 
 
