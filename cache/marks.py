@@ -26,7 +26,7 @@ SPARSE_BYTES = 2**26
 AXIS = 2**24
 """Longest axis of an array."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_TYPES = {"float16", "float32"}
+_TYPES = ("float16", "float32")
 
 
 class MarkError(ValueError):
