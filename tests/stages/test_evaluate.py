@@ -60,8 +60,8 @@ def slow_scores(predictions: list[np.ndarray], truths: list[np.ndarray]) -> dict
 @pytest.mark.parametrize("mode", ["whole", "slide"])
 def test_scores_are_those_of_a_plain_loop(tiny: Tiny, tmp_path: Path, mode: str) -> None:
     tiny.run("train")
-    overrides = (f"eval.mode={mode}", "eval.crop=32", "eval.stride=24")
-    plan = tiny.plan(*overrides)
+    base = (f"eval.mode={mode}", "eval.crop=32", "eval.stride=24")
+    plan = tiny.plan(*base)
     checkpoint = stage.load_student(tiny.plan().address("train"))
     arrays = plan.artifact("text").read(0)
     text = torch.from_numpy(np.concatenate([arrays["seen"], arrays["unseen"]]))
@@ -69,7 +69,7 @@ def test_scores_are_those_of_a_plain_loop(tiny: Tiny, tmp_path: Path, mode: str)
     # A bias in the middle, so that seen and unseen classes are predicted whatever six steps made of the student.
     plain = class_scores(scorer, data.image(0), plan.config.eval, 2, CPU.device)
     bias = float((plain[:2].amax(0) - plain[2:].amax(0)).median())
-    overrides = (*overrides, f"eval.seen_bias={bias:.9f}")
+    overrides = (*base, f"eval.seen_bias={bias:.9f}")
     report = evaluated(tiny, tmp_path, *overrides)
     plan = tiny.plan(*overrides)
     found = [predicted(class_scores(scorer, data.image(i), plan.config.eval, 2, CPU.device)) for i in range(len(data))]

@@ -74,7 +74,8 @@ def coarse_scores(score: Scorer, images: Array, cfg: EvaluateConfig, device: tor
     as fine as the resized images.
     """
     height, width = images.shape[1:3]
-    pixels = torch.tensor(images, device=device).permute(0, 3, 1, 2).float()
+    # In one layout, whatever the strides of one image are: kernels of another one round otherwise.
+    pixels = torch.tensor(images, device=device).permute(0, 3, 1, 2).float().contiguous()
     factor = cfg.short_side / min(height, width)
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
