@@ -51,7 +51,7 @@ class Location:
     def __init__(self, url: str, prefix: str = "", store: Any = None) -> None:
         bare = url.rstrip("/")
         # memory:/// and a scheme alone would lose what makes them addresses, and become a folder of that name.
-        self.url = (bare if "://" in bare else url) if "://" in url else str(Path(url).expanduser().resolve())
+        self.url = (bare if "://" in bare else url) if "://" in url else _real(url)
         self.prefix = prefix
         self._store = store
         if store is None and ("://" in self.url or Path(self.url).exists()):
@@ -294,6 +294,14 @@ class Location:
         if self.path is None:
             return []
         return sorted(Path(d) / f for d, _, files in os.walk(self.path) for f in files if _STAGED.search(f))
+
+
+def _real(folder: str) -> str:
+    """The folder that a path of the user's stands for, links followed: it may lie anywhere."""
+    try:
+        return os.path.realpath(Path(folder).expanduser())
+    except (ValueError, RuntimeError) as error:  # a NUL byte, a home that nobody has
+        raise InputError(f"{one_line(folder)}: no usable path ({error}); name a folder") from error
 
 
 def _files(folder: Path, base: Path, root: Path) -> Iterator[tuple[str, int]]:

@@ -201,7 +201,7 @@ def evaluate_transfer(plan: Plan, words: Plan, data: Dataset, at: Location, on: 
     """Scores of the student on another data set; the artifact `text` of `words` has its names, or gets them."""
     from stages import evaluate as stage
 
-    if (text := words.artifact("text")).summary(1) is None:
+    if (text := words.tiers().text).summary(1) is None:
         from stages import extract
         from stages.parts.teacher.teacher import load_teacher
 

@@ -6,8 +6,10 @@ OUT/predict.json
 
 from __future__ import annotations
 
+import io
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from cache.errors import InputError
+from cache.files import write_whole
 from cache.settings import IGNORE
 from stages.parts.data.images import BadSample, read_image
 from stages.parts.data.video import VideoEncoder, frames, is_video
@@ -67,7 +70,9 @@ def run(
         "left_out": bad,
         "seconds": round(time.perf_counter() - started, 2),
     }
-    (out / REPORT).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    # The name of a file may be no UTF-8; JSON must be.
+    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+    write_whole(out / REPORT, text.encode("utf-8", "backslashreplace"))
     return report
 
 
@@ -117,7 +122,9 @@ def _pictures(
                 continue
             result = Segmentation(image, label(image), words.names)
             _labels_png(result.labels, colours, out / "labels" / f"{names[file]}.png")
-            Image.fromarray(result.overlay()).save(out / "overlays" / f"{names[file]}.jpg", quality=92)
+            overlay = io.BytesIO()
+            Image.fromarray(result.overlay()).save(overlay, "JPEG", quality=92)
+            write_whole(out / "overlays" / f"{names[file]}.jpg", overlay.getvalue())
             height, width = result.labels.shape
             found.append({"file": str(file), "name": names[file], "height": height, "width": width, **areas(result)})
     if not found:
@@ -139,7 +146,7 @@ def _video(
             bar.advance()
     if encoder is None:
         raise InputError(f"{source}: holds no frame; name another file")
-    (out / "overlays" / f"{source.stem}.mp4").write_bytes(encoder.finish())
+    write_whole(out / "overlays" / f"{source.stem}.mp4", encoder.finish())
     return found, []
 
 
@@ -159,9 +166,19 @@ def areas(result: Segmentation) -> dict[str, Any]:
 
 
 def _names(files: Sequence[Path]) -> dict[Path, str]:
-    """A file's stem, or, where two would meet, its whole name."""
-    stems = [f.stem.casefold() for f in files]
-    return {f: f.name if stems.count(f.stem.casefold()) > 1 else f.stem for f in files}
+    """A file's stem; where two would meet, its whole name; where that meets another's, with a number behind it."""
+    stems = Counter(f.stem.casefold() for f in files)
+    names: dict[Path, str] = {}
+    used: set[str] = set()
+    for f in files:
+        wanted = name = f.name if stems[f.stem.casefold()] > 1 else f.stem
+        number = 1
+        while name.casefold() in used:
+            number += 1
+            name = f"{wanted}_{number}"
+        used.add(name.casefold())
+        names[f] = name
+    return names
 
 
 def _decoded(files: Iterable[Path], max_pixels: int) -> Iterator[tuple[Path, Array | BadSample]]:
@@ -187,4 +204,6 @@ def _decoded(files: Iterable[Path], max_pixels: int) -> Iterator[tuple[Path, Arr
 def _labels_png(labels: Array, colours: Array, path: Path) -> None:
     image = Image.fromarray(labels).convert("P")
     image.putpalette(colours.tobytes())
-    image.save(path)
+    packed = io.BytesIO()
+    image.save(packed, "PNG")
+    write_whole(path, packed.getvalue())

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from cache.curves import curves_at
 from cache.headers import FILE as STUDENT
 from cache.headers import student_bytes
 from cache.location import Location
@@ -19,6 +18,7 @@ from stages.parts.drawing.charts import line_chart
 from stages.parts.eval_report import ClassScore, EvalReport
 from stages.parts.students import count_macs
 from stages.parts.students.checkpoint import unpack
+from stages.running.curves import curves_at
 
 FILE = "report.html"
 _UNSEEN_CONFUSIONS = 6

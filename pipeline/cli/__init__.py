@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+from io import TextIOWrapper
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from cache.errors import InputError
+from cache.errors import InputError, one_line, without_credentials
 from pipeline.cli import experiments, look, maintain, use
 from pipeline.cli import pipeline as stages
+from stages.running.interrupts import Stopped, terminable
 
 
 class _Panels(TyperGroup):
@@ -60,23 +63,34 @@ def _all_commands(
 ) -> None: ...
 
 
-_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
+_REFUSALS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.EILSEQ, errno.ENXIO),
+)
 """The operating system's noes to a path that the user named. Others are faults of the program."""
 
 
 def main() -> None:
     """Entry point: one line and exit code 2 for bad input, 1 for anything else that fails."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names in a terminal or a log that knows ASCII alone are written out
+            stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(standalone_mode=False)
+        with terminable():
+            code = app(standalone_mode=False)
     except InputError as error:
         _fail(str(error))
     except OSError as error:
         if error.errno not in _REFUSALS or not error.filename:
             raise
         _fail(f"{error.filename}: {os.strerror(error.errno or 0).lower()}; name another place, or make this one usable")
-    except (typer.Abort, KeyboardInterrupt):
-        print("stopped; what is committed stays, the same command goes on from there", file=sys.stderr)
-        raise SystemExit(130) from None
+    except (typer.Abort, KeyboardInterrupt) as error:
+        # Typer turns every KeyboardInterrupt into its own Abort.
+        cause = error.__cause__ if isinstance(error, typer.Abort) else error
+        stopped = cause if isinstance(cause, Stopped) else Stopped(signal.SIGINT)
+        if os.environ.get("RANK", "0") == "0":
+            print(stopped, file=sys.stderr)
+        raise SystemExit(stopped.exit_code) from None
     except Exception as error:
         # Typer's usage errors, whose class differs between its releases; their own form is several lines long.
         if not hasattr(error, "format_message"):
@@ -91,6 +105,6 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    rank = os.environ.get("RANK", "0")
+    rank, message = os.environ.get("RANK", "0"), one_line(without_credentials(message))
     print(f"error: {message}" if rank == "0" else f"error (rank {rank}): {message}", file=sys.stderr)
     raise SystemExit(2) from None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import BaseModel
 
+from cache.errors import printable
 from pipeline.invocation import ARTIFACTS_FOLDER as ARTIFACTS_FOLDER  # the default of --artifacts
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def emit(text: str, result: Mapping[str, Any], as_json: bool) -> None:
 
     if rank_and_world()[0] > 0:  # of the processes that torchrun started one speaks
         return
-    print(text)
+    print(printable(text))
     if as_json:
         print(json.dumps(result, sort_keys=True, default=_plain))
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cache.errors import InputError
+from cache.errors import InputError, printable
 from pipeline.cli.common import (
     ARTIFACTS_FOLDER,
     Artifacts,
@@ -99,7 +99,7 @@ def prepare_voc(
 
     from stages.data.prepare_voc import prepare_voc as prepare
 
-    print(prepare(Path(voc), Path(sbd)).text())
+    print(printable(prepare(Path(voc), Path(sbd)).text()))
 
 
 cache_app = typer.Typer(help="What is stored: list, verify, make room.", no_args_is_help=True)
@@ -122,8 +122,8 @@ def cache_list(preset: Stored = "", artifacts: Artifacts = ARTIFACTS_FOLDER, as_
     from pipeline.upkeep import cache_text
     from pipeline.upkeep import cache_tools as cache_tool
 
-    found = cache_tool.entries(artifacts, _stored(preset))
-    emit(cache_text.list_text(found), {"addresses": [vars(e) for e in found]}, as_json)
+    found, links = cache_tool.entries(artifacts, _stored(preset)), cache_tool.links(artifacts, _stored(preset))
+    emit(cache_text.list_text(found, links), {"addresses": [vars(e) for e in found], "links": links}, as_json)
 
 
 @cache_app.command("show")
@@ -234,6 +234,9 @@ def doctor(
     preset: Annotated[str, typer.Argument(help="Also check this preset's teacher, weights and data.")] = "",
     data: Data = "",
     artifacts: Artifacts = ARTIFACTS_FOLDER,
+    teacher: Annotated[
+        str, typer.Option("--teacher", help="Look at a teacher instead: an open_clip name or local-dir:...")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Check this machine and what is installed.
@@ -242,7 +245,12 @@ def doctor(
     """
     from pipeline.upkeep import doctor as tool
 
-    findings = tool.examine(preset, data, artifacts)
+    if teacher:
+        from pipeline.upkeep.doctor_teacher import examine_teacher
+
+        findings = examine_teacher(teacher)
+    else:
+        findings = tool.examine(preset, data, artifacts)
     emit(tool.doctor_text(findings), {"findings": [vars(f) for f in findings]}, as_json)
     if any(f.level == "fault" for f in findings):
         raise typer.Exit(1)

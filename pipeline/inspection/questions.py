@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from cache.curves import curves_at
 from cache.errors import InputError
 from cache.search import Hit
 from cache.summary import summarise
 from pipeline.inspection.opened import Inspection
 from pipeline.inspection.pictures import image, plain, sheet
+from stages.running.curves import curves_at
 
 THRESHOLDS = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Merge thresholds that `mining` tries, beside the preset's own."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError
+from pipeline.run import draw_world
 from pipeline.text import columns
 from stages.parts.settings import AffinityConfig, RefineConfig
 
@@ -36,6 +37,7 @@ def compare(of: Inspection, *, images: int, full_labels: bool) -> dict[str, Any]
     from stages.parts.students.backbone import load_backbone
     from stages.parts.teacher.files import load_text_source
 
+    draw_world(of.plan)
     c, words, teacher = of.plan.config, of.plan.vocabulary, of.teacher
     if len(words.seen) < 2:
         raise InputError(f"inspect {of.plan.name} recipes: two seen classes or more are needed, one to hide")

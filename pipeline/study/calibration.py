@@ -58,6 +58,7 @@ def calibrate(plan: Plan, machine: run.Machine, held_out: Sequence[str] = ()) ->
     `held_out`: seen class names; none: as large a share of the seen classes as unseen ones have of all, from frequent
     to rare. Raises InputError for names that are not seen classes.
     """
+    run.draw_world(plan)
     names = tuple(held_out) or spread_classes(plan)
     inner = inner_plan(plan, names)
     say(f"calibrate: held out {', '.join(inner.vocabulary.unseen)}")

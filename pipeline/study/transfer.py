@@ -16,7 +16,7 @@ from pipeline import run
 from pipeline.plan import Plan
 from pipeline.text import columns
 from stages.parts.data.datasets import Dataset
-from stages.parts.eval_report import EvalReport
+from stages.parts.eval_report import EvalReport, Means
 from stages.running.reports import read_report
 
 
@@ -25,10 +25,10 @@ def evaluate_on(plan: Plan, other: Plan, machine: run.Machine) -> dict[str, Any]
 
     Loads the teacher where the other names are not embedded yet. Settings of [eval] are `plan`'s.
     """
+    run.draw_world(other)
     data, words = judged_data(plan, other), text_plan(plan, other)
     at = address(plan, words, data)
     if (report := read_report(at)) is None:
-        run.draw_world(other)
         report = run.evaluate_transfer(plan, words, data, at, other.name, machine)
     return {"stage": "eval", "address": str(at), "on": other.name, "report": report}
 
@@ -72,17 +72,17 @@ def _plain(name: str) -> str:
 def transfer_text(plan: Plan, result: Mapping[str, Any]) -> str:
     """Scores, then IoU per class."""
     report: EvalReport = result["report"]
-    least = report.supported.min_pixels
     rows: list[list[object]] = [["", "sIoU", "uIoU", "hIoU", "pixel acc."]]
-    for label, part in (("", report), (f", classes with {least} pixels", report.supported)):
-        rows.append([f"{plan.name} on {result['on']}{label}", part.sIoU, part.uIoU, part.hIoU, part.pixel_accuracy])
+    parts: dict[str, Means] = {"": report, f", classes with {report.supported.min_pixels} pixels": report.supported}
+    for label, part in parts.items():
+        rows.append([f"{plan.name} on {report.on}{label}", part.sIoU, part.uIoU, part.hIoU, part.pixel_accuracy])
     classes: list[list[object]] = [["class", "", "IoU", "pixels"]]
     classes += [
         [c.name, "seen" if c.seen else "UNSEEN", c.IoU, c.pixels if c.support else "no support"] for c in report.classes
     ]
     seen = sum(c.seen for c in report.classes)
     return (
-        f"eval: {report.images} images of {result['on']}, {seen} of its {len(report.classes)} classes seen in "
+        f"eval: {report.images} images of {report.on}, {seen} of its {len(report.classes)} classes seen in "
         f"training -> {result['address']}\n\n{columns(rows)}\n\n{columns(classes, left=2)}\n\n"
         f"picture grid: {result['address']}/grid.png"
     )

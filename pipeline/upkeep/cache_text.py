@@ -10,12 +10,13 @@ from pipeline.text import columns, size
 from pipeline.upkeep.cache_tools import Entry
 
 
-def list_text(found: Sequence[Entry]) -> str:
-    """The addresses as a table."""
+def list_text(found: Sequence[Entry], links: Sequence[str] = ()) -> str:
+    """The addresses as a table; links that nothing follows below it."""
     rows: list[list[object]] = [["address", "state", "made by", "used by", "views", "size"]]
     rows += [[e.address, e.state, e.about, ", ".join(e.used_by) or "-", e.views or None, size(e.bytes)] for e in found]
     total = f"\n{len(found)} addresses, {size(sum(e.bytes for e in found))}"
-    return (columns(rows, left=4) if found else "nothing is stored") + total
+    kept = "".join(f"\n{link}: a link that is not followed" for link in links)
+    return (columns(rows, left=4) if found else "nothing is stored") + total + kept
 
 
 def show_text(found: dict[str, Any]) -> str:

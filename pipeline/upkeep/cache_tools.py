@@ -13,11 +13,12 @@ from cache.claims import Claim, holder
 from cache.digests import fingerprint
 from cache.errors import InputError
 from cache.headers import about_at
-from cache.location import Location, unsealed
+from cache.location import LARGEST, Location, StoreError, unsealed
 from cache.marks import MARK_BYTES
 from cache.schema import ARTIFACTS
 from cache.store import Artifact
 from pipeline.plan import Plan
+from stages.running.drafts import is_draft
 from stages.running.progress import Bar
 
 _NAME = re.compile(r"(tokens|dense|affinity|latent|text|train|online|eval|teacher)-([0-9a-f]{8})(\.zarr)?")
@@ -246,13 +247,13 @@ def _writer(at: Location) -> Claim | None:
 
 
 def _leftovers(at: Location, kind: str) -> Iterator[tuple[str, int]]:
-    """Objects of uncommitted shards and claims of dead processes."""
+    """Objects of uncommitted shards, drafts, and claims of dead processes."""
     sizes = at.names()
     whole = {name.rsplit("/", 1)[0] for name in sizes if name.endswith("/commit.json")}
     for name, count in sizes.items():
         shard = "/".join(name.split("/")[:2])
-        loose = kind in ARTIFACTS and re.fullmatch(r"shards/\d+", shard) is not None and shard not in whole
-        if loose or name.endswith("claim.json"):
+        loose = kind in ARTIFACTS and re.fullmatch(r"shards/[0-9]+", shard) is not None and shard not in whole
+        if loose or is_draft(name) or name.endswith("claim.json"):
             yield name, count
 
 
@@ -290,7 +291,7 @@ def _run_faults(at: Location, kind: str, repair: bool) -> Iterator[str]:
     bad: dict[str, str] = {}
     marks: dict[str, dict[str, Any]] = {}
     for name in ("complete.json", "run.json", "report.json", "confusion.json"):
-        data = at.get(name, MARK_BYTES)
+        data = _readable(at, name, MARK_BYTES)
         mark = None if data is None else unsealed(data)
         if mark is not None:
             marks[name] = mark
@@ -298,19 +299,27 @@ def _run_faults(at: Location, kind: str, repair: bool) -> Iterator[str]:
             bad[name] = "damaged"
     objects = marks.get("complete.json", {}).get("objects", {})
     for name, digest in objects.items() if isinstance(objects, dict) else ():
-        held = at.get(name) if _plain(name) else None
+        held = _readable(at, name) if _plain(name) else None
         if held is None or hashlib.sha256(held).hexdigest() != digest:
             bad[name] = "missing" if held is None else "damaged"
     for name in ("report.json", "confusion.json") if "complete.json" in marks and kind in ("eval", "teacher") else ():
         if name not in marks:
             bad.setdefault(name, "missing")
-    state = at.get("state.safetensors")
+    state = _readable(at, "state.safetensors")
     if state is not None and not intact(state):
         bad["state.safetensors"] = "damaged"
     yield from (f"{name}: {what}" for name, what in bad.items())
     if repair and bad:
         for name in {"complete.json", *filter(_plain, bad)}:
             at.delete(name)
+
+
+def _readable(at: Location, name: str, most: int = LARGEST) -> bytes | None:
+    """An object's bytes; none where it is a link out of here, a pipe or larger than it may be; None: not there."""
+    try:
+        return at.get(name, most)
+    except StoreError:
+        return b""
 
 
 def _plain(name: str) -> bool:

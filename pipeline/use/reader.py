@@ -52,7 +52,7 @@ def _kind(name: str) -> str:
 
 
 class CacheReader:
-    """Cached artifacts by kind: tokens, dense, latent, text; docs/cache-format.md has their arrays and shapes.
+    """Cached artifacts by kind (tokens, dense, latent, text, affinity); arrays and shapes: docs/cache-format.md.
 
     Every byte that is read is checked against its commit mark. Raises StoreError (an InputError) where one is damaged.
     """
@@ -85,7 +85,8 @@ class CacheReader:
         """All that the cache holds of one view, by array name; the latent regions' tokens are `latent_local`.
 
         global [D], local [p, D] with local_region [p] (class index), dense [h, w, D], cells [h, w] (latent id, 255 =
-        none), latent_local [L, D] with latent_local_region [L]. Raises InputError for an id that is not there.
+        none), latent_local [L, D] with latent_local_region [L]; with an affinity network
+        features [h, w, C]. Raises InputError for an id that is not there.
         """
         found: dict[str, np.ndarray] = {}
         for kind, artifact in self._artifacts.items():
@@ -95,11 +96,10 @@ class CacheReader:
             if where is None:
                 raise InputError(f"{artifact}: no view {name!r}; `ids()` lists them")
             shard, row = where
-            if kind == "dense":
-                found["dense"] = next(artifact.rows(shard, "dense", [row]))
-                continue
-            arrays = artifact.read(shard)
-            start, stop = arrays.pop("local_offsets")[row : row + 2]
+            large = [array for array, spec in artifact.table.items() if spec.by_row]
+            found |= {array: next(artifact.rows(shard, array, [row])) for array in large}
+            arrays = artifact.read(shard, small) if (small := [a for a in artifact.table if a not in large]) else {}
+            start, stop = arrays.pop("local_offsets")[row : row + 2] if "local_offsets" in arrays else (0, 0)
             for array, values in arrays.items():
                 own = values[start:stop] if array.startswith("local") else values[row]
                 found[f"latent_{array}" if kind == "latent" and array.startswith("local") else array] = own

@@ -6,6 +6,7 @@ reads: FOLDER/images + FOLDER/masks (or the VOC layout) | writes: FOLDER/classes
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import shlex
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError
+from cache.files import write_whole
 from stages.parts.data.images import MAX_PIXELS, BadSample, mask_size_problem, read_mask
 from stages.parts.data.layouts import LAYOUTS, LayoutName, Record, Subset, locate
 from stages.parts.data.names import read_earlier, read_names
@@ -30,6 +32,8 @@ from stages.parts.data.suspicions import NO_LABEL, MaskValues, looks_binary, mas
 from stages.running.progress import Bar
 
 VOCABULARY = "classes.toml"
+BEGUN = ".clip2seg-lists.json"
+"""What a run that writes two lists leaves until both are there."""
 _NAMED = 3
 _MAX_CLASSES = 254
 _VAL_LISTS = ("val", "valid", "validation", "test")
@@ -102,6 +106,7 @@ def init(
     InputError, and writes nothing, where the folder isn't such a data set or was initialised before.
     """
     root = Path(folder).expanduser()
+    _undo_half(root)
     layout, lists = _layout(root)
     target = Path(out).expanduser() if out else root
     preset, vocabulary = target / f"{_slug(root)}.toml", target / VOCABULARY
@@ -151,15 +156,36 @@ def init(
     )
     target.mkdir(parents=True, exist_ok=True)
     if deal:
-        for name, ids in (("train", masks.keys() - on_val), ("val", on_val)):
-            (root / f"{name}.txt").write_text("".join(f"{one}\n" for one in sorted(ids)), encoding="utf-8")
+        _write_lists(root, {"train": masks.keys() - on_val, "val": on_val})
     if vocabulary.is_file():
         vocabulary.replace(vocabulary.with_suffix(".toml.bak"))
     # The preset last: where it is, everything it names is there.
-    vocabulary.write_text(vocabulary_toml(classes, unseen, ignored), encoding="utf-8")
+    write_whole(vocabulary, vocabulary_toml(classes, unseen, ignored).encode())
     at = ("./", VOCABULARY) if target == root else (str(root.resolve()), str(vocabulary.resolve()))
-    preset.write_text(preset_toml(report.train, layout, at, lists, teacher, weights), encoding="utf-8")
+    write_whole(preset, preset_toml(report.train, layout, at, lists, teacher, weights).encode())
     return report
+
+
+def _write_lists(root: Path, lists: Mapping[str, Collection[str]]) -> None:
+    """Both lists or none, also where the process is killed between them: `_undo_half` finds what it began."""
+    texts = {name: "".join(f"{one}\n" for one in sorted(ids)) for name, ids in lists.items()}
+    write_whole(root / BEGUN, json.dumps(texts).encode())
+    for name, text in texts.items():
+        write_whole(root / f"{name}.txt", text.encode())
+    (root / BEGUN).unlink()
+
+
+def _undo_half(root: Path) -> None:
+    """Takes back the lists of a run that was killed between them; a list that was edited since stays."""
+    try:
+        begun = json.loads((root / BEGUN).read_bytes())
+    except (OSError, ValueError):
+        return
+    for name in ("train", "val"):
+        path = root / f"{name}.txt"
+        if path.is_file() and isinstance(begun, dict) and path.read_text(encoding="utf-8") == begun.get(name):
+            path.unlink()
+    (root / BEGUN).unlink()
 
 
 def _counted(records: Sequence[Record], bad: list[str]) -> dict[str, MaskValues]:

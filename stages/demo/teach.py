@@ -41,7 +41,7 @@ _MAX_SCALE = math.log(100)
 class TeachConfig(Settings):
     """Settings of the demo teacher's pre-training (table [teach]). All D: the paper trains no teacher."""
 
-    seed: int = Field(7000, ge=0)
+    seed: int = Field(7000, ge=0, lt=2**63)
     """World that is drawn, order of pictures and first weights."""
     scenes: int = Field(4000, gt=0)
     """Scenes drawn; six captioned pictures each."""

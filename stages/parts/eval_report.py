@@ -46,9 +46,8 @@ class EvalReport(Means):
     """Scores of one network on one list of images.
 
     `scored`: "student" or "teacher, training-free"; `bad`: images left out, and why; `pictures`: those drawn, best and
-    worst, with their mean IoU; `run` and `about`: the student's folder and what its file says; `on`: the
-    other preset whose images these are; `recipe`: how the
-    teacher's dense tokens were taken.
+    worst, with their mean IoU; `run` and `about`: the student's folder and what its file says; `recipe`: how the
+    teacher's dense tokens were taken; `on`: the preset whose images and names these are, where it is not the run's.
     """
 
     scored: str
@@ -63,9 +62,9 @@ class EvalReport(Means):
     images_per_second: float
     pictures: dict[str, tuple[tuple[str, float], ...]]
     run: str = ""
-    on: str = ""
     about: dict[str, Any] = {}
     recipe: str = ""
+    on: str = ""
 
     @classmethod
     def parse(cls, found: Mapping[str, Any], where: str) -> Self:

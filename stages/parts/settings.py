@@ -228,7 +228,7 @@ class TrainConfig(Settings):
     poly_power: float = Field(default=1.0, gt=0)
     """Power of the polynomial decay (C)."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of initial weights, order of images, crops, photometric distortion and dropout (D)."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -290,7 +290,7 @@ class EvaluateConfig(Settings):
 class WorldConfig(Settings):
     """[demo-world]: the generated data set of the `demo` preset. Evaluation scenes come from other seeds."""
 
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, lt=2**63)
     """Seed of the scenes; the demo's teacher was trained on others (D)."""
 
     train: int = Field(default=600, ge=1)

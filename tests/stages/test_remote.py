@@ -205,3 +205,31 @@ def test_credentials_in_an_address_are_refused_and_not_repeated(url: str) -> Non
 def test_an_unknown_bucket_is_one_line(env: dict[str, str]) -> None:
     with pytest.raises(StoreError, match=r"^s3://nosuchbucket/x: can't write \(.*\); what was computed before stays$"):
         Location("s3://nosuchbucket").put("x", b"y")
+
+
+def test_the_s3_server_passes_both_conformance_suites(proxy: Proxy, env: dict[str, str]) -> None:
+    """Through the proxy's faults; a claim whose answer is lost may be found taken, by us."""
+    from cache.testing import ARTIFACT, check_artifacts, check_store
+
+    assert "a_claim_has_one_owner" in check_store(Location("s3://tokens/conformance/objects"))
+    assert len(check_artifacts(Location("s3://tokens/conformance/shards"))) == len(ARTIFACT)
+
+
+def test_a_password_in_the_endpoint_is_in_no_error(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.location.RETRIES", 0)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:pa55word@127.0.0.1:9")
+    with pytest.raises(StoreError) as error:
+        Location("s3://tokens/x").put("x", b"y")
+    said = f"{error.value} {error.value.__cause__!r}"
+    assert "pa55word" not in said and "can't write" in said
+
+
+def test_a_storm_of_refusals_is_waited_out(proxy: Proxy, env: dict[str, str]) -> None:
+    """Longer than eight tries in four seconds, which is what it was."""
+    at = Location("s3://tokens/storm")
+    at.put("x", b"1")
+    proxy.broken = True
+    calm = threading.Timer(5.0, lambda: setattr(proxy, "broken", False))
+    calm.start()
+    assert at.get("x") == b"1"
+    calm.join()

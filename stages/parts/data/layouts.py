@@ -284,6 +284,9 @@ def _files(
         if optional:
             return {}
         raise InputError(f"{folder}: no such folder; check data.root and data.layout")
+    # The data set's folder may lie anywhere, as its user says; what it holds, folders too, stays inside.
+    home = os.path.realpath(root)
+    _refuse_link_out(str(folder), home)
     found: dict[str, str] = {}
     waiting = [""]
     while waiting:
@@ -297,10 +300,16 @@ def _files(
                     if nested and entry.is_dir(follow_symlinks=False):
                         waiting.append(f"{below}{entry.name}/")
                     continue
-                if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root.resolve()):
-                    raise InputError(f"{entry.path}: a link out of {root}; copy the file there")
+                if entry.is_symlink():
+                    _refuse_link_out(entry.path, home)
                 one = (below + stem).replace("/", _NESTED)
                 if one in found:
                     raise InputError(f"{entry.path}: {found[one]} has the same id; rename one")
                 found[one] = below + entry.name
     return found
+
+
+def _refuse_link_out(path: str, home: str) -> None:
+    """Raises InputError where a file or folder leads out of the data set's real folder `home`."""
+    if not Path(os.path.realpath(path)).is_relative_to(home):
+        raise InputError(f"{path}: a link out of {home}; copy what it names there")

@@ -6,14 +6,16 @@ import io
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from cache.errors import InputError
 from stages.parts.data.views import Array
 
-VIDEOS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+READERS = {".mp4": "mov", ".mov": "mov", ".m4v": "mov", ".mkv": "matroska", ".webm": "matroska", ".avi": "avi"}
+"""FFmpeg's reader for each suffix of a video."""
+VIDEOS = tuple(READERS)
 
 
 def is_video(path: Path) -> bool:
@@ -29,7 +31,9 @@ def frames(path: Path, max_pixels: int) -> Iterator[tuple[int, float, Fraction, 
     """
     av = _av(path)
     try:
-        with av.open(str(path)) as container:
+        # The reader that the name says and no other: a playlist under a video's name would have its neighbours read.
+        reader = READERS[path.suffix.lower()]
+        with path.open("rb") as file, av.open(file, format=reader, io_open=_no_other_file) as container:
             if not container.streams.video:
                 raise InputError(f"{path}: holds no video stream; name another file")
             stream = container.streams.video[0]
@@ -37,12 +41,24 @@ def frames(path: Path, max_pixels: int) -> Iterator[tuple[int, float, Fraction, 
                 raise InputError(
                     f"{path}: frames of {stream.width} x {stream.height} pixels are more than {max_pixels}"
                 )
-            rate = Fraction(stream.average_rate or 25)
+            rate, size = Fraction(stream.average_rate or 25), (stream.width, stream.height)
+            # A header is a claim. Decoders count padding too, so this bounds memory, and the sizes below what is used.
+            stream.codec_context.options = {"max_pixels": str(2 * max_pixels + 2**20)}
             for number, frame in enumerate(container.decode(stream)):
+                if (frame.width, frame.height) != size:
+                    raise InputError(
+                        f"{path}: frame {number} is {frame.width} x {frame.height} pixels, the video {size[0]} x "
+                        f"{size[1]}; encode it at one size"
+                    )
                 yield number, float(frame.time or number / rate), rate, frame.to_ndarray(format="rgb24")
     except (av.FFmpegError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{path}: can't be decoded as a video ({reason}); name another file") from error
+
+
+def _no_other_file(url: str, *_: object) -> NoReturn:
+    """What FFmpeg is told where a video names another file or address."""
+    raise OSError(f"it asks for another file, {url[:80]!r}")
 
 
 class VideoEncoder:

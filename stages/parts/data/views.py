@@ -35,7 +35,7 @@ class ViewsConfig(Settings):
     """V, views of an image that the teacher encodes. 1: the whole image, and the student crops at random;
     more: those crops exactly, for teacher and student. Any whole number from 1 (D; method.md section 6)."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the drawing, together with image id and view number. Any whole number from 0 (D)."""
 
     size: int = Field(default=512, ge=8)
@@ -162,6 +162,15 @@ def inside(view: View) -> NDArray[np.bool_]:
     """Which pixels of the view show the image and not padding: bool [S, S]."""
     (bottom, right), (top, left, _, _) = _visible(view), view.crop
     return _padded(np.ones((bottom - top, right - left), np.uint8), view, np.uint8(0)).view(np.bool_)
+
+
+def shrunk(image: Array, least: int) -> Array:
+    """An image uint8 [H, W, 3] averaged over squares of whole pixels, its short side no less than `least`.
+
+    For resizing further as floats, of which those of a whole photo of 24 megapixels take 300 MB.
+    """
+    factor = min(image.shape[:2]) // least
+    return image if factor < 2 else np.asarray(Image.fromarray(image).reduce(factor))
 
 
 def whole(image: Array, size: int) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -246,6 +247,13 @@ class Teacher:
         with self._frozen():
             return self._crops(self._normalised(images, self.crop_size)).float()
 
+    @property
+    def family(self) -> str:
+        """What kind of image tower it is, in words."""
+        from stages.parts.teacher.towers import family
+
+        return family(self._model.visual)
+
     def recipes(self) -> list[str]:
         """The recipes that this tower has."""
         from stages.parts.teacher.towers import fitting_recipes
@@ -359,7 +367,12 @@ def untrained_teacher(cfg: TeacherConfig, device: str | torch.device = "cpu") ->
     import open_clip
     import torch
 
-    model = open_clip.create_model(cfg.model, pretrained=None)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # that nothing was loaded is what is asked for here
+    try:
+        model = open_clip.create_model(cfg.model, pretrained=None)
+    finally:
+        logging.disable(before)
     return Teacher(cfg, model.eval().requires_grad_(False), torch.device(device))
 
 
@@ -398,6 +411,31 @@ def known_normalisation(model: str) -> Normalisation:
     return agreed_normalisation(model, {tag: open_clip.get_pretrained_cfg(name, tag) for tag in tags})
 
 
+def weight_tags(model: str) -> list[str]:
+    """Tags of weights that open_clip has for a model and that fit its activation.
+
+    Raises InputError for a name that it doesn't know.
+    """
+    import open_clip
+
+    _check_name(model)
+    name = model.replace("/", "-")
+    quick = bool(open_clip.get_model_config(name).get("quick_gelu", False))
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    return [t for t in tags if bool(open_clip.get_pretrained_cfg(name, t).get("quick_gelu", False)) == quick]
+
+
+def _check_name(model: str) -> None:
+    import open_clip
+
+    known = open_clip.list_models()
+    if model.replace("/", "-") not in known:
+        near = ", ".join(difflib.get_close_matches(model.replace("/", "-"), known, 3))
+        raise InputError(
+            f"model {model!r} is unknown to open_clip; nearest: {near or 'none; see open_clip.list_models()'}"
+        )
+
+
 def _require_network(cfg: TeacherConfig) -> None:
     """Raises InputError, at once, where the server with the teacher's weights can't be reached."""
     import open_clip
@@ -429,10 +467,8 @@ def _check_source(cfg: TeacherConfig) -> None:
             check_weights(weights, quick, f'set "quick_gelu": true under model_cfg in {folder / CONFIG}')
         check_normalisation(folder)
         return
+    _check_name(cfg.model)
     name, known = cfg.model.replace("/", "-"), open_clip.list_models()
-    if name not in known:
-        near = ", ".join(difflib.get_close_matches(name, known, 3)) or "none; see open_clip.list_models()"
-        raise InputError(f"model {cfg.model!r} is unknown to open_clip; nearest: {near}")
     quick = bool(open_clip.get_model_config(name).get("quick_gelu", False))
     other = name.removesuffix("-quickgelu") if quick else f"{name}-quickgelu"
     remedy = f"use model {other!r}" if other in known else "use a model of the other activation"

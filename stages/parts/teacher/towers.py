@@ -198,6 +198,13 @@ class WindowedTower(nn.Module):
         return total / count.unsqueeze(-1)
 
 
+def family(visual: Any) -> str:
+    """What kind of tower of open_clip it is, in words."""
+    if hasattr(visual, "trunk"):
+        return f"timm {type(visual.trunk).__name__}"
+    return "ModifiedResNet" if hasattr(visual, "attnpool") else "native ViT"
+
+
 def fitting_recipes(visual: Any) -> list[str]:
     """Recipes that a tower of open_clip has: those of a native ViT as far as its attention is torch's own."""
     if not hasattr(visual, "transformer"):

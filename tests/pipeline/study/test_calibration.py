@@ -59,7 +59,7 @@ def test_calibrate_gives_the_curve_and_what_the_fitted_bias_is_worth(tiny: Any, 
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout.splitlines()[-1])
-    report = run.evaluate(tiny.plan(artifacts=tmp_path), run.Machine("cpu", 0))["report"]
+    report = run.evaluate(tiny.plan(artifacts=tmp_path), run.Machine("cpu", 0))["report"].model_dump()
     plain, fitted, best = (
         found["rows"][k] for k in ("no seen bias", "fitted on held-out seen classes", "best in hindsight")
     )

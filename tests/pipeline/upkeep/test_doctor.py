@@ -9,6 +9,9 @@ import pytest
 from cache.errors import InputError
 from pipeline.upkeep import doctor
 from pipeline.upkeep.doctor import Finding, doctor_text, examine
+from pipeline.upkeep.doctor_teacher import examine_teacher
+from stages.parts.teacher.teacher import weight_tags
+from tests.stages.parts.teacher.test_teacher import write_teacher
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -65,3 +68,26 @@ def test_credentials_are_never_printed(tiny: Tiny, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(name, value)
     text = doctor_text(examine(str(tiny.preset), "", "s3://bucket/prefix?token=urlsecret"))
     assert not any(value in text for value in (*secrets.values(), "urlsecret"))
+
+
+def test_a_teacher_is_described_with_what_it_can_do_and_costs(tiny: Tiny) -> None:
+    findings = examine_teacher(f"local-dir:{tiny.teacher}")
+    assert [f.topic for f in findings] == ["family", "grid", "recipes", "weights", "cost", "cost", "cost"]
+    said = {f.topic: f.what for f in findings[:5]}
+    assert said["family"] == "native ViT, D 32" and said["grid"].startswith("4 x 4 cells of 8 px at 32 px, 64 x 64")
+    assert {"vanilla", "scclip"} <= set(said["recipes"].split(", ")) and "GMAC a view of 512 px" in said["cost"]
+    assert all(f.level == "ok" for f in findings)
+
+
+def test_a_teacher_by_name_says_which_weights_fit_its_activation() -> None:
+    assert "openai" in weight_tags("RN50-quickgelu") and "openai" not in weight_tags("RN50")
+    with pytest.raises(InputError, match=r"unknown to open_clip; nearest: RN50"):
+        examine_teacher("RN51")
+    with pytest.raises(InputError, match="give an open_clip name"):
+        examine_teacher("hf-hub:a/b")
+
+
+def test_a_teacher_that_cannot_serve_is_a_fault(tmp_path: Path) -> None:
+    coca = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16, "attentional_pool": True}
+    (found,) = examine_teacher(write_teacher(tmp_path / "t", {**coca, "attn_pooler_heads": 2}))
+    assert found.level == "fault" and "pools its tokens by attention" in found.what and found.remedy
