@@ -303,7 +303,7 @@ class Artifact:
     def load(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         """The named arrays of all shards, joined; offsets are made to count through."""
         parts = [self.read(s, names) for s in self.shards()]
-        return {n: _joined([p[n] for p in parts], offsets=n.endswith("_offsets")) for n in names}
+        return {n: joined([p[n] for p in parts], offsets=n.endswith("_offsets")) for n in names}
 
     def ids(self) -> list[str]:
         """Ids of all views in order."""
@@ -398,7 +398,8 @@ def _folder(shard: int) -> str:
     return f"shards/{shard:05d}"
 
 
-def _joined(parts: list[np.ndarray], *, offsets: bool) -> np.ndarray:
+def joined(parts: Sequence[np.ndarray], *, offsets: bool) -> np.ndarray:
+    """Arrays one after the other; `offsets` are made to count through."""
     if not offsets:
         return np.concatenate(parts)
     starts = np.cumsum([0] + [int(p[-1]) for p in parts])

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
 from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Subset
 
 from cache.errors import InputError
 from cache.headers import FILE as STUDENT
@@ -42,6 +42,7 @@ from stages.parts.scoring.report import class_rows, means, supported_means
 from stages.parts.settings import EvaluateConfig
 from stages.parts.students.checkpoint import Checkpoint, unpack
 from stages.running.compute import Compute, memory_explained
+from stages.running.loading import loaded, losses_explained
 from stages.running.progress import Bar, rank_and_world
 from stages.running.recipes import CacheRecipe
 from stages.running.reports import REPORT
@@ -153,10 +154,10 @@ def run_curve(
     device = compute.device
     scorer = student_scorer(checkpoint.student.to(device), embeddings.to(device))
     plain = cfg.model_copy(update={"seen_bias": 0.0})
-    loader = DataLoader(_Pairs(data), batch_size=1, collate_fn=list, num_workers=compute.workers)
+    decoded = loaded(_Pairs(data), [[i] for i in range(len(data))], list, compute)
     curve: BiasCurve | None = None
-    with Bar("calibrate", len(data), "images") as bar:
-        for (pair,) in loader:
+    with losses_explained(compute), Bar("calibrate", len(data), "images") as bar:
+        for (pair,) in decoded:
             bar.advance()
             if isinstance(pair, BadSample):
                 raise InputError(str(pair))
@@ -237,10 +238,11 @@ def _score(
     share = range(rank, len(data), world)
     pairs = _Pairs(data)
     together = TOGETHER[device.type]
-    loader = DataLoader(Subset(pairs, share), batch_size=together, collate_fn=list, num_workers=compute.workers)
+    batches = [[*range(k, min(k + together, len(share)))] for k in range(0, len(share), together)]
+    decoded = loaded(Subset(pairs, share), batches, list, compute)
     start = time.perf_counter()
-    with Bar("eval", len(data), "images", divided=True) as bar:
-        for start_at, batch in zip(range(0, len(share), together), loader, strict=True):
+    with losses_explained(compute), Bar("eval", len(data), "images", divided=True) as bar:
+        for start_at, batch in zip(range(0, len(share), together), decoded, strict=True):
             bar.advance(len(batch))
             good: list[tuple[int, Array, Array]] = []
             for i, pair in zip(share[start_at : start_at + together], batch, strict=True):

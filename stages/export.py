@@ -27,6 +27,7 @@ from stages.parts.students.exporting import (
     Agreement,
     PhotoStudent,
     compare,
+    need_onnx,
     onnx_bytes,
     onnx_runner,
     pytorch_runner,
@@ -58,6 +59,8 @@ def run(
     facts: what the card says of the run (`pipeline.use.export`). Returns the report. Raises InputError, and writes
     nothing, where fewer than 99.9 % of the pixels agree.
     """
+    if format == "onnx":
+        need_onnx()  # said before the minutes that tracing takes
     photo = PhotoStudent(checkpoint.student, words.text, seen_bias * torch.tensor(words.seen, dtype=torch.float32))
     photo = photo.cpu().eval()
     usable = [p for p in photos if photo.smallest <= min(p.shape[:2]) and max(p.shape[:2]) <= LARGEST]

@@ -6,16 +6,19 @@ do not depend on what was done before, so a resumed or divided run writes the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch.utils.data import DataLoader
 
 from cache.claims import writing
 from cache.errors import InputError
+from cache.location import Location
 from cache.store import Artifact
 from cache.tiers import CacheTiers
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
@@ -25,13 +28,16 @@ from stages.parts.teacher.files import load_text_source
 from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import PendingTokens, encode, token_arrays
 from stages.running.compute import Compute, memory_explained
+from stages.running.drafts import Drafts, Part, whole
+from stages.running.loading import loaded, losses_explained
 from stages.running.progress import Bar, Clock, ShardQueue, say
 from stages.running.recipes import CacheRecipe
 
 if TYPE_CHECKING:
     from stages.parts.students.backbone import Backbone
 
-
+DRAFT_SECONDS = 10.0
+"""How much of the teacher's work a stop may cost, besides the batch in work."""
 TIERS = {"tokens": "", "dense": "dense", "affinity": "features"}
 """Artifacts of one shard a batch of views; the second name is the one array of a tier that has one."""
 
@@ -41,11 +47,9 @@ def run(
 ) -> dict[str, Any]:
     """Fills the tiers `tokens`, `text` and, where the recipe has them, `dense` and `affinity`; a dropped one stays so.
 
-    Does only what is missing.
-
-    Returns the summary.
-    Raises InputError for bad images past `data.max_bad` and StoreError where the store fails; committed shards
-    stay.
+    Does only what is missing; returns the summary. Raises InputError for bad images past `data.max_bad` and StoreError
+    where the store fails; committed shards, and of those in work the finished batches, stay, also after Ctrl-C,
+    SIGTERM or a kill.
     """
     network, kept = None, [tiers.tokens, tiers.text]
     kept += [tiers.dense] if recipe.extract.store_dense else []
@@ -74,7 +78,7 @@ def fill(
     network: Backbone | None = None,
 ) -> dict[str, Any]:
     """`run` with a teacher at hand, and all but the text embeddings."""
-    cfg, views = recipe.extract, recipe.views
+    cfg, views, compute = recipe.extract, recipe.views, Compute(teacher.device, workers)
     rows, shards = len(data) * views.count, -(-len(data) * views.count // cfg.shard)
     kept = {"tokens": True, "dense": cfg.store_dense, "affinity": network is not None}
     tiers = {kind: a for kind, a in out.by_kind().items() if kept.get(kind) and not a.dropped()}
@@ -87,32 +91,33 @@ def fill(
     source = TeacherViews(data, views, teacher.input_size, teacher.crop_size)
     done = len(set.intersection(*map(set, ready.values())))
     with (
-        Bar("extract", rows - min(done * cfg.shard, rows), "views", divided=True) as bar,
+        losses_explained(compute),
+        Bar("extract", rows, "views", done=min(done * cfg.shard, rows), divided=True) as bar,
         ThreadPoolExecutor(1) as writer,
         ShardQueue([*tiers.values()], shards) as queue,
     ):
         while queue.open():
             writing: Future[None] | None = None
-            shard_views: list[TeacherView | BadView] = []
-            encoded: list[PendingTokens] = []
-            loaded = _load(cfg, source, queue, workers, pin=teacher.device.type == "cuda")
-            while (batch := _next(loaded, clock)) is not None:
-                with clock("teacher"):
-                    encoded.append(encode(asked, batch, cfg, network))
-                shard_views += batch.views
-                for view in batch.views:
-                    if isinstance(view, BadView):
-                        quarantine.add(view.error)
-                bar.advance(len(batch.views))
-                shard = batch.views[0].row // cfg.shard
-                if batch.views[-1].row + 1 == min((shard + 1) * cfg.shard, rows):
+            work = _Work(cfg, rows, out.tokens.at, [kind for kind in tiers if asked or kind == "affinity"])
+            batches = loaded(source, work.batches(queue, bar, quarantine), collate_views, compute)
+            with work.kept():
+                while (batch := _next(batches, clock)) is not None:
+                    with clock("teacher"):
+                        encoded = encode(asked, batch, cfg, network)
+                    shard, finished = work.add(batch.views, encoded)
+                    for view in batch.views:
+                        if isinstance(view, BadView):
+                            quarantine.add(view.error)
+                    bar.advance(len(batch.views))
                     with clock("write"):  # on a GPU also what is left of the teacher's own time
+                        if not finished:
+                            work.keep_late(shard)
+                            continue
                         if writing is not None:
                             writing.result()
-                    writing = writer.submit(_write, tiers, queue, shard, shard_views, encoded)
-                    shard_views, encoded = [], []
-            if writing is not None:
-                writing.result()
+                    writing = writer.submit(_write, tiers, queue, shard, work.shards.pop(shard))
+                if writing is not None:
+                    writing.result()
         rate = bar.overall
     _check_bad(out.tokens, shards, data.cfg.max_bad)
     summary = _summary([*tiers.values(), out.text], data.vocabulary.seen, shards, clock, rate)
@@ -123,19 +128,93 @@ def fill(
     return summary
 
 
-def _load(
-    cfg: ExtractConfig, source: TeacherViews, queue: ShardQueue, workers: int, *, pin: bool
-) -> Iterator[TeacherBatch]:
-    def batches() -> Iterator[list[int]]:
-        for shard in queue.claims():
-            stop = min((shard + 1) * cfg.shard, len(source))
-            for start in range(shard * cfg.shard, stop, cfg.batch):
-                yield list(range(start, min(start + cfg.batch, stop)))
+@dataclass
+class _Shard:
+    """A shard in work: its finished parts by first row, and batches whose tokens are on their way from the device."""
 
-    loader = DataLoader(
-        source, batch_sampler=_Batches(batches), num_workers=workers, collate_fn=collate_views, pin_memory=pin
+    kinds: list[str]
+    drafts: Drafts
+    parts: dict[int, Part]
+    pending: list[tuple[list[TeacherView | BadView], PendingTokens]] = field(default_factory=list)
+    kept: float = field(default_factory=time.perf_counter)
+
+    def take_in(self) -> dict[int, Part]:
+        """Waits for the pending batches; returns them as parts, which are now among the finished ones."""
+        new = {batch[0].row: _part(batch, tokens, self.kinds) for batch, tokens in self.pending}
+        self.pending, self.kept = [], time.perf_counter()
+        self.parts |= new
+        return new
+
+    def keep(self) -> None:
+        """Makes drafts of the pending batches."""
+        for first, part in self.take_in().items():
+            self.drafts.save(first, part)
+
+
+class _Work:
+    """The shards in work of one round, their batches, and the drafts of what an earlier run did of them.
+
+    `kinds`: the artifacts that are made; `at`: the one that keeps the drafts.
+    """
+
+    def __init__(self, cfg: ExtractConfig, rows: int, at: Location, kinds: list[str]) -> None:
+        self.cfg, self.rows, self.at, self.kinds = cfg, rows, at, kinds
+        self.shards: dict[int, _Shard] = {}
+
+    def batches(self, queue: ShardQueue, bar: Bar, quarantine: Quarantine) -> Iterable[list[int]]:
+        """The rows of each batch that is to do; shards are claimed as they are reached, not all at the start."""
+
+        def made() -> Iterator[list[int]]:
+            for shard in queue.claims():
+                stop = min((shard + 1) * self.cfg.shard, self.rows)
+                firsts = range(shard * self.cfg.shard, stop, self.cfg.batch)
+                drafts = Drafts(self.at, shard)
+                # The last batch is always done anew: it is what ends the shard.
+                kept = {first: part for first, part in drafts.load().items() if first in firsts[:-1]}
+                parts = {first: part for first, part in kept.items() if part.about["kinds"] == self.kinds}
+                self.shards[shard] = _Shard(self.kinds, drafts, parts)
+                for first in parts:
+                    bar.skip(self.cfg.batch)
+                    for bad in parts[first].about["bad"]:
+                        quarantine.add(BadSample(bad))
+                for first in firsts:
+                    if first not in parts:
+                        yield list(range(first, min(first + self.cfg.batch, stop)))
+
+        return _Batches(made)
+
+    def add(self, views: list[TeacherView | BadView], tokens: PendingTokens) -> tuple[int, bool]:
+        """Takes in a batch; returns its shard and whether it was the shard's last."""
+        shard = views[0].row // self.cfg.shard
+        self.shards[shard].pending.append((views, tokens))
+        return shard, views[-1].row + 1 == min((shard + 1) * self.cfg.shard, self.rows)
+
+    def keep_late(self, shard: int) -> None:
+        """Makes drafts, where the last ones are a while ago."""
+        if time.perf_counter() - self.shards[shard].kept > DRAFT_SECONDS:
+            self.shards[shard].keep()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Makes drafts of what is in work when the block is left by an error, Ctrl-C or SIGTERM."""
+        try:
+            yield
+        except BaseException:
+            with suppress(InputError):  # what stopped the run is what is said
+                for shard in self.shards.values():
+                    shard.keep()
+            raise
+
+
+def _part(batch: list[TeacherView | BadView], tokens: PendingTokens, kinds: list[str]) -> Part:
+    """The arrays of all artifacts together: no two of them name one alike."""
+    views, encoded = [v for v in batch if isinstance(v, TeacherView)], tokens.arrays()
+    arrays = token_arrays(views, encoded) if "tokens" in kinds else {}
+    arrays |= {TIERS[kind]: encoded[TIERS[kind]] for kind in kinds if TIERS[kind]}
+    bad = [str(v.error) for v in batch if isinstance(v, BadView)]
+    return Part(
+        [v.id for v in views], arrays, {"kinds": kinds, "bad": bad, "regions": [r for v in views for r in v.regions]}
     )
-    return iter(loader)
 
 
 class _Batches:
@@ -154,25 +233,23 @@ def _next(loaded: Iterator[TeacherBatch], clock: Clock) -> TeacherBatch | None:
         return next(loaded, None)
 
 
-def _write(
-    tiers: dict[str, Artifact],
-    queue: ShardQueue,
-    shard: int,
-    batch: list[TeacherView | BadView],
-    encoded: list[PendingTokens],
-) -> None:
-    views = [v for v in batch if isinstance(v, TeacherView)]
-    parts = [e.arrays() for e in encoded]
-    joined = {k: np.concatenate([e[k] for e in parts]) for k in parts[0]}
-    ids = [v.id for v in views]
-    classes = [r for v in views for r in v.regions]
-    bad = [str(v.error) for v in batch if isinstance(v, BadView)]
-    stats = {"bad": bad, "regions": len(classes), "classes": sorted(set(classes))}
+def _write(tiers: dict[str, Artifact], queue: ShardQueue, shard: int, work: _Shard) -> None:
+    work.take_in()
+    ids, arrays = whole(work.parts)
+    about = [work.parts[first].about for first in sorted(work.parts)]
+    classes = [r for part in about for r in part["regions"]]
+    stats = {
+        "bad": [b for part in about for b in part["bad"]],
+        "regions": len(classes),
+        "classes": sorted(set(classes)),
+    }
+    own = {TIERS[kind] for kind in TIERS if TIERS[kind]}
     for kind in reversed(tiers):  # the tokens last: they are what other stages count
         artifact = tiers[kind]
         if artifact.commit(shard) is None:
-            arrays = token_arrays(views, joined) if kind == "tokens" else {TIERS[kind]: joined[TIERS[kind]]}
-            artifact.write(shard, ids, arrays, stats)
+            names = {TIERS[kind]} if TIERS[kind] else arrays.keys() - own
+            artifact.write(shard, ids, {name: arrays[name] for name in arrays if name in names}, stats)
+    work.drafts.clear()
     queue.release(shard)
 
 

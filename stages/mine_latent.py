@@ -6,7 +6,9 @@ the interpreter); the teacher encodes the crops of many images at once.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import repeat
 from typing import Any
 
@@ -19,17 +21,24 @@ from cache.store import Artifact
 from cache.tiers import CacheTiers
 from stages.parts.data.datasets import Dataset
 from stages.parts.mining.miner import Mined, Miner, crops_of, dense_again, latent_arrays
+from stages.parts.settings import ExtractConfig
 from stages.parts.teacher.crops import view_row
 from stages.parts.teacher.refine import Refiner
 from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import encode_crops
 from stages.running.compute import Compute, memory_explained
+from stages.running.drafts import Drafts, Part, whole
 from stages.running.progress import Bar, Clock, ShardQueue
 from stages.running.recipes import CacheRecipe
+
+DRAFT_SECONDS = 10.0
+"""How much work a stop may cost, besides the batch in work."""
 
 
 def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compute) -> dict[str, Any]:
     """Fills the tier `latent`; does only what is missing; returns the summary.
+
+    After an error, Ctrl-C or SIGTERM the finished batches of the shard in work stay.
 
     Where the dense tier isn't complete, its tokens are computed again, view by view, as `extract` would store them.
     The second network's maps are read where [refine] or [affinity] want them.
@@ -52,53 +61,103 @@ def _run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, compute: Compute
     shards, clock = len(tokens.shards()), Clock()
     index = {image_id: i for i, image_id in enumerate(data.ids)}
     ready = set(out.committed())
-    total = sum(len(mark["ids"]) for _, mark in tokens.marks([s for s in range(shards) if s not in ready]))
+    views_of = {shard: len(mark["ids"]) for shard, mark in tokens.marks(range(shards))}
+    total, done = sum(views_of.values()), sum(n for shard, n in views_of.items() if shard in ready)
     miner = Miner(recipe.mining, data, views, teacher.crop_size, gpu=compute.gpu, refiner=refiner)
     with (
         memory_explained("lower extract.batch, which has an address of its own; committed shards stay"),
-        Bar("mine-latent", total, "views", divided=True) as bar,
+        Bar("mine-latent", total, "views", done=done, divided=True) as bar,
         miner.pool(compute.workers) as pool,
         ShardQueue([out], shards) as queue,
     ):
         while queue.open():
             for shard in queue.claims():
-                ids = tokens.shard_ids(shard)
+                ids, drafts = tokens.shard_ids(shard), Drafts(out.at, shard)
                 rows = [view_row(i, index, views.count) for i in ids]
                 check_photos(tokens, shard, data, [row // views.count for row in rows])
+                firsts = range(0, len(rows), extract.batch)
+                parts = {first: part for first, part in drafts.load().items() if first in firsts}
+                bar.skip(sum(len(part.ids) for part in parts.values()))
+                todo = [first for first in firsts if first not in parts]
+                places = [i for first in todo for i in range(first, min(first + extract.batch, len(rows)))]
+                only = places if parts else None
                 if dense is not None:
-                    maps: Iterator[np.ndarray] = dense.rows(shard, "dense")
+                    maps: Iterator[np.ndarray] = dense.rows(shard, "dense", only)
                 else:
-                    maps = dense_again(teacher, data, views, rows, extract)
-                second = features.rows(shard, "features") if features is not None else repeat(None)
-                found: list[Mined] = []
-                local = [np.zeros((0, teacher.dim), extract.dtype)]
-                for start in range(0, len(rows), extract.batch):
-                    part = rows[start : start + extract.batch]
-                    with clock("dense"):
-                        fields = [np.asarray(next(maps), np.float32) for _ in part]
-                        others = [next(second) for _ in part]
-                    with clock("mine"):
-                        mined = list(pool.map(miner.mine, part, fields, others))
-                    with clock("teacher"):
-                        local.append(encode_crops(teacher, crops_of(mined), extract))
-                    found += mined
-                    bar.advance(len(part))
+                    maps = dense_again(teacher, data, views, [rows[i] for i in places], extract)
+                second = features.rows(shard, "features", only) if features is not None else repeat(None)
+                with _Kept(drafts, parts) as work:
+                    for first in todo:
+                        some = rows[first : first + extract.batch]
+                        with clock("dense"):
+                            fields = [np.asarray(next(maps), np.float32) for _ in some]
+                            others = [next(second) for _ in some]
+                        found = []
+                        with clock("mine"):
+                            for mined in pool.map(miner.mine, some, fields, others):
+                                found.append(mined)
+                                bar.advance()
+                        with clock("teacher"):
+                            local = encode_crops(teacher, crops_of(found), extract)
+                        with clock("write"):
+                            work.add(first, _part(ids[first : first + extract.batch], found, local, teacher))
                 with clock("write"):
-                    _write(out, shard, ids, found, np.concatenate(local), teacher)
+                    _write(out, shard, parts, teacher, extract)
+                    drafts.clear()
                 queue.release(shard)
     summary = _summary(out, shards, clock)
     out.finish(summary, shards)
     return summary
 
 
-def _write(out: Artifact, shard: int, ids: list[str], found: list[Mined], local: np.ndarray, teacher: Teacher) -> None:
-    stats = {
+class _Kept:
+    """The finished parts of a shard; drafts are made of them now and then, and where the block ends early."""
+
+    def __init__(self, drafts: Drafts, parts: dict[int, Part]) -> None:
+        self.drafts, self.parts, self.new, self.kept = drafts, parts, list[int](), time.perf_counter()
+
+    def __enter__(self) -> _Kept:
+        return self
+
+    def add(self, first: int, part: Part) -> None:
+        """Takes in the part that begins with row `first`."""
+        if time.perf_counter() - self.kept > DRAFT_SECONDS:
+            self._keep()
+        self.parts[first] = part
+        self.new.append(first)
+
+    def _keep(self) -> None:
+        for first in self.new:
+            self.drafts.save(first, self.parts[first])
+        self.new, self.kept = [], time.perf_counter()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            with suppress(InputError):  # what stopped the run is what is said
+                self._keep()
+
+
+def _part(ids: list[str], found: list[Mined], local: np.ndarray, teacher: Teacher) -> Part:
+    about = {
         "classes": [len(m.regions) for m in found],
         "unannotated_cells": sum(m.unannotated for m in found),
         "covered_cells": sum(int((m.cells != IGNORE).sum()) for m in found),
-        "faiss_seconds": round(sum(m.seconds for m in found), 3),
+        "faiss_seconds": sum(m.seconds for m in found),
     }
-    out.write(shard, ids, latent_arrays(found, local, teacher.grid), stats)
+    return Part(ids, latent_arrays(found, local, teacher.grid), about)
+
+
+def _write(out: Artifact, shard: int, parts: dict[int, Part], teacher: Teacher, extract: ExtractConfig) -> None:
+    # A shard whose images were all bad has no part, and is written all the same.
+    nothing = _part([], [], np.zeros((0, teacher.dim), extract.dtype), teacher)
+    every = [parts[first] for first in sorted(parts)] or [nothing]
+    ids, arrays = whole(dict(enumerate(every)))
+    stats = {
+        "classes": [n for part in every for n in part.about["classes"]],
+        **{key: sum(part.about[key] for part in every) for key in ("unannotated_cells", "covered_cells")},
+        "faiss_seconds": round(sum(part.about["faiss_seconds"] for part in every), 3),
+    }
+    out.write(shard, ids, arrays, stats)
 
 
 def _summary(out: Artifact, shards: int, clock: Clock) -> dict[str, Any]:

@@ -34,11 +34,13 @@ from stages.parts.scoring.inference import predicted
 from stages.parts.settings import TrainConfig
 from stages.parts.students import build_student
 from stages.parts.students.checkpoint import pack, pack_state, unpack_state
+from stages.parts.students.probing import check_pass, check_sizes
 from stages.running.board import Board, OnScalar
 from stages.running.compute import Compute, memory_explained
 from stages.running.curves import NAME as CURVES
 from stages.running.curves import curves_at, curves_bytes
-from stages.running.loading import loaded
+from stages.running.interrupts import AGAIN, Stopped, deferred
+from stages.running.loading import loaded, losses_explained
 from stages.running.progress import Bar, Clock, rank_and_world, say
 from stages.running.recipes import TrainRecipe
 
@@ -94,8 +96,8 @@ def run(
 
     `teacher`: where tokens come from, by default the cache. Reads seen labels and the text embeddings of seen
     classes only. Raises InputError where the cache is incomplete or damaged, a sample can't be used, a batch can't be
-    divided, a loss stops being finite, the GPU's memory is full, another process is lost or nothing can be written;
-    the last checkpoint stays.
+    divided, the student refuses the crops, a loss stops being finite, the GPU's memory is full, a process is lost or
+    nothing can be written; the last checkpoint stays. Ctrl-C and SIGTERM leave a checkpoint and raise `Stopped`.
     """
     at = out.at
     rank, world = rank_and_world()
@@ -107,7 +109,11 @@ def run(
         if rank == 0:
             # From the first moment it is known what this run reads, so that nobody tidies it away.
             at.put_mark(RUN, {"provenance": out.provenance})
-        with process_group(str(at), compute.device, rank, world), memory_explained(_SMALLER):
+        with (
+            process_group(str(at), compute.device, rank, world),
+            memory_explained(_SMALLER),
+            losses_explained(compute),
+        ):
             return _run(recipe, data, tiers, out, compute, teacher)
     except OSError as error:  # of TensorBoard's event file; all else goes through `Location`
         raise StoreError(f"{at}: can't write ({error.strerror or error}); the last checkpoint stays") from error
@@ -139,8 +145,11 @@ def _run(
     teacher = teacher or CachedTeacher(tiers if recipe.distilled else None, compute)
     tokens = teacher.tokens(len(embeddings), len(data) * recipe.views.count)
     torch.manual_seed(cfg.seed)
+    built = build_student(recipe.student, embeddings.shape[1]).to(device)
+    check_sizes(built, recipe.student, recipe.views.size)
+    check_pass(built, recipe.student, recipe.views.size, cfg.batch, cfg.grad_accumulation_steps)
     learner = Learner(
-        build_student(recipe.student, embeddings.shape[1]),
+        built,
         embeddings,
         recipe.distill,
         recipe.latent_embedding,
@@ -171,7 +180,7 @@ def _run(
     batches = teacher.batches(training, sampler)
     clock, begun, saved = Clock(), time.perf_counter(), time.perf_counter()
     written = Board(out, start, folder.on_scalar) if rank == 0 else nullcontext()
-    with Bar("train", cfg.iterations - start, "it") as bar, written as board:
+    with Bar("train", cfg.iterations, "it", done=start) as bar, written as board, deferred() as stop:
         for iteration in range(start, cfg.iterations):
             with clock("wait"):
                 batch = next(batches).to(device)
@@ -179,8 +188,9 @@ def _run(
             last = iteration + 1 == cfg.iterations
             logged = last or iteration % LOG_EVERY == 0
             # Several processes go by rank 0's clock, and ask for it only where they wait for each other anyway.
-            late = time.perf_counter() - saved > CHECKPOINT_SECONDS
-            due = last or (broadcast_object(late) if logged or world == 1 else False)
+            late = stop.number is not None or time.perf_counter() - saved > CHECKPOINT_SECONDS
+            late, number = broadcast_object((late, stop.number)) if logged or world == 1 else (False, None)
+            due = last or late
             if due or logged:
                 # Also before each save, or NaN weights would be kept.
                 values = _finite(all_reduce_mean(losses), iteration, out)
@@ -188,16 +198,17 @@ def _run(
                 curves.append({"iteration": iteration, "lr": optimiser.param_groups[0]["lr"], **values})
                 bar.advance(0, f"loss {values['total']:.3f}")
             bar.advance()
-            if board is None:
-                continue
-            if logged:
+            if logged and board is not None:
                 for name, value in values.items():
                     board.scalar(f"loss/{name}", value, iteration)
-            if due:
+            if due and board is not None:
                 _picture(board, learner, batch, iteration)
                 taken = seconds + time.perf_counter() - begun
                 student = _save(out, trainer, packed(iteration + 1), curves, iteration + 1, taken)
                 saved = time.perf_counter()
+            if number is not None and not last:
+                done = f"train: stopped after {iteration + 1} of {cfg.iterations} iterations, which are kept"
+                raise Stopped(number, f"{done}; {AGAIN}")
     taken = seconds + time.perf_counter() - begun
     summary = {
         "iterations": cfg.iterations,

@@ -20,6 +20,7 @@ from pipeline.benchmarks.harness import text
 from pipeline.benchmarks.loader import loader
 from pipeline.benchmarks.mining import mine_latent
 from pipeline.benchmarks.reading import reading
+from pipeline.benchmarks.recipes import recipes
 from pipeline.benchmarks.scale import scale
 from pipeline.benchmarks.training import STEPS, train
 from pipeline.benchmarks.world import PHOTOS, VOC_PHOTOS, open_world
@@ -42,6 +43,7 @@ RUNS: Mapping[str, tuple[tuple[str, int, int, tuple[str, ...]], ...]] = {
     "precision": (("demo", 32, 1, tuple(SMALL)),),
     "pixel-loss": (("", 0, 3, ()),),
     "allocator": (("", 0, 3, ()),),
+    "recipes": (("", 0, 5, ()),),
     "growth": (("", 0, 1, ()),),
     "scale": (("", 0, 1, ()),),
     "efficiency": (("", 0, 10, ()),),
@@ -139,6 +141,7 @@ def _run(
         "parts": lambda: gpu.parts(device, rounds),
         "pixel-loss": lambda: gpu.pixel_terms(device, rounds, batch=16 if device.type == "cuda" else 1),
         "compiled": lambda: gpu.compiled_student(device, rounds),
+        "recipes": lambda: recipes(device, rounds),
         "allocator": lambda: allocator(device, rounds),
         "growth": lambda: growth(device, folder),
         "scale": lambda: scale(device),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from io import TextIOWrapper
 from typing import Annotated, Any, NoReturn
@@ -14,6 +15,7 @@ from typer.core import TyperGroup
 from cache.errors import InputError, one_line, without_credentials
 from pipeline.cli import experiments, look, maintain, use
 from pipeline.cli import pipeline as stages
+from stages.running.interrupts import Stopped, terminable
 
 
 class _Panels(TyperGroup):
@@ -74,16 +76,21 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):  # names in a terminal or a log that knows ASCII alone are written out
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(standalone_mode=False)
+        with terminable():
+            code = app(standalone_mode=False)
     except InputError as error:
         _fail(str(error))
     except OSError as error:
         if error.errno not in _REFUSALS or not error.filename:
             raise
         _fail(f"{error.filename}: {os.strerror(error.errno or 0).lower()}; name another place, or make this one usable")
-    except (typer.Abort, KeyboardInterrupt):
-        print("stopped; what is committed stays, the same command goes on from there", file=sys.stderr)
-        raise SystemExit(130) from None
+    except (typer.Abort, KeyboardInterrupt) as error:
+        # Typer turns every KeyboardInterrupt into its own Abort.
+        cause = error.__cause__ if isinstance(error, typer.Abort) else error
+        stopped = cause if isinstance(cause, Stopped) else Stopped(signal.SIGINT)
+        if os.environ.get("RANK", "0") == "0":
+            print(stopped, file=sys.stderr)
+        raise SystemExit(stopped.exit_code) from None
     except Exception as error:
         # Typer's usage errors, whose class differs between its releases; their own form is several lines long.
         if not hasattr(error, "format_message"):

@@ -18,6 +18,7 @@ from cache.marks import MARK_BYTES
 from cache.schema import ARTIFACTS
 from cache.store import Artifact
 from pipeline.plan import Plan
+from stages.running.drafts import is_draft
 from stages.running.progress import Bar
 
 _NAME = re.compile(r"(tokens|dense|affinity|latent|text|train|online|eval|teacher)-([0-9a-f]{8})(\.zarr)?")
@@ -246,13 +247,13 @@ def _writer(at: Location) -> Claim | None:
 
 
 def _leftovers(at: Location, kind: str) -> Iterator[tuple[str, int]]:
-    """Objects of uncommitted shards and claims of dead processes."""
+    """Objects of uncommitted shards, drafts, and claims of dead processes."""
     sizes = at.names()
     whole = {name.rsplit("/", 1)[0] for name in sizes if name.endswith("/commit.json")}
     for name, count in sizes.items():
         shard = "/".join(name.split("/")[:2])
         loose = kind in ARTIFACTS and re.fullmatch(r"shards/[0-9]+", shard) is not None and shard not in whole
-        if loose or name.endswith("claim.json"):
+        if loose or is_draft(name) or name.endswith("claim.json"):
             yield name, count
 
 

@@ -1,14 +1,33 @@
-"""Loader processes whose failures travel as values: an error is raised here as it is, not as a worker's traceback."""
+"""Loader processes whose failures travel as values: an error is raised here as it is, not as a worker's traceback.
+
+A process that dies, or can't send a batch because /dev/shm is full, ends the run at once: torch alone would wait for
+the batch for ever.
+"""
 
 from __future__ import annotations
 
+import multiprocessing.queues
+import os
+import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
 from cache.errors import InputError
 from stages.running.compute import Compute
+from stages.running.interrupts import leave_to_parent
+
+SHM = Path("/dev/shm")
+"""Where loader processes put batches for the stage to read."""
+_LOST = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? (\d+).*?\) (?:is killed by signal: (\w+(?: \w+)?)|exited)", re.DOTALL
+)
+_NO_ROOM = ("No space left", "shared memory", "Bus error")
 
 T = TypeVar("T")
 
@@ -46,8 +65,69 @@ def loaded(
         num_workers=compute.workers,
         collate_fn=_Collate(collate),
         pin_memory=compute.gpu,
+        worker_init_fn=_begin,
     )
     for batch in loader:
         if isinstance(batch, InputError):
             raise batch
         yield batch
+
+
+def _begin(number: int) -> None:
+    """Prepares a loader process."""
+    leave_to_parent()
+    # Called by the thread that sends batches, which else prints a traceback and drops the batch.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_unsent)  # type: ignore[attr-defined]
+
+
+def _unsent(error: BaseException, batch: object) -> NoReturn:
+    """Ends this loader process, leaving word of why it could not send a batch."""
+    with suppress(OSError):
+        _word_of(os.getpid()).write_text(" ".join(str(error).split()) or type(error).__name__)
+    os._exit(1)
+
+
+def _word_of(pid: int) -> Path:
+    return Path(tempfile.gettempdir()) / f"clip2seg-loader-{pid}.txt"
+
+
+@contextmanager
+def losses_explained(compute: Compute) -> Iterator[None]:
+    """Turns the loss of a loader process, which torch may raise anywhere in this block, into an InputError."""
+    try:
+        yield
+    except RuntimeError as error:
+        chain = [error, error.__cause__, error.__context__]
+        found = [lost for link in chain if link is not None and (lost := _LOST.search(str(link)))]
+        if not found:
+            raise
+        lost = max(found, key=lambda match: match[2] is not None)  # the one that knows the signal
+        raise InputError(_why(int(lost[1]), lost[2] or "", compute.workers)) from error
+
+
+def _why(pid: int, signal: str, workers: int) -> str:
+    word = _word_of(pid)
+    said = ""
+    with suppress(OSError):
+        said = word.read_text()
+        word.unlink()
+    if any(sign in f"{said} {signal}" for sign in _NO_ROOM):
+        return (
+            f"{SHM} is too small for {workers} loader processes: it holds {shm_text()}; give the container more "
+            "(`docker run --shm-size=8g`), or use fewer --workers (--workers 0 needs none)"
+        )
+    if signal:
+        return (
+            f"a loader process was killed ({signal.lower()}): most likely the machine ran out of memory; use fewer "
+            f"--workers (now {workers}), or a smaller batch"
+        )
+    return f"a loader process died ({said or 'it said nothing'}); --workers 0 shows where"
+
+
+def shm_text() -> str:
+    """What /dev/shm holds, in words."""
+    try:
+        usage = shutil.disk_usage(SHM)
+    except OSError:
+        return "nothing, there is none"
+    return f"{usage.total / 2**20:.0f} MiB, {usage.free / 2**20:.0f} of them free"

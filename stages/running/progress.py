@@ -25,14 +25,15 @@ stderr = Console(stderr=True, highlight=False)
 class Bar:
     """A progress bar with rate and remaining time; silent where stderr is not a terminal, and on all ranks but 0.
 
-    `divided`: the units are shared among the processes; this one's part is shown.
+    `done` of the `total` units were done by an earlier run: the bar begins there, rates count what comes now.
+    `divided`: the units that are left are shared among the processes; this one's part is shown.
     """
 
-    def __init__(self, label: str, total: int, unit: str, *, divided: bool = False) -> None:
+    def __init__(self, label: str, total: int, unit: str, *, done: int = 0, divided: bool = False) -> None:
         rank, world = rank_and_world()
-        self.whole = total
+        self.whole = total - done
         if divided and world > 1:
-            label, total = f"{label} (process 1 of {world})", -(-total // world)
+            label, total, done = f"{label} (process 1 of {world})", -(-(total - done) // world), 0
         self.unit, self.done, self.total, self.label = unit, 0, total, label
         self.start = time.perf_counter()
         self._progress = Progress(
@@ -44,7 +45,7 @@ class Bar:
             console=stderr,
             disable=rank > 0 or not sys.stderr.isatty(),
         )
-        self._task: TaskID = self._progress.add_task(label, total=total, rate="")
+        self._task: TaskID = self._progress.add_task(label, total=total, completed=done, rate="")
 
     def __enter__(self) -> Bar:
         self._progress.start()
@@ -62,6 +63,11 @@ class Bar:
     def overall(self) -> float:
         """Units per second of all processes together, when all is done."""
         return self.whole / max(time.perf_counter() - self.start, 1e-9)
+
+    def skip(self, n: int) -> None:
+        """Counts `n` units that turn out to be done already."""
+        self.whole -= n
+        self._progress.update(self._task, advance=n)
 
     def advance(self, n: int = 1, note: str = "") -> None:
         """Counts `n` more units done."""

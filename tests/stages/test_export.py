@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from pipeline.use.student import Student
 from stages import export as stage
 from stages.parts.students import StudentConfig, build_student
 from stages.parts.students.exporting import (
+    OPSET,
     PhotoStudent,
     compare,
     onnx_bytes,
@@ -222,3 +224,30 @@ def test_the_students_of_the_paper_agree_on_real_photos(arch: str, encoder: str,
     files = sorted((shared / "data/voc12_partial/JPEGImages").glob("*.jpg"))[:400:100]
     images = [np.array(Image.open(file).convert("RGB")) for file in files]
     check_architecture(arch, encoder, images)
+
+
+@pytest.mark.slow
+def test_pooling_that_onnx_can_not_express_is_refused_in_one_line() -> None:
+    student = build_student(StudentConfig(arch="pspnet", encoder="resnet18"), 8)
+    photo = PhotoStudent(student, torch.eye(8), torch.zeros(8))
+    packed = onnx_bytes(traced(photo.eval()), OPSET, {})
+    with pytest.raises(InputError, match=r"fails on a photo of 97 x 131.*use --format torch-export") as caught:
+        onnx_runner(packed)(np.zeros((97, 131, 3), np.uint8))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_dpt_on_a_plain_vit_exports() -> None:
+    cfg = StudentConfig(arch="dpt", encoder="tu-vit_tiny_patch16_224")
+    photo = PhotoStudent(build_student(cfg, 8), torch.randn(3, 8), torch.zeros(3)).eval()
+    photos = [np.random.default_rng(0).integers(0, 256, (97, 131, 3), np.uint8)]
+    assert compare(pytorch_runner(photo), onnx_runner(onnx_bytes(traced(photo), OPSET, {})), photos).share > 0.999
+
+
+def test_what_onnx_lacks_is_said_before_tracing(
+    student: Student, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    monkeypatch.setattr(torch.export, "export", lambda *_, **__: pytest.fail("it began to trace"))
+    with pytest.raises(InputError, match=r"needs onnxscript; run `pip install"):
+        export(student, None, str(tmp_path / "out"), format="onnx", photos="", **OPTIONS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from cache.store import Artifact
 from stages.parts.data.regions import region_crops
 from stages.parts.data.views import whole
 from stages.parts.teacher.teacher import Teacher, load_teacher
+from stages.running.drafts import Drafts
+from stages.running.interrupts import Stopped
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -232,3 +235,39 @@ def test_a_teacher_that_gives_nan_is_refused_and_nothing_is_stored(
     with pytest.raises(InputError, match=r"^train\d\d: the teacher gave NaN or infinity for its global token"):
         tiny.run("extract", artifacts=tmp_path)
     assert tiny.plan(artifacts=tmp_path).artifact("tokens").committed() == []
+
+
+def test_a_stop_within_a_shard_costs_the_batch_in_work_alone(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents: Callable[[Path], dict[str, bytes]]
+) -> None:
+    override, seen = "extract.shard=12", []
+    tiny.run("extract", override, artifacts=tmp_path / "whole")
+    original = Teacher.encode_views
+
+    def counted(self: Teacher, images: torch.Tensor) -> Any:
+        seen.extend([len(images)] if images.any() else [])  # the probe at loading is black
+        if len(seen) == stop:
+            raise Stopped(signal.SIGTERM)
+        return original(self, images)
+
+    monkeypatch.setattr(Teacher, "encode_views", counted)
+    stop = 3
+    with pytest.raises(Stopped):
+        tiny.run("extract", override, artifacts=tmp_path / "halves")
+    tokens = tiny.plan(override, artifacts=tmp_path / "halves").artifact("tokens")
+    assert tokens.committed() == [] and sorted(Drafts(tokens.at, 0).load()) == [0, 4]
+    seen, stop = [], -1
+    tiny.run("extract", override, artifacts=tmp_path / "halves")
+    assert seen == [4]
+    assert contents(tmp_path / "halves") == contents(tmp_path / "whole")
+
+
+def test_a_bad_photo_in_a_draft_still_counts(fresh_tiny: Tiny) -> None:
+    for name in ("train02", "train09"):
+        (fresh_tiny.data / f"JPEGImages/{name}.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"train09.*bad sample 2; data\.max_bad allows 1"):
+        fresh_tiny.run("extract", "extract.shard=12", "data.max_bad=1")
+    with pytest.raises(InputError, match=r"train09.*bad sample 2; data\.max_bad allows 1"):
+        fresh_tiny.run("extract", "extract.shard=12", "data.max_bad=1")
+    summary = fresh_tiny.run("extract", "extract.shard=12", "data.max_bad=2")["summary"]
+    assert summary["views"] == 10 and len(summary["bad"]) == 2

@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     from tests.stages.conftest import Stages
 
 KILLS = int(os.environ.get("CLIP2SEG_KILLS", "3"))
-OVERRIDES = ("extract.shard=2", "extract.batch=2", "train.iterations=8")
+OVERRIDES = ("extract.shard=6", "extract.batch=2", "train.iterations=8")
 MAIN_OUTPUT = {"extract": "tokens", "mine-latent": "latent", "train": "train"}
-EVERY_STEP = "stages.train.CHECKPOINT_SECONDS = 0.0"
+EVERY_STEP = """
+import stages.extract, stages.mine_latent
+stages.train.CHECKPOINT_SECONDS = 0.0
+stages.extract.DRAFT_SECONDS = stages.mine_latent.DRAFT_SECONDS = -1.0
+"""
 
 
 @pytest.fixture(scope="module")

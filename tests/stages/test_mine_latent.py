@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,9 @@ from cache.settings import IGNORE
 from stages.parts.data.regions import annotated_share, present_regions, pseudo_mask, region_crops
 from stages.parts.mining.clustering import mine
 from stages.parts.teacher.teacher import load_teacher
+from stages.parts.teacher.tokens import encode_crops
+from stages.running.drafts import Drafts
+from stages.running.interrupts import Stopped
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -59,14 +64,13 @@ def test_latent_regions_are_those_of_the_pseudo_mask_each_with_its_token(tiny: T
 def test_threads_and_a_stop_change_no_bit(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.run("mine-latent")
     calls = 0
-    original = stage.encode_crops  # type: ignore[attr-defined]
 
     def stopped(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return encode_crops(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(stage, "encode_crops", stopped)
@@ -106,3 +110,33 @@ def test_an_image_without_any_seen_label_is_all_latent(fresh_tiny: Tiny) -> None
     assert (fresh_tiny.plan().artifact("latent").load(NAMES)["cells"][3] != IGNORE).all()
     seen = fresh_tiny.plan().artifact("tokens").load(["local_offsets"])["local_offsets"]
     assert seen[3] == seen[4]
+
+
+@pytest.mark.parametrize("dense", ["true", "false"])
+def test_a_stop_within_a_shard_costs_the_batch_in_work_alone(
+    tiny: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    contents: Callable[[Path], dict[str, bytes]],
+    dense: str,
+) -> None:
+    overrides, mined = ("extract.shard=12", f"extract.store_dense={dense}"), []
+    tiny.run("mine-latent", *overrides, artifacts=tmp_path / "whole")
+    tiny.run("extract", *overrides, artifacts=tmp_path / "halves")
+
+    def counted(*arguments: Any) -> Any:
+        mined.append(len(arguments[1]))
+        if len(mined) == stop:
+            raise Stopped(signal.SIGINT)
+        return encode_crops(*arguments)
+
+    monkeypatch.setattr(stage, "encode_crops", counted)
+    stop = 3
+    with pytest.raises(Stopped):
+        tiny.run("mine-latent", *overrides, artifacts=tmp_path / "halves")
+    latent = tiny.plan(*overrides, artifacts=tmp_path / "halves").artifact("latent")
+    assert latent.committed() == [] and sorted(Drafts(latent.at, 0).load()) == [0, 4]
+    mined, stop = [], 0
+    tiny.run("mine-latent", *overrides, artifacts=tmp_path / "halves")
+    assert len(mined) == 1
+    assert contents(tmp_path / "halves") == contents(tmp_path / "whole")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -26,6 +28,8 @@ from stages.parts.learning.trainer import Trainer, autocast_dtype, stream
 from stages.parts.settings import TrainConfig
 from stages.parts.students.checkpoint import read_header
 from stages.running.board import Board
+from stages.running.interrupts import Stopped
+from stages.running.progress import Bar
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -55,6 +59,37 @@ def mined(tiny: Tiny, artifacts: Path) -> Path:
 
 
 # -- resuming ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_that_is_asked_for_leaves_a_checkpoint_and_says_how_to_go_on(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    original = Trainer.step
+
+    def asked(self: Trainer, iteration: int, batch: Any) -> Any:
+        if iteration == 3:
+            os.kill(os.getpid(), number)
+        return original(self, iteration, batch)
+
+    tiny.run("train")
+    stopped = mined(tiny, tmp_path / "stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", asked)
+        with pytest.raises(Stopped, match="run the same command again to go on") as caught:
+            tiny.run("train", artifacts=stopped)
+    assert caught.value.number == number
+    assert str(caught.value).startswith("train: stopped after 4 of 6 iterations, which are kept; ")
+    bars: list[Bar] = []
+
+    def watched(*arguments: Any, **options: Any) -> Bar:
+        bars.append(Bar(*arguments, **options))
+        return bars[-1]
+
+    monkeypatch.setattr(stage, "Bar", watched)
+    tiny.run("train", artifacts=stopped)
+    assert student(tiny, stopped) == student(tiny)
+    assert bars[0].done == 2 and bars[0]._progress.tasks[0].completed == 6  # the bar went on at its place
 
 
 def test_a_resumed_run_takes_the_steps_of_an_undisturbed_one(

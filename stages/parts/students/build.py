@@ -112,7 +112,8 @@ def _smp_student(cfg: StudentConfig, dim: int) -> Student:
         if cfg.head_channels != LINEAR_HEAD:
             _normalise_levels(net.decoder)
     _start_small(net.segmentation_head)
-    return Student(net, divisor=net.encoder.output_stride)
+    # DPT halves the grid once and doubles it again: an odd number of cells would not come back.
+    return Student(net, divisor=net.encoder.output_stride * (2 if cfg.arch == "dpt" else 1))
 
 
 def _normalise_levels(decoder: nn.Module) -> None:

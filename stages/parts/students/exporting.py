@@ -84,24 +84,28 @@ def traced(photo: PhotoStudent) -> torch.export.ExportedProgram:
                 photo, (example,), dynamic_shapes=(sides,), prefer_deferred_runtime_asserts_over_guards=True
             )
     except Exception as error:  # torch.export raises whatever its tracer meets
-        reason = str(error).strip().splitlines()[0][:200]
         raise InputError(
-            f"this student can't be traced ({reason}); use --format safetensors, or another student"
+            f"this student can't be traced ({_reason(error)}); use --format safetensors, or another student"
         ) from error
 
 
 def onnx_bytes(program: torch.export.ExportedProgram, opset: int, about: dict[str, Any]) -> bytes:
     """An ONNX model with input `image` and outputs `labels`, `scores`; `about` is its metadata `clip2seg`."""
-    _needs_onnx()
-    with _quiet():
-        made = torch.onnx.export(
-            program,
-            opset_version=opset,
-            input_names=["image"],
-            output_names=["labels", "scores"],
-            dynamo=True,
-            verbose=False,
-        )
+    need_onnx()
+    try:
+        with _quiet():
+            made = torch.onnx.export(
+                program,
+                opset_version=opset,
+                input_names=["image"],
+                output_names=["labels", "scores"],
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises whatever an operation without a translation meets
+        raise InputError(
+            f"--format onnx: this student has no ONNX form ({_reason(error)}); use --format torch-export"
+        ) from error
     assert made is not None
     model = made.model_proto
     entry = model.metadata_props.add()
@@ -131,7 +135,7 @@ def torch_export_runner(packed: bytes) -> Runner:
 
 def onnx_runner(packed: bytes) -> Runner:
     """An ONNX model under onnxruntime, on the CPU."""
-    _needs_onnx()
+    need_onnx()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -140,13 +144,21 @@ def onnx_runner(packed: bytes) -> Runner:
     try:
         session = onnxruntime.InferenceSession(packed, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises classes of its own for each reason
-        reason = str(error).strip().splitlines()[0][:200]
         raise InputError(
-            f"--format onnx: onnxruntime can't run this file ({reason}); nothing was written; use --opset {OPSET}"
+            f"--format onnx: onnxruntime can't run this file ({_reason(error)}); nothing was written; use "
+            f"--opset {OPSET}"
         ) from error
 
     def run(image: Array) -> tuple[Array, NDArray[np.float32]]:
-        labels, scores = session.run(["labels", "scores"], {"image": image.transpose(2, 0, 1)[None]})
+        try:
+            labels, scores = session.run(["labels", "scores"], {"image": image.transpose(2, 0, 1)[None]})
+        except Exception as error:
+            height, width = image.shape[:2]
+            raise InputError(
+                f"--format onnx: onnxruntime fails on a photo of {height} x {width} pixels ({_reason(error)}); nothing "
+                "was written. Pooling whose windows depend on the photo's size has no exact ONNX form: use --format "
+                "torch-export, or another student"
+            ) from error
         return labels[0], scores[0]
 
     return run
@@ -192,7 +204,8 @@ def _torch_runner(module: Callable[..., Any]) -> Runner:
     return run
 
 
-def _needs_onnx() -> None:
+def need_onnx() -> None:
+    """Raises InputError where a package is missing that ONNX export needs."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -201,6 +214,13 @@ def _needs_onnx() -> None:
         raise InputError(
             f"--format onnx: needs {error.name}; run `pip install onnx onnxscript onnxruntime`, or use another format"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """An exporter's complaint on one line: its bulleted reasons where it gives any, not the heading above them."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    bullets = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+    return "; ".join(bullets or lines[:1])[:400]
 
 
 @contextlib.contextmanager

@@ -275,3 +275,19 @@ def test_the_allocator_is_compared_in_processes_of_their_own(tiny: Tiny, monkeyp
 
 def test_seconds_are_wall_time() -> None:
     assert interleaved({"nap": lambda: time.sleep(0.02)}, 1, CPU, warm=0).median("nap") >= 0.02
+
+
+def test_every_recipe_is_timed_beside_vanilla(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.benchmarks import recipes
+    from stages.parts.teacher.recipes import RECIPES
+    from stages.parts.teacher.teacher import TeacherConfig, load_teacher
+
+    def small(cfg: TeacherConfig, device: torch.device) -> Any:
+        return load_teacher(cfg.model_copy(update={"model": f"local-dir:{tiny.teacher}"}), device)
+
+    monkeypatch.setattr(recipes, "untrained_teacher", small)
+    monkeypatch.setattr(recipes, "SIDE", {"cpu": 32})
+    found = recipes.recipes(torch.device("cpu"), 1)
+    assert found["rows"].keys() == RECIPES.keys()
+    assert {name.split(" /")[0] for name in found["ratios"]} == RECIPES.keys() - {"vanilla"}
+    assert all(row["ms a view"] >= 0 for row in found["rows"].values())

@@ -1,0 +1,83 @@
+"""Ctrl-C and SIGTERM (a scheduler's preemption): what runs is ended where nothing is lost, and says how to go on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+AGAIN = "run the same command again to go on"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(KeyboardInterrupt):
+    """The user or the system asked this process to end. Its text says what is kept, on one line."""
+
+    def __init__(self, number: int, said: str = f"stopped; what is committed stays, {AGAIN}") -> None:
+        super().__init__(said)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, 143 after SIGTERM, as a shell has it."""
+        return 128 + self.number
+
+
+class Request:
+    """Whether a stop was asked for, and by which signal."""
+
+    number: int | None = None
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within this block SIGTERM raises `Stopped`, so that claims are given back and drafts kept, as after Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def deferred() -> Iterator[Request]:
+    """Within this block the first Ctrl-C or SIGTERM is noted, for a loop to end at a good place; the next raises."""
+    request = Request()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if request.number is not None:
+            _raise(number, frame)
+        request.number = number
+
+    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave_to_parent() -> None:
+    """For a loader process: signals sent to the whole group, as a terminal and SLURM do, are the stage's to answer.
+
+    A second SIGTERM ends it, as its own parent sends one where it doesn't leave by itself.
+    """
+
+    def once(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, once)
+
+
+def _raise(number: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped(number)
