@@ -19,10 +19,12 @@ from cache.errors import InputError
 from cache.headers import FILE as STUDENT
 from cache.headers import student_bytes
 from cache.location import Location
+from cache.settings import IGNORE
 from cache.store import Artifact
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.data.views import Array
-from stages.parts.drawing.overlays import grid, overlay, palette
+from stages.parts.drawing.overlays import grid, overlay
+from stages.parts.drawing.palette import palette
 from stages.parts.eval_report import EvalReport
 from stages.parts.learning.distributed import all_gather_object, all_reduce_sum, process_group
 from stages.parts.scoring.bias_curve import BiasCurve, Point
@@ -311,10 +313,12 @@ def _confusions(
 
 
 def _pictures(shown: list[tuple[Array, Array]], found: list[Array], names: tuple[str, ...], num_seen: int) -> bytes:
-    colours = palette(len(names))
-    rows = [
-        [image, overlay(image, labels, colours), overlay(image, predicted, colours)]
-        for (image, labels), predicted in zip(shown, found, strict=True)
-    ]
-    maps = [part for (_, labels), predicted in zip(shown, found, strict=True) for part in (labels, predicted)]
-    return grid(rows, ["image", "ground truth", "prediction"], maps, names, num_seen)
+    colours = palette(names)
+    rows, maps = [], []
+    for (image, labels), drawn in zip(shown, found, strict=True):
+        # What is not scored must not look like an error.
+        scored = np.where(labels == IGNORE, IGNORE, drawn).astype(np.uint8)
+        rows.append([image, *(overlay(image, part, colours, names=names) for part in (labels, scored))])
+        maps += [labels, scored]
+    note = "pale: no label in the ground truth, not scored"
+    return grid(rows, ["image", "ground truth", "prediction"], maps, names, num_seen, note)

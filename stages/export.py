@@ -17,7 +17,7 @@ from cache.errors import InputError
 from cache.files import write_whole
 from stages.parts.data.views import Array
 from stages.parts.drawing.model_card import model_card
-from stages.parts.drawing.overlays import palette
+from stages.parts.drawing.palette import palette
 from stages.parts.scoring.segmenter import ClassEmbeddings
 from stages.parts.students import StudentConfig
 from stages.parts.students.checkpoint import Checkpoint, pack, unpack
@@ -93,7 +93,7 @@ def run(
         **about,
     }
     out.mkdir(parents=True, exist_ok=True)
-    colours = palette(len(words.names)).tolist()
+    colours = palette(words.names).tolist()
     listed = {**about, "colours": colours[: len(words.names)], "file": FILES[format]}
     write_whole(out / "classes.json", (json.dumps(listed, indent=1, ensure_ascii=False) + "\n").encode())
     write_whole(out / "README.md", model_card(report, facts).encode())

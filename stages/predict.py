@@ -1,7 +1,7 @@
 """predict: pictures, folders or a video -> label maps, overlays and one JSON of classes and areas.
 
 reads: pictures, a student | writes: OUT/labels/*.png, OUT/overlays/*.jpg (video: OUT/overlays/NAME.mp4),
-OUT/predict.json
+OUT/predict.json, OUT/index.html
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from cache.settings import IGNORE
 from stages.parts.data.images import BadSample, read_image
 from stages.parts.data.video import VideoEncoder, frames, is_video
 from stages.parts.data.views import Array
-from stages.parts.drawing.overlays import palette
+from stages.parts.drawing.contact import contact_page
+from stages.parts.drawing.palette import palette
 from stages.parts.scoring.segmenter import ClassEmbeddings, Segmentation, SegmentOptions
 from stages.running.progress import Bar
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
 REPORT = "predict.json"
+PAGE = "index.html"
 
 
 def run(
@@ -41,22 +43,24 @@ def run(
     *,
     max_pixels: int,
     about: dict[str, Any],
+    plain: bool = False,
 ) -> dict[str, Any]:
     """Segments `source` (a picture, a folder of pictures, or a video) into `out`; returns what predict.json says.
 
-    label: picture uint8 [H, W, 3] -> uint8 [H, W], index into `words.names` or 255. In a folder, an unusable
-    picture is left out and named. Raises InputError where nothing can be used, and where `out` holds other files.
+    label: picture uint8 [H, W, 3] -> uint8 [H, W], index into `words.names` or 255. `plain`: overlays of colours
+    alone, as large as the picture. In a folder, an unusable picture is left out and named. Raises InputError where
+    nothing can be used, and where `out` holds other files.
     """
     files = pictures(source)
     _check_out(out, source)
     started = time.perf_counter()
-    colours = palette(len(words.names))
+    colours = palette(words.names)
     for folder in ("labels", "overlays"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     found, bad = (
-        _video(label, words, source, out, max_pixels)
+        _video(label, words, source, out, max_pixels, plain=plain)
         if is_video(source)
-        else _pictures(label, words, files, out, max_pixels, alone=source.is_file())
+        else _pictures(label, words, files, out, max_pixels, alone=source.is_file(), plain=plain)
     )
     report = {
         **about,
@@ -73,6 +77,7 @@ def run(
     # The name of a file may be no UTF-8; JSON must be.
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
     write_whole(out / REPORT, text.encode("utf-8", "backslashreplace"))
+    write_whole(out / PAGE, contact_page(report, source.name).encode("utf-8", "backslashreplace"))
     return report
 
 
@@ -109,8 +114,9 @@ def _pictures(
     max_pixels: int,
     *,
     alone: bool,
+    plain: bool,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    colours = palette(len(words.names))
+    colours = palette(words.names)
     found: list[dict[str, Any]] = []
     bad: list[str] = []
     names = _names(files)
@@ -123,7 +129,9 @@ def _pictures(
             result = Segmentation(image, label(image), words.names)
             _labels_png(result.labels, colours, out / "labels" / f"{names[file]}.png")
             overlay = io.BytesIO()
-            Image.fromarray(result.overlay()).save(overlay, "JPEG", quality=92)
+            Image.fromarray(result.overlay(plain=True) if plain else result.with_legend()).save(
+                overlay, "JPEG", quality=92
+            )
             write_whole(out / "overlays" / f"{names[file]}.jpg", overlay.getvalue())
             height, width = result.labels.shape
             found.append({"file": str(file), "name": names[file], "height": height, "width": width, **areas(result)})
@@ -133,7 +141,7 @@ def _pictures(
 
 
 def _video(
-    label: Callable[[Array], Array], words: ClassEmbeddings, source: Path, out: Path, max_pixels: int
+    label: Callable[[Array], Array], words: ClassEmbeddings, source: Path, out: Path, max_pixels: int, *, plain: bool
 ) -> tuple[list[dict[str, Any]], list[str]]:
     found: list[dict[str, Any]] = []
     encoder: VideoEncoder | None = None
@@ -141,7 +149,7 @@ def _video(
         for number, seconds, rate, image in frames(source, max_pixels):
             encoder = encoder or VideoEncoder(rate, image.shape)
             result = Segmentation(image, label(image), words.names)
-            encoder.add(result.overlay())
+            encoder.add(result.overlay(plain=plain))
             found.append({"file": str(source), "frame": number, "seconds": round(seconds, 3), **areas(result)})
             bar.advance()
     if encoder is None:

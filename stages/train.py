@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +25,8 @@ from cache.location import Location, StoreError
 from cache.store import Artifact
 from cache.tiers import CacheTiers
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
-from stages.parts.drawing.overlays import overlay, palette
+from stages.parts.drawing.overlays import overlay
+from stages.parts.drawing.palette import mask_colours
 from stages.parts.learning.batches import Batch, CachedTokens, EpochBatchSampler, TrainingSet, collate
 from stages.parts.learning.distributed import all_gather_object, all_reduce_mean, broadcast_object, process_group
 from stages.parts.learning.learner import Learner
@@ -201,7 +202,7 @@ def _run(
                 for name, value in values.items():
                     board.scalar(f"loss/{name}", value, iteration)
             if due and board is not None:
-                _picture(board, learner, batch, iteration)
+                _picture(board, learner, data.vocabulary.seen, batch, iteration)
                 taken = seconds + time.perf_counter() - begun
                 student = _save(out, trainer, packed(iteration + 1), curves, iteration + 1, taken)
                 saved = time.perf_counter()
@@ -337,7 +338,7 @@ def _finite(losses: dict[str, torch.Tensor], iteration: int, out: Location) -> d
 
 
 @torch.no_grad()
-def _picture(board: Board, learner: Learner, batch: Batch, iteration: int) -> None:
+def _picture(board: Board, learner: Learner, seen: Sequence[str], batch: Batch, iteration: int) -> None:
     """The batch's first crop, its pseudo mask and what the student sees among the seen classes."""
     learner.eval()
     shown = batch.part(0, len(batch.images)).student_input()
@@ -349,7 +350,7 @@ def _picture(board: Board, learner: Learner, batch: Batch, iteration: int) -> No
     crop = shown[0].cpu()
     crop = (crop - crop.min()) / (crop.max() - crop.min()).clamp(min=1e-6) * 255
     image = crop.byte().permute(1, 2, 0).numpy()
-    colours = palette(len(learner.text) + 40)
+    colours = mask_colours(seen)
     board.image("crop", image, iteration)
-    board.image("pseudo mask", overlay(image, batch.masks[0].cpu().numpy(), colours), iteration)
-    board.image("prediction", overlay(image, found, colours), iteration)
+    board.image("pseudo mask", overlay(image, batch.masks[0].cpu().numpy(), colours, names=seen), iteration)
+    board.image("prediction", overlay(image, found, colours, names=seen), iteration)

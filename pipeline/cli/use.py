@@ -41,6 +41,7 @@ def predict(
         "auto"
     ),
     seen_bias: SeenBias = 0,
+    plain: Annotated[bool, typer.Option("--plain", help="Overlays without contours, names and legend.")] = False,
     max_pixels: Annotated[int, typer.Option("--max-pixels", help="Larger pictures are refused.")] = 100_000_000,
     teacher: Teacher = "",
     data: Data = "",
@@ -50,14 +51,14 @@ def predict(
 ) -> None:
     """Segment pictures, folders or a video.
 
-    Writes label PNGs, overlays, and a JSON of classes and areas.
+    Writes label PNGs, overlays with a legend, a page of them all, and a JSON of classes and areas.
     """
     from pipeline.use.predict import predict as run_predict
     from pipeline.use.predict import predict_text
 
     student = open_student(run, artifacts, data, device, teacher)
     options = {"threshold": threshold, "short_side": short_side, "mode": mode, "seen_bias": seen_bias}
-    result = run_predict(student, source, out, classes or None, options, max_pixels)
+    result = run_predict(student, source, out, classes or None, options, max_pixels, plain)
     emit(predict_text(result, out), result, as_json)
 
 

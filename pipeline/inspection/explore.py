@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import InputError
-from stages.parts.drawing.figures import mask_colours, singled_out
-from stages.parts.drawing.overlays import palette
+from stages.parts.drawing.figures import singled_out
+from stages.parts.drawing.palette import mask_colours, palette
 from stages.parts.scoring.explorer import (
     as_text,
     jpeg,
@@ -53,7 +53,7 @@ def write_explorer(of: Inspection, images: int, *, full_labels: bool) -> dict[st
         for view, small in zip(views, packed, strict=True):
             entries.append(_entry(of, view, thumbs, pictures) | {"tokens": as_text(small)})
             bar.advance()
-    colours, latent = palette(len(words.ordered)), mask_colours(cached.num_seen)
+    colours, latent = palette(words.ordered), mask_colours(words.seen)
     data = {
         "preset": of.plan.name,
         "teacher": f"{of.plan.config.teacher.model.rsplit('/', 1)[-1]} {of.plan.config.teacher.pretrained}".strip(),

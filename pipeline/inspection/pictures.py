@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 def image(of: Inspection, view_id: str, *, full_labels: bool) -> dict[str, Any]:
     """The figure of one view."""
-    from stages.parts.drawing.figures import image_figure, mask_colours
-    from stages.parts.drawing.overlays import palette
+    from stages.parts.drawing.figures import image_figure
+    from stages.parts.drawing.palette import mask_colours, palette
     from stages.parts.scoring.quality import nearest_names
 
     cached, words = of.cached, of.plan.vocabulary
     view = cached.view(view_id, full_labels=full_labels)
     dense, student = cached.dense(view), of.student
-    k, colours, all_colours = cached.num_seen, mask_colours(cached.num_seen), palette(len(words.ordered))
+    k, colours, all_colours = cached.num_seen, mask_colours(words.seen), palette(words.ordered)
     panels, shown = _panels(of, view, dense, student, colours, all_colours)
     mask = view.labels if view.pseudo is None else view.pseudo
     heats: dict[str, list[Heat]] = {}
@@ -59,18 +59,21 @@ def _panels(
     all_colours: np.ndarray,
 ) -> tuple[list[Panel], list[int]]:
     """The pictures of a view, and the classes that they show."""
-    from stages.parts.drawing.figures import Panel, painted, principal_colours
+    from stages.parts.drawing.figures import Panel, principal_colours
+    from stages.parts.drawing.overlays import overlay
 
-    panels = [Panel("image", view.image), Panel("seen labels", painted(view.image, view.labels, colours))]
+    names = of.plan.vocabulary.ordered
+    seen = names[: of.cached.num_seen]
+    panels = [Panel("image", view.image), Panel("seen labels", overlay(view.image, view.labels, colours, names=seen))]
     maps = [view.labels]
     if view.pseudo is not None:
-        panels.append(Panel("pseudo mask", painted(view.image, view.pseudo, colours)))
+        panels.append(Panel("pseudo mask", overlay(view.image, view.pseudo, colours, names=seen)))
     if view.truth is not None:
-        panels.append(Panel("all labels (evaluation only)", painted(view.image, view.truth, all_colours)))
+        panels.append(Panel("all labels (evaluation only)", overlay(view.image, view.truth, all_colours, names=names)))
         maps.append(view.truth)
     if student is not None:
         found = student.labels(view.image)
-        panels.append(Panel("student's prediction", painted(view.image, found, all_colours)))
+        panels.append(Panel("student's prediction", overlay(view.image, found, all_colours, names=names)))
         maps.append(found)
     if dense is not None:
         tall, wide = view.image.shape[:2]

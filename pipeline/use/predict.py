@@ -12,7 +12,13 @@ from stages import predict as stage
 
 
 def predict(
-    student: Student, source: str, out: str, classes: str | None, options: dict[str, Any], max_pixels: int
+    student: Student,
+    source: str,
+    out: str,
+    classes: str | None,
+    options: dict[str, Any],
+    max_pixels: int,
+    plain: bool = False,
 ) -> dict[str, Any]:
     """Segments `source` into the folder `out`; returns what predict.json says. Raises InputError."""
     if max_pixels < 1:
@@ -26,6 +32,7 @@ def predict(
         Path(source).expanduser(),
         Path(out).expanduser(),
         max_pixels=max_pixels,
+        plain=plain,
         about={"run": str(student.at), "known": [name for name in words.names if name in student.classes]},
     )
 
@@ -50,6 +57,7 @@ def predict_text(report: dict[str, Any], out: str) -> str:
     left = "".join(f"\n  left out: {line}" for line in report["left_out"])
     return (
         f"predict: {len(images)} pictures in {report['seconds']} s\n"
-        f"  -> {out}/overlays, {out}/labels, {out}/predict.json\n\n"
+        f"  -> {out}/overlays, {out}/labels, {out}/predict.json\n"
+        f"  look at them: {(Path(out).expanduser() / stage.PAGE).resolve().as_uri()}\n\n"
         f"{columns(rows, left=2)}{left}"
     )

@@ -18,7 +18,7 @@ from PIL import Image
 
 from clip2seg import load_student
 from pipeline.use.export import export
-from stages.parts.drawing.overlays import palette
+from stages.parts.drawing.palette import palette
 from stages.parts.students import StudentConfig, build_student
 from stages.parts.students.exporting import PhotoStudent, onnx_bytes, pytorch_runner, traced
 from tests.docs.pages import blocks
@@ -98,7 +98,12 @@ def test_the_students_of_the_paper_run_without_torch(arch: str, encoder: str, sh
     (tmp_path / "out").mkdir()
     (tmp_path / "out/student.onnx").write_bytes(onnx_bytes(traced(photo.eval()), 18, {}))
     classes = [{"name": f"class {k}", "seen": True} for k in range(20)]
-    about = {"classes": classes, "short_side": side, "smallest_side": photo.smallest, "colours": palette(20).tolist()}
+    about = {
+        "classes": classes,
+        "short_side": side,
+        "smallest_side": photo.smallest,
+        "colours": palette([c["name"] for c in classes]).tolist(),
+    }
     (tmp_path / "out/classes.json").write_text(json.dumps(about))
     done = Clean(tmp_path).python("run.py", "out", str(file), "mask.png")
     assert done.returncode == 0, done.stderr

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -52,7 +55,27 @@ def test_a_folder_gives_label_pngs_overlays_and_areas(tmp_path: Path) -> None:
         colours = np.asarray(mask.convert("RGB"))
     assert colours[0, 15].tolist() == report["classes"][0]["colour"]
     with Image.open(tmp_path / "out/overlays/b.jpg") as shown:
+        assert shown.width == 240 and shown.height > 20  # the picture, wide enough for the legend below it
+
+
+def test_a_plain_overlay_is_as_large_as_its_picture(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in")
+    run(tmp_path / "in", tmp_path / "out", plain=True)
+    with Image.open(tmp_path / "out/overlays/b.jpg") as shown:
         assert shown.size == (30, 20)
+
+
+def test_the_page_shows_every_picture_with_its_areas_and_no_name_is_markup(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in")
+    (tmp_path / "in/a.png").rename(tmp_path / "in/<b>#1 & 50%.png")
+    run(tmp_path / "in", tmp_path / "out")
+    page = (tmp_path / "out/index.html").read_text()
+    links = [unquote(link) for link in re.findall(r'(?:src|href)="([^"]*)"', page)]
+    assert len(set(links)) == 4 and all((tmp_path / "out" / link).is_file() for link in links)
+    assert "<b>" not in page and "&lt;b&gt;#1 &amp; 50%" in page
+    shares = [json.loads(unescape(s)) for s in re.findall(r'data-shares="([^"]*)"', page)]
+    assert shares == [{"dark": pytest.approx(1 / 3, abs=1e-6), "bright": pytest.approx(1 / 3, abs=1e-6)}] * 2
+    assert "dark 33.3 %" in page and "<option>bright</option>" in page
 
 
 def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
@@ -117,6 +140,7 @@ def test_a_video_comes_back_as_a_video_with_areas_of_every_frame(tmp_path: Path)
     assert [i["areas"][0]["class"] for i in report["images"]] == ["dark", "dark", "dark", "bright", "bright"]
     with av.open(str(tmp_path / "out/overlays/v.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 5
+    assert 'src="overlays/v.mp4"' in (tmp_path / "out/index.html").read_text()
     (tmp_path / "broken.mp4").write_bytes((tmp_path / "v.mp4").read_bytes()[:300])
     with pytest.raises(InputError, match=r"broken\.mp4: can't be decoded"):
         run(tmp_path / "broken.mp4", tmp_path / "out2")

@@ -10,27 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from cache.settings import IGNORE
 from stages.parts.data.views import Array
-from stages.parts.drawing.overlays import overlay, palette, png
+from stages.parts.drawing.overlays import png
 
 Floats = NDArray[np.float32]
 COLUMNS = 6
 """Pictures side by side."""
-
-
-def mask_colours(num_seen: int) -> Array:
-    """Colour table uint8 [256, 3] for Y_p: seen classes in their palette colours, latent ids in light distinct hues."""
-    colours = palette(num_seen)
-    n = np.arange(IGNORE - num_seen)
-    hues = np.stack([(0.11 + n * 0.61803) % 1, 0.42 + 0.18 * (n % 2), np.full(len(n), 0.97)], axis=1)
-    colours[num_seen:IGNORE] = np.round(255 * hsv_to_rgb(hues))
-    return colours
 
 
 def principal_colours(dense: Floats) -> Array:
@@ -179,8 +168,3 @@ def _running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64
     stop = np.arange(1, len(values) + 1)
     start = np.maximum(stop - width, 0)
     return (total[stop] - total[start]) / (stop - start)
-
-
-def painted(image: Array, labels: Array, colours: Array) -> Array:
-    """Labels drawn over an image; unlabelled pixels are only paled."""
-    return overlay(image, labels, colours, 0.62)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ from torch.nn import functional as F
 
 from cache.settings import IGNORE, Settings
 from stages.parts.data.views import Array
-from stages.parts.drawing.overlays import overlay, palette
+from stages.parts.drawing.overlays import overlay, with_legend
+from stages.parts.drawing.palette import palette
 from stages.parts.scoring.inference import coarse_scores, student_scorer
 from stages.parts.settings import EvaluateConfig
 
@@ -70,13 +72,27 @@ class Segmentation:
     @property
     def colours(self) -> Array:
         """The colour of each class in `overlay`: uint8 [K, 3] RGB."""
-        return palette(len(self.classes))[: len(self.classes)]
+        return palette(self.classes)[: len(self.classes)]
 
-    def overlay(self, strength: float = 0.6) -> Array:
-        """The labels laid over the picture, uint8 [H, W, 3]; background keeps the picture."""
-        coloured = overlay(self.image, self.labels, palette(len(self.classes)), strength)
-        coloured[self.labels == IGNORE] = self.image[self.labels == IGNORE]
-        return coloured
+    def overlay(self, strength: float = 0.6, *, plain: bool = False) -> Array:
+        """The labels laid over the picture, uint8 [H, W, 3]; background keeps the picture.
+
+        With contours, and names on large regions; `plain`: colours alone.
+        """
+        names = () if plain else self.classes
+        table = palette(self.classes)
+        return overlay(self.image, self.labels, table, strength, names=names, contours=not plain, pale=False)
+
+    def with_legend(self, strength: float = 0.6) -> Array:
+        """`overlay` above a strip with colour, name and area of each class found, largest first.
+
+        uint8 [H + strip, W, 3]; W is 240 at least, so that a name fits; the background is listed where there is any.
+        """
+        colour = dict(zip(self.classes, self.colours, strict=True))
+        entries = [(f"{name} {100 * share:.1f} %", colour[name]) for name, share in self.areas.items()]
+        if background := float((self.labels == IGNORE).mean()):
+            entries.append((f"(background) {100 * background:.1f} %", np.full(3, 255, np.uint8)))
+        return with_legend(self.overlay(strength), entries)
 
 
 class Segmenter:

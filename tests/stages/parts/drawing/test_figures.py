@@ -15,19 +15,10 @@ from stages.parts.drawing.figures import (
     contact_sheet,
     image_figure,
     loss_curves,
-    mask_colours,
     principal_colours,
     singled_out,
 )
-from stages.parts.drawing.overlays import palette
-
-
-def test_seen_classes_keep_their_colours_and_latent_ids_have_others() -> None:
-    colours = mask_colours(15)
-    np.testing.assert_array_equal(colours[:15], palette(20)[:15])
-    np.testing.assert_array_equal(colours[255], palette(20)[255])
-    first = [tuple(c) for c in colours[: 15 + 30].tolist()]
-    assert len(set(first)) == len(first)
+from stages.parts.drawing.palette import palette
 
 
 def test_all_but_the_region_is_paled() -> None:
@@ -54,7 +45,7 @@ def test_running_mean_looks_back_only() -> None:
 def test_every_figure_is_a_png_that_grows_with_what_it_shows(count: int) -> None:
     image = np.full((20, 30, 3), 120, np.uint8)
     heats = [Heat("t", np.eye(4, dtype=np.float32), np.eye(20, 30) > 0) for _ in range(count)]
-    figure = image_figure("head", image, [Panel("image", image)], {"teacher": heats}, {"dog": palette(3)[0]})
+    figure = image_figure("head", image, [Panel("image", image)], {"teacher": heats}, {"dog": palette(["dog"])[0]})
     sheet = contact_sheet("head", {"first": [Panel("a\nb", image)] * count, "second": []})
     curves = loss_curves("head", [{"iteration": i, "lr": 1.0, "total": 5.0 - i, "global": 100.0**-i} for i in range(3)])
     sizes = [Image.open(io.BytesIO(data)).size for data in (figure, sheet, curves)]

@@ -6,37 +6,79 @@ import io
 import tracemalloc
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from cache.settings import IGNORE
-from stages.parts.drawing.overlays import grid, overlay, palette
-
-
-def test_the_palette_is_vocs_from_its_colour_1_on() -> None:
-    colours = palette(20)
-    assert colours[:5].tolist() == [[128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128]]
-    assert colours[19].tolist() == [0, 64, 128]  # VOC's 20th, tvmonitor
-    assert len({tuple(c) for c in palette(200)[:200].tolist()}) == 200
-    assert colours[20].tolist() == [90, 90, 90] and colours[IGNORE].tolist() == [225, 225, 225]
+from stages.parts.drawing.overlays import grid, overlay, with_legend
+from stages.parts.drawing.palette import palette
 
 
 def test_an_overlay_mixes_by_its_strength() -> None:
     image = np.full((1, 2, 3), 100, np.uint8)
     labels = np.array([[0, IGNORE]], np.uint8)
-    mixed = overlay(image, labels, palette(1), strength=0.75)
+    colours = np.full((256, 3), 225, np.uint8)
+    colours[0] = (128, 0, 0)
+    mixed = overlay(image, labels, colours, strength=0.75, contours=False)
     assert mixed.tolist() == [[[121, 25, 25], [194, 194, 194]]]  # 0.25 * 100 + 0.75 * (128, 0, 0) and * 225
-    assert np.array_equal(overlay(image, labels, palette(1), strength=0.0), image)
+    assert np.array_equal(overlay(image, labels, colours, strength=0.0, contours=False), image)
+    kept = overlay(image, labels, colours, strength=0.75, contours=False, pale=False)
+    assert kept.tolist() == [[[121, 25, 25], [100, 100, 100]]]
+
+
+def test_a_contour_is_a_dark_and_a_light_line_where_labels_meet_also_across_bands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image, labels = np.full((1100, 1000, 3), 100, np.uint8), np.zeros((1100, 1000), np.uint8)
+    labels[300:700, 200:600] = 1
+    whole = overlay(image, labels, palette(["cat", "dog"]))
+    dark, light = (whole == 25).all(axis=2), (whole == 245).all(axis=2)
+    assert dark[298:300, 400].all() and light[300:302, 400].all() and not (dark | light)[[297, 302], 400].any()
+    assert dark[698:700, 400].all() and light[700:702, 400].all()
+    assert dark[500, 198:200].all() and light[500, 200:202].all()
+    assert not dark[[0, -1]].any() and not light[:, [0, -1]].any()  # the picture's own border is none
+    monkeypatch.setattr("stages.parts.drawing.overlays.BAND", 1000)  # one row at a time
+    assert np.array_equal(overlay(image, labels, palette(["cat", "dog"])), whole)
+
+
+def test_names_stand_on_large_regions_of_their_own_class_only() -> None:
+    image, labels = np.full((200, 300, 3), 100, np.uint8), np.full((200, 300), IGNORE, np.uint8)
+    labels[20:180, 20:140], labels[90:96, 200:206] = 0, 1
+    bare, named = (overlay(image, labels, palette(["cat", "dog"]), names=n) for n in ((), ("cat", "dog")))
+    where = np.argwhere((bare != named).any(axis=2))
+    assert len(where) and (labels[tuple(where.T)] == 0).all()  # the dog is too small for a name
+    rows, columns = where.mean(axis=0)
+    assert abs(rows - 100) < 15 and abs(columns - 80) < 15
+    assert np.array_equal(
+        overlay(image[:3, :3], labels[:3, :3], palette(["cat"]), names=["cat"]), image[:3, :3] * 0 + 178
+    )
+
+
+def test_a_legend_is_a_strip_below_the_picture_with_every_colour() -> None:
+    picture = np.zeros((50, 400, 3), np.uint8)
+    entries = [
+        (f"name number {k} 12.5 %", colour) for k, colour in enumerate(palette(["cat", "dog", "sky", "sea"])[:4])
+    ]
+    shown = with_legend(picture, entries)
+    assert np.array_equal(shown[:50], picture) and shown.shape[1:] == (400, 3) and len(shown) > 50
+    strip = {tuple(c) for c in shown[50:].reshape(-1, 3).tolist()}
+    assert all(tuple(colour.tolist()) in strip for _, colour in entries)
+    assert len(with_legend(picture, entries * 5)) > len(shown)  # more lines
+    assert with_legend(picture[:, :20], entries).shape[1] == 240
+    assert with_legend(picture, []) is picture
 
 
 def test_an_overlay_of_a_large_photo_takes_little_more_than_its_result() -> None:
     random = np.random.default_rng(0)
     image, labels = random.integers(0, 256, (1100, 1000, 3), np.uint8), random.integers(0, 4, (1100, 1000), np.uint8)
+    colours = palette(["a", "b", "c", "d"])
     tracemalloc.start()
-    mixed = overlay(image, labels, palette(4), strength=0.6)
+    mixed = overlay(image, labels, colours, strength=0.6, contours=False)
+    overlay(image, labels, colours, names=["a", "b", "c", "d"])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert np.array_equal(mixed, np.round(image * 0.4 + palette(4)[labels] * 0.6).astype(np.uint8))
-    assert peak < image.nbytes + 2**25  # floats of the whole would be eight times the image
+    assert np.array_equal(mixed, np.round(image * 0.4 + colours[labels] * 0.6).astype(np.uint8))
+    assert peak < 2 * image.nbytes + 2**25  # two results; floats of the whole would be eight times the image
 
 
 def test_a_grid_is_a_png_of_all_pictures_and_the_legend() -> None:

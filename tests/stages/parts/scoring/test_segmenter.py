@@ -107,7 +107,7 @@ def test_areas_and_masks_count_what_is_there() -> None:
 
 def test_an_overlay_leaves_the_background_as_it_is() -> None:
     image = np.full((1, 2, 3), 100, np.uint8)
-    shown = Segmentation(image, np.array([[0, 255]], np.uint8), ("cat",)).overlay()
+    shown = Segmentation(image, np.array([[0, 255]], np.uint8), ("cat",)).overlay(plain=True)
     assert shown[0, 1].tolist() == [100, 100, 100] and shown[0, 0].tolist() != [100, 100, 100]
 
 
