@@ -250,6 +250,7 @@ def _done(what: str, job: Job, args: argparse.Namespace, machine: Any) -> dict[s
             run.mine_latent(plan, machine)
         return {"seconds": time.perf_counter() - start}
     if what == "teacher":
+        run.extract(plan, machine)
         report = run.evaluate_teacher(plan, machine)["report"]
         return report.model_dump(mode="json", include={*KEPT}) | {"seconds": time.perf_counter() - start}
     run.extract(plan, machine)
@@ -285,6 +286,8 @@ class Crew:
         self.processes: dict[int, Any] = {}
         self.pipes: dict[int, Connection] = {}
         self.busy: dict[int, tuple[str, Job]] = {}
+        self.taught: set[str] = set()
+        """Worlds whose teacher has been scored."""
 
     def idle(self) -> list[int]:
         """Those without a job; not those that died."""
@@ -384,9 +387,14 @@ def study(args: argparse.Namespace) -> int:
             note(f"round {told['name']}: {until:.0f} s")
             jobs = found.jobs(number)
             caches(jobs, args, crew, record, left, end, note)
+            teachers = [j for j in {j.world: j for j in jobs}.values() if args.teacher and j.world not in crew.taught]
             queue, iterations = list(jobs), {j: load_config(j.preset, j.settings).train.iterations for j in jobs}
             while (queue or crew.busy) and left() > 0:
                 for i in crew.idle():
+                    if teachers:
+                        crew.taught.add(teachers[0].world)
+                        crew.give(i, "teacher", teachers.pop(0))
+                        continue
                     job = next((j for j in queue if left() - pace.seconds(j, iterations[j]) > end), None)
                     if job is None:
                         break
@@ -407,7 +415,7 @@ def study(args: argparse.Namespace) -> int:
 
 
 def caches(jobs: Sequence[Job], args: Any, crew: Crew, record: Any, left: Any, end: float, note: Any) -> None:
-    """Every cache that several rows read, made by all processes together; and each world's training-free teacher.
+    """Every cache that several rows read, made by all processes together.
 
     A cache of one row alone is made by its own run, while others train.
     """
@@ -428,13 +436,6 @@ def caches(jobs: Sequence[Job], args: Any, crew: Crew, record: Any, left: Any, e
             for one in crew.results(min(2.0, max(left(), 0.1))):
                 record(*one)
         note(f"cache [{job.world}] in {time.perf_counter() - start:.1f} s")
-    for job in {j.world: j for j in jobs}.values() if args.teacher else ():
-        while not crew.idle() and crew.busy and left() > 0:
-            for one in crew.results(min(2.0, max(left(), 0.1))):
-                record(*one)
-        for i in crew.idle()[:1]:
-            crew.give(i, "teacher", job)
-    args.teacher = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -117,14 +117,18 @@ def benchmark(
     name: Annotated[
         str,
         typer.Argument(
-            help="extract, mine-latent, train, cache, inference, precision, pixel-loss, allocator, "
+            help="extract, mine-latent, train, loader, cache, inference, precision, pixel-loss, allocator, "
             "recipes, growth, scale, efficiency, inference-compiled; all: every one of these; on a GPU: gpu-check "
             "(does it compute what a CPU does?), gpu (the record).",
             metavar="NAME",
         ),
     ],
     preset: Annotated[
-        str, typer.Argument(help="A preset, or `photos`: drawn photos, networks of full size; default: as published.")
+        str,
+        typer.Argument(
+            help="A preset, or `photos`: drawn photos (`photos_voc`: of VOC's size), networks of full size; "
+            "default: as published."
+        ),
     ] = "",
     data: Data = "",
     device: Device = "auto",

@@ -184,3 +184,12 @@ def test_a_key_of_an_older_version_is_refused_with_its_new_name(table: str, old:
     with pytest.raises(InputError, match=rf"\[{table}\] {old}: is called {new} now"):
         load_config("demo", [f"{table}.{old}=1"])
     assert new in table_type(table).model_fields and old not in table_type(table).model_fields
+
+
+@pytest.mark.parametrize("name", ["voc", "coco_stuff", "context"])
+def test_the_papers_settings_stay_reachable(name: str) -> None:
+    paper, own = load_config(f"{name}_paper"), load_config(name)
+    assert (paper.distill.negatives, paper.distill.bank_size, paper.teacher.recipe) == ("image", 24, "vanilla")
+    assert (paper.latent_embedding.calibrator, paper.latent_embedding.memory) == ("transformer", "both")
+    assert (paper.pixel_loss.alpha, paper.pixel_loss.beta) == (1.0, 10.0)
+    assert (paper.train, paper.data, paper.student, paper.views) == (own.train, own.data, own.student, own.views)

@@ -65,7 +65,7 @@ class Dataset:
 
     @property
     def ids(self) -> list[str]:
-        """The ids in list order."""
+        """The ids in list order; a new list each time, so one image's is better asked of `records`."""
         return [record.id for record in self.records]
 
     @cached_property

@@ -164,6 +164,15 @@ def inside(view: View) -> NDArray[np.bool_]:
     return _padded(np.ones((bottom - top, right - left), np.uint8), view, np.uint8(0)).view(np.bool_)
 
 
+def shrunk(image: Array, least: int) -> Array:
+    """An image uint8 [H, W, 3] averaged over squares of whole pixels, its short side no less than `least`.
+
+    For resizing further as floats, of which those of a whole photo of 24 megapixels take 300 MB.
+    """
+    factor = min(image.shape[:2]) // least
+    return image if factor < 2 else np.asarray(Image.fromarray(image).reduce(factor))
+
+
 def whole(image: Array, size: int) -> Array:
     """The whole image squashed to the teacher's square input: uint8 [H, W, 3] -> [size, size, 3], bicubic."""
     return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))

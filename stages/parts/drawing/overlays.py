@@ -17,6 +17,9 @@ from stages.parts.data.views import Array
 
 matplotlib.use("Agg")
 
+BAND = 2**18
+"""Pixels that are mixed at once."""
+
 
 def palette(num_classes: int) -> Array:
     """uint8 [256, 3]: the VOC palette from its colour 1 on, so that class 0 is not black; ignore is light grey."""
@@ -31,9 +34,16 @@ def palette(num_classes: int) -> Array:
 
 
 def overlay(image: Array, labels: Array, colours: Array, strength: float = 0.75) -> Array:
-    """Labels uint8 [H, W] laid over an image uint8 [H, W, 3]; ignored pixels keep the image, paled."""
-    mixed = image * (1 - strength) + colours[labels] * strength
-    return np.round(mixed).astype(np.uint8)
+    """Labels uint8 [H, W] laid over an image uint8 [H, W, 3]; ignored pixels keep the image, paled.
+
+    Works in bands of rows: floats of a whole photo of 24 megapixels would take more than a gigabyte.
+    """
+    mixed = np.empty_like(image)
+    rows = max(1, BAND // image.shape[1])
+    for start in range(0, len(image), rows):
+        band = slice(start, start + rows)
+        mixed[band] = np.round(image[band] * (1 - strength) + colours[labels[band]] * strength)
+    return mixed
 
 
 def grid(

@@ -21,13 +21,14 @@ from cache.errors import InputError
 from cache.settings import IGNORE
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.photometric import distorted, draw_distortion
-from stages.parts.data.regions import latent_ids, present_regions, pseudo_mask
+from stages.parts.data.regions import latent_ids, pseudo_mask
 from stages.parts.data.views import (
     Array,
     ViewsConfig,
     apply_cells,
     apply_image,
     apply_labels,
+    byte_counts,
     draw,
     inside,
     least_size,
@@ -239,7 +240,7 @@ class TrainingSet(TorchDataset[Sample]):
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         position, epoch = item
         i = self.images[position]
-        labels, image_id = self.data.labels(i, "seen"), self.data.ids[i]
+        labels, image_id = self.data.labels(i, "seen"), self.data.records[i].id
         size = (labels.shape[0], labels.shape[1])
         exact = self.views.count > 1
         v, seed = (epoch % self.views.count, self.views.seed) if exact else (epoch, self.seed)
@@ -254,9 +255,9 @@ class TrainingSet(TorchDataset[Sample]):
                 mask[~inside(view)] = IGNORE
             else:
                 latent = apply_cells(latent_ids(cells, self.num_seen), size, view)
-                mask = np.where(mask == IGNORE, latent, mask)
+                np.copyto(mask, latent, where=mask == IGNORE)
             own = slice(self.cache.offsets[row], self.cache.offsets[row + 1])
-            visible = np.isin(self.cache.region[own], present_regions(mask))
+            visible = byte_counts(mask)[self.cache.region[own]] > 0
             local, regions = self.cache.local[own][visible], self.cache.region[own][visible]
             tokens = self.cache.tokens[row]
         distortion = np.zeros(0, np.float32)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cache.settings import IGNORE
-from stages.parts.data.views import Array
+from stages.parts.data.views import Array, shrunk
 from stages.parts.settings import EvaluateConfig
 from stages.parts.students.inputs import normalised
 
@@ -74,7 +74,8 @@ def coarse_scores(score: Scorer, images: Array, cfg: EvaluateConfig, device: tor
     as fine as the resized images.
     """
     height, width = images.shape[1:3]
-    pixels = torch.tensor(images, device=device).permute(0, 3, 1, 2).float()
+    smaller = np.stack([shrunk(image, 2 * cfg.short_side) for image in images])
+    pixels = torch.tensor(smaller, device=device).permute(0, 3, 1, 2).float()
     factor = cfg.short_side / min(height, width)
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)

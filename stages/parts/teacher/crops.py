@@ -103,7 +103,7 @@ def cached_view(views: ViewsConfig, data: Dataset, i: int, v: int, labels: Array
     if views.count == 1:
         return data.image(i), labels, None
     size = (labels.shape[0], labels.shape[1])
-    view = draw(views, views.seed, data.ids[i], v, size, labels)
+    view = draw(views, views.seed, data.records[i].id, v, size, labels)
     return apply_image(data.image(i, least_size(view)), view, size), apply_labels(labels, view), view
 
 
@@ -129,7 +129,7 @@ class TeacherViews(TorchDataset["TeacherView | BadView"]):
         regions = present_regions(seen_labels)
         return TeacherView(
             row=row,
-            id=view_id(self.data.ids[i], v, self.views.count),
+            id=view_id(self.data.records[i].id, v, self.views.count),
             image=whole(seen_image, self.input_size),
             labels=seen_labels,
             crops=region_crops(seen_image, seen_labels, regions, self.crop_size),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 
 import numpy as np
 from PIL import Image
@@ -25,6 +26,17 @@ def test_an_overlay_mixes_by_its_strength() -> None:
     mixed = overlay(image, labels, palette(1), strength=0.75)
     assert mixed.tolist() == [[[121, 25, 25], [194, 194, 194]]]  # 0.25 * 100 + 0.75 * (128, 0, 0) and * 225
     assert np.array_equal(overlay(image, labels, palette(1), strength=0.0), image)
+
+
+def test_an_overlay_of_a_large_photo_takes_little_more_than_its_result() -> None:
+    random = np.random.default_rng(0)
+    image, labels = random.integers(0, 256, (1100, 1000, 3), np.uint8), random.integers(0, 4, (1100, 1000), np.uint8)
+    tracemalloc.start()
+    mixed = overlay(image, labels, palette(4), strength=0.6)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(mixed, np.round(image * 0.4 + palette(4)[labels] * 0.6).astype(np.uint8))
+    assert peak < image.nbytes + 2**25  # floats of the whole would be eight times the image
 
 
 def test_a_grid_is_a_png_of_all_pictures_and_the_legend() -> None:

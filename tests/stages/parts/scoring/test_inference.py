@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cache.settings import IGNORE
+from stages.parts.data.views import shrunk
 from stages.parts.scoring.inference import (
     checked,
     class_scores,
@@ -81,6 +83,23 @@ def test_the_short_side_is_brought_to_its_size_and_the_ratio_kept() -> None:
     for size in ((40, 60), (60, 40), (16, 24)):
         class_scores(spy, photo(*size), config(), 2, CPU)
     assert asked == [(1, 3, 32, 48), (1, 3, 48, 32), (1, 3, 32, 48)]
+
+
+def test_a_large_photo_is_averaged_before_it_becomes_floats() -> None:
+    coarse = Image.fromarray(photo(5, 7))
+    image = np.asarray(coarse.resize((707, 503), Image.Resampling.BICUBIC))
+    seen: list[Tensor] = []
+
+    def spy(pixels: Tensor) -> Tensor:
+        seen.append(pixels)
+        return colours(pixels)
+
+    scores = class_scores(spy, image, config(short_side=40, mode="whole"), 2, CPU)
+    assert scores.shape == (3, 503, 707)
+    whole = torch.tensor(image).permute(2, 0, 1)[None].float()
+    wanted = F.interpolate(whole, (40, 56), mode="bilinear", antialias=True)
+    assert seen[0].shape == wanted.shape and float((seen[0] - wanted).abs().mean()) < 1.5
+    assert shrunk(image, 80).shape == (84, 118, 3) and shrunk(image, 300) is image
 
 
 def test_slide_averages_overlapping_windows_like_a_plain_loop() -> None:
