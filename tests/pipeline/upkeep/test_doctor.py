@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +24,7 @@ def of(findings: list[Finding], topic: str) -> list[Finding]:
 
 def test_a_small_dev_shm_is_noted_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "SHM", tmp_path)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(64 * 2**20, 0, 64 * 2**20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=64 * 2**20))
     (found,) = doctor._shared_memory()
     assert found.level == "note" and "holds 64 MiB" in found.what and "--shm-size" in found.remedy
     monkeypatch.setattr(doctor, "SHM", tmp_path / "none")
