@@ -29,14 +29,20 @@ def next_steps(typed: Invocation) -> str:
 def run_demo(preset: str, artifacts: str, overrides: list[str], machine: run.Machine) -> tuple[str, dict[str, Any]]:
     """Runs every stage with the two reference rows; returns what to print and the scores."""
     plan = Plan.open(preset, overrides, artifacts)
+    # What a stage found is said when it ends: a log that tells nothing for minutes looks like a hang.
     say(report.plan_table(plan))
-    texts = [report.extract_text(run.extract(plan, machine)), report.mine_text(run.mine_latent(plan, machine))]
+    say(report.extract_text(run.extract(plan, machine)))
+    say(report.mine_text(run.mine_latent(plan, machine)))
+    say("teacher, training-free: scoring it, for comparison")
     run.evaluate_teacher(plan, machine)
     reference = report.baseline(plan)
-    run.train(reference, machine)
+    say("training 1 of 2: the baseline, labels of seen classes only")
+    say(report.train_text(run.train(reference, machine)))
     run.evaluate(reference, machine)
-    texts.append(report.train_text(run.train(plan, machine)))
+    say("training 2 of 2: the full method")
+    say(report.train_text(run.train(plan, machine)))
     result = run.evaluate(plan, machine)
+    texts: list[str] = []
     of = Inspection(plan, machine, "")
     view = next(iter(plan.artifact("tokens").ids()))
     for question, what in (("summary", ""), ("image", view)):

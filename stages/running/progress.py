@@ -18,12 +18,15 @@ from cache.store import Artifact
 
 WAIT_SECONDS = 2.0
 """How often a process looks whether another one has finished its shard."""
+LINE_SECONDS, LINE_SHARE, LEAST_SECONDS = 30.0, 0.05, 5.0
+"""Where stderr is no terminal, a line of progress comes after so many seconds, or after this share of the work if the
+last line is at least `LEAST_SECONDS` old: a log of a night's training stays short, that of a minute says something."""
 
 stderr = Console(stderr=True, highlight=False)
 
 
 class Bar:
-    """A progress bar with rate and remaining time; silent where stderr is not a terminal, and on all ranks but 0.
+    """Progress with rate and remaining time: a bar on a terminal, now and then a line elsewhere; rank 0 alone speaks.
 
     `done` of the `total` units were done by an earlier run: the bar begins there, rates count what comes now.
     `divided`: the units that are left are shared among the processes; this one's part is shown.
@@ -34,8 +37,11 @@ class Bar:
         self.whole = total - done
         if divided and world > 1:
             label, total, done = f"{label} (process 1 of {world})", -(-(total - done) // world), 0
-        self.unit, self.done, self.total, self.label = unit, 0, total, label
-        self.start = time.perf_counter()
+        self.unit, self.done, self.total, self.label, self.note = unit, 0, total, label, ""
+        self.first, self.start = done, time.perf_counter()
+        terminal = sys.stderr.isatty()
+        self._lines = rank == 0 and not terminal
+        self._said_at, self._said = self.start, done
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -43,7 +49,7 @@ class Bar:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=stderr,
-            disable=rank > 0 or not sys.stderr.isatty(),
+            disable=rank > 0 or not terminal,
         )
         self._task: TaskID = self._progress.add_task(label, total=total, completed=done, rate="")
 
@@ -70,9 +76,33 @@ class Bar:
         self._progress.update(self._task, advance=n)
 
     def advance(self, n: int = 1, note: str = "") -> None:
-        """Counts `n` more units done."""
+        """Counts `n` more units done. `note`, the loss for instance, is shown until another one comes."""
         self.done += n
-        self._progress.update(self._task, advance=n, rate=f"{self.rate:.1f} {self.unit}/s {note}")
+        self.note = note or self.note
+        self._progress.update(self._task, advance=n, rate=f"{self.rate:.1f} {self.unit}/s {self.note}")
+        if self._lines:
+            self._line()
+
+    def _line(self) -> None:
+        """Says how far the work is, where a line is due."""
+        now, done = time.perf_counter(), self.first + self.done
+        waited, share = now - self._said_at, (done - self._said) / max(self.total, 1)
+        ends = done >= self.total and self._said_at > self.start  # who read a line waits for the last one
+        if not (waited >= LINE_SECONDS or (waited >= LEAST_SECONDS and share >= LINE_SHARE) or ends):
+            return
+        self._said_at, self._said = now, done
+        left = f", {clock_text((self.total - done) / self.rate)} left" if self.rate and done < self.total else ""
+        words = (
+            f"{self.label}: {done}/{self.total} ({done / max(self.total, 1):.0%}), {self.rate:.1f} {self.unit}/s{left}"
+        )
+        say(f"{words}, {self.note}" if self.note else words)
+
+
+def clock_text(seconds: float) -> str:
+    """A duration as h:mm:ss, or m:ss below an hour."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
 class Clock:

@@ -75,7 +75,8 @@ def coarse_scores(score: Scorer, images: Array, cfg: EvaluateConfig, device: tor
     """
     height, width = images.shape[1:3]
     smaller = np.stack([shrunk(image, 2 * cfg.short_side) for image in images])
-    pixels = torch.tensor(smaller, device=device).permute(0, 3, 1, 2).float()
+    # In one layout, whatever the strides of one image are: kernels of another one round otherwise.
+    pixels = torch.tensor(smaller, device=device).permute(0, 3, 1, 2).float().contiguous()
     factor = cfg.short_side / min(height, width)
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
