@@ -11,7 +11,7 @@ RUN = $(BIN)/clip2seg $@ $(PRESET) --artifacts $(ARTIFACTS) $(if $(DATA),--data 
 
 .DEFAULT_GOAL := help
 .PHONY: help demo plan extract mine-latent train eval inspect ablate sweep teacher export runs doctor bench \
-	bench-gpu test coverage lint audit clean
+	bench-gpu test torture fuzz coverage lint audit clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,12 @@ test: $(VENV)/.dev ## install, then run the tests
 
 coverage: $(VENV)/.dev ## the tests again, with the share of lines and branches that they run
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup --cov --cov-report=term:skip-covered $(ARGS)
+
+torture: $(VENV)/.dev ## kill every stage before and after each of its writes (about 20 minutes on one core)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/evidence/torture.py $(ARGS)
+
+fuzz: $(VENV)/.dev ## forged marks, metadata, headers, presets and teachers for ten minutes
+	OMP_NUM_THREADS=1 $(BIN)/python tests/evidence/fuzz.py $(ARGS)
 
 lint: $(VENV)/.dev ## format check, lint, type check
 	$(BIN)/ruff format --check .

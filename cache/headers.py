@@ -20,6 +20,8 @@ LARGEST_DIM, LARGEST_SIDE = 2**14, 2**14
 """Largest embedding size D, and largest side of a crop in pixels."""
 FILE = "student.safetensors"
 """The student's name in a run's folder."""
+RUN = "run.json"
+"""The mark of a run's provenance, written before its first step."""
 METADATA = "__metadata__"
 KEY = "clip2seg"
 """Our own entry in a file's metadata: a JSON object, as text."""
@@ -69,6 +71,21 @@ def student_bytes(at: Location, name: str = FILE, *, finished: bool = False) -> 
             f"{at}/{name}: damaged, not what training ended with; run `clip2seg cache verify --repair`, then train"
         )
     return packed
+
+
+def provenance_at(run: Location) -> dict[str, Any]:
+    """What a run was made from: of its own mark, there from its first step on, or of its student; {} before both.
+
+    Raises StoreError where it makes no sense.
+    """
+    said = run.get_mark(RUN)
+    if said is None:
+        said = about_at(run, FILE) or {}
+    try:
+        found: dict[str, Any] = check_about(said).get("provenance", {})
+    except ValueError as error:
+        raise StoreError(f"{run}/{RUN}: damaged ({error}); run `clip2seg cache verify --repair`, then train") from error
+    return found
 
 
 def check_about(about: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ SPARSE_BYTES = 2**26
 AXIS = 2**24
 """Longest axis of an array."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_TYPES = {"float16", "float32"}
+_TYPES = ("float16", "float32")
 
 
 class MarkError(ValueError):
@@ -54,6 +54,11 @@ def check_root(root: Mapping[str, Any], kind: str) -> dict[str, Any]:
         _want(isinstance(attributes.get(name, {}), dict), name, "no table")
     for name in ("stage", "fingerprint", "split", "split_hash"):
         _want(isinstance(attributes.get(name, ""), str), name, "no text")
+    _want(all(isinstance(v, str) for v in attributes.get("teacher", {}).values()), "teacher", "no texts")
+    if kind == "text":
+        made_from = attributes.get("ingredients", {})
+        _want(_texts(made_from.get("classes", [])), "ingredients.classes", "no list of names")
+        _want(_count(made_from.get("seen", 0)), "ingredients.seen", "no count")
     _want(_texts(attributes.get("seen")) and len(attributes["seen"]) < 255, "seen", "no list of names")
     return attributes
 

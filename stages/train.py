@@ -20,6 +20,7 @@ import torch
 from cache.claims import SUFFIX as CLAIM
 from cache.claims import give_back, ours, take
 from cache.errors import InputError
+from cache.headers import RUN
 from cache.location import Location, StoreError
 from cache.store import Artifact
 from cache.tiers import CacheTiers
@@ -46,8 +47,6 @@ from stages.running.recipes import TrainRecipe
 
 CHECKPOINT_SECONDS = 120.0
 """How much work a stop may cost at most."""
-RUN = "run.json"
-"""A run's provenance, written before its first step."""
 LOG_EVERY = 10
 """Iterations between two points of the loss curves."""
 _SMALLER = "raise train.grad_accumulation_steps, or lower train.batch or views.size; the last checkpoint stays"

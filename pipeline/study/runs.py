@@ -55,7 +55,10 @@ class Run:
             mark = self.at.get_mark("complete.json")
         except StoreError:  # a list shows what it can; `cache verify` names what is damaged
             return None
-        return None if mark is None else mark.get("summary", {})
+        if mark is None:
+            return None
+        summary = mark.get("summary")
+        return summary if isinstance(summary, dict) else {}
 
     @cached_property
     def evaluations(self) -> list[tuple[Location, EvalReport]]:

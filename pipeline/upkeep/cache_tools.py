@@ -12,7 +12,7 @@ from typing import Any
 from cache.claims import Claim, holder
 from cache.digests import fingerprint
 from cache.errors import InputError
-from cache.headers import about_at
+from cache.headers import provenance_at
 from cache.location import LARGEST, Location, StoreError, unsealed
 from cache.marks import MARK_BYTES
 from cache.schema import ARTIFACTS
@@ -220,10 +220,7 @@ def _provenance(at: Location, kind: str) -> dict[str, Any]:
     if kind in ARTIFACTS:
         return Artifact(at, kind).provenance()
     if kind in ("train", "online"):
-        # The run's own mark is there from its first step on, the student's header from its first checkpoint on.
-        said = at.get_mark("run.json") or about_at(at, "student.safetensors") or {}
-        found = said.get("provenance", {})
-        return found if isinstance(found, dict) else {}
+        return provenance_at(at)
     report = at.get_mark("report.json") or {}
     run = str(report.get("run", "")).rstrip("/").rpartition("/")[2]
     return {"run": run, "split": report.get("split", "")} if run else {"split": report.get("split", "")}
@@ -253,7 +250,9 @@ def _leftovers(at: Location, kind: str) -> Iterator[tuple[str, int]]:
     for name, count in sizes.items():
         shard = "/".join(name.split("/")[:2])
         loose = kind in ARTIFACTS and re.fullmatch(r"shards/[0-9]+", shard) is not None and shard not in whole
-        if loose or is_draft(name) or name.endswith("claim.json"):
+        # A run that was killed between its last mark and the end has no use for the state that it could go on from.
+        spent = name == "state.safetensors" and kind in ("train", "online") and "complete.json" in sizes
+        if loose or spent or is_draft(name) or name.endswith("claim.json"):
             yield name, count
 
 

@@ -81,7 +81,7 @@ def unpack(data: bytes, where: str) -> Checkpoint:
         seen, more = tuple(header["seen"]), tuple(header.get("more", ()))
         _check_shapes(tensors, seen, more, header["dim"])
         return Checkpoint(student.eval(), seen, tensors[TEXT], header, more, tensors.get(MORE))
-    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+    except (InputError, SafetensorError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
             f"{where}: not a usable clip2seg student ({reason}); train it again or name another file"

@@ -170,7 +170,7 @@ def test_a_cache_of_another_schema_is_refused_with_the_command_that_rebuilds_it(
     tiny: Tiny, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cache.schema.SCHEMA", 3)
-    refusal = r"cache schema 2, this program reads 3; move it away and run `clip2seg extract tiny \.\.\.`"
+    refusal = r"cache schema 2, this program reads 3; move it away and run `clip2seg extract tiny`"
     with pytest.raises(InputError, match=refusal):
         tiny.plan(artifacts=artifacts).artifact("tokens").provenance()
     assert all(e.state.startswith("refused (cache schema 2") for e in by_kind(artifacts).values() if e.views)
