@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import InputError
+from cache.errors import InputError, nearest
 from cache.search import Hit
 from cache.summary import summarise
 from pipeline.inspection.opened import Inspection
@@ -149,7 +149,7 @@ def ask(
     from pipeline.inspection import text as text
 
     if question not in QUESTIONS:
-        raise InputError(f"inspect {question!r}: ask one of {', '.join(QUESTIONS)}")
+        raise InputError(f"inspect {question!r}{nearest(question, QUESTIONS)}; ask one of {', '.join(QUESTIONS)}")
     wanted, usual = QUESTIONS[question]
     if bool(wanted) != bool(what):
         # WHAT stands for words that a shell would want quoted.
