@@ -144,8 +144,15 @@ def _faiss() -> Iterator[Finding]:
             "fault", "faiss", f"can't be imported ({error})", "pip install faiss-gpu (Linux x86-64) or faiss-cpu"
         )
         return
-    count = gpus()
-    yield Finding("ok", "faiss", f"mine-latent clusters on {f'{count} GPU' if count else 'the CPU'}")
+    import torch
+
+    if count := gpus():
+        yield Finding("ok", "faiss", f"mine-latent clusters on the GPU: faiss sees {count} (--kmeans cpu: not there)")
+    elif torch.cuda.is_available():
+        what = "mine-latent clusters on the CPU, some milliseconds an image and core: faiss sees no GPU, torch does"
+        yield Finding("note", "faiss", what, "pip install faiss-gpu (Linux x86-64) instead of faiss-cpu")
+    else:
+        yield Finding("ok", "faiss", "mine-latent clusters on the CPU: there is no GPU")
 
 
 def _processor() -> Iterator[Finding]:
