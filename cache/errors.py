@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
+from collections.abc import Iterable
 
 
 class InputError(Exception):
     """The user's input is at fault. One line that names the file, the value and what to do; exit code 2."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; nearest: a, b` of the `known` names that `name` may be a slip of the pen for; "" where there is none."""
+    close = difflib.get_close_matches(name, list(known), n=3)
+    return f"; nearest: {', '.join(close)}" if close else ""
 
 
 _USER = re.compile(r"(?<=://)[^\s\"'<>|]*@")

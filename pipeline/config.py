@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from cache.errors import InputError
+from cache.errors import InputError, nearest
 from cache.settings import Settings
 from stages.parts.data.datasets import DataConfig
 from stages.parts.data.views import ViewsConfig
@@ -99,7 +99,9 @@ def preset_name(preset: str) -> str:
 def _find(preset: str) -> Path:
     path = Path(preset) if preset.endswith(".toml") else PRESETS / f"{preset}.toml"
     if not path.is_file():
-        raise InputError(f"preset {preset!r}: no such file or shipped preset; shipped: {', '.join(shipped())}")
+        files = [str(p) for p in path.parent.glob("*.toml")] if preset.endswith(".toml") else shipped()
+        close = nearest(str(path) if preset.endswith(".toml") else preset, files)
+        raise InputError(f"preset {preset!r}: no such file or shipped preset{close}; shipped: {', '.join(shipped())}")
     return path
 
 
@@ -172,13 +174,14 @@ def _explained(error: ValidationError) -> str:
     table, keys = loc[0], loc[1:]
     field = next((n for n, f in Config.model_fields.items() if table in (n, f.alias)), None)
     if field is None:
-        known = ", ".join(str(f.alias) for f in Config.model_fields.values())
-        return f"[{table}]: unknown table; known tables: {known}"
+        known = [str(f.alias) for f in Config.model_fields.values()]
+        return f"[{table}]: unknown table{nearest(table, known)}; known tables: {', '.join(known)}"
     if first["type"] == "extra_forbidden":
         owner, new = table_type(field), RENAMED.get(field, {}).get(".".join(keys))
         if new is not None:
             return f"[{table}] {'.'.join(keys)}: is called {new} now; rename it"
-        return f"[{table}] {'.'.join(keys)}: unknown key; known keys: {', '.join(owner.model_fields)}"
+        close = nearest(keys[-1], owner.model_fields)
+        return f"[{table}] {'.'.join(keys)}: unknown key{close}; known keys: {', '.join(owner.model_fields)}"
     # A table that is missing or contradicts itself has no single value to show.
     key = f" {'.'.join(keys)}" if keys else ""
     value = f" = {repr(first['input'])[:80]}" if keys and first["type"] != "missing" else ""

@@ -99,8 +99,8 @@ def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
     return _result("extract", False, summary, plan.address("tokens"))
 
 
-def mine_latent(plan: Plan, machine: Machine) -> dict[str, Any]:
-    """Cell masks of latent classes and their local tokens."""
+def mine_latent(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict[str, Any]:
+    """Cell masks of latent classes and their local tokens. `kmeans`: where faiss clusters, auto, gpu or cpu."""
     if (done := _done(plan, "mine-latent")) is not None:
         return done
     draw_world(plan)
@@ -109,7 +109,7 @@ def mine_latent(plan: Plan, machine: Machine) -> dict[str, Any]:
     plan.reads_network()  # refuses settings that name no second network
     tiers = plan.tiers()
     _create(plan, tiers.latent, "mine-latent")
-    summary = stage.run(plan.cache_recipe, plan.train_data, tiers, compute=machine.compute)
+    summary = stage.run(plan.cache_recipe, plan.train_data, tiers, compute=machine.compute, kmeans=kmeans)
     return _result("mine-latent", False, summary, plan.address("latent"))
 
 

@@ -20,6 +20,7 @@ from cache.settings import IGNORE
 from cache.store import Artifact
 from cache.tiers import CacheTiers
 from stages.parts.data.datasets import Dataset
+from stages.parts.mining.clustering import on_gpu
 from stages.parts.mining.miner import Mined, Miner, crops_of, dense_again, latent_arrays
 from stages.parts.settings import ExtractConfig
 from stages.parts.teacher.crops import view_row
@@ -35,19 +36,23 @@ DRAFT_SECONDS = 10.0
 """How much work a stop may cost, besides the batch in work."""
 
 
-def run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compute) -> dict[str, Any]:
+def run(
+    recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compute, kmeans: str = "auto"
+) -> dict[str, Any]:
     """Fills the tier `latent`; does only what is missing; returns the summary.
 
     After an error, Ctrl-C or SIGTERM the finished batches of the shard in work stay.
 
     Where the dense tier isn't complete, its tokens are computed again, view by view, as `extract` would store them.
-    The second network's maps are read where [refine] or [affinity] want them.
+    The second network's maps are read where [refine] or [affinity] want them. `kmeans`: where faiss clusters, auto,
+    gpu or cpu (`clustering.on_gpu`).
     """
+    gpu = on_gpu(kmeans, compute.gpu)
     with writing(tiers.latent.at):
-        return _run(recipe, data, tiers, compute)
+        return _run(recipe, data, tiers, compute, gpu)
 
 
-def _run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, compute: Compute) -> dict[str, Any]:
+def _run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, compute: Compute, gpu: bool) -> dict[str, Any]:
     extract, views, tokens, out = recipe.extract, recipe.views, tiers.tokens, tiers.latent
     dense = tiers.dense if tiers.dense.summary() is not None else None
     refiner = Refiner(recipe.refine, recipe.affinity)
@@ -63,7 +68,7 @@ def _run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, compute: Compute
     ready = set(out.committed())
     views_of = {shard: len(mark["ids"]) for shard, mark in tokens.marks(range(shards))}
     total, done = sum(views_of.values()), sum(n for shard, n in views_of.items() if shard in ready)
-    miner = Miner(recipe.mining, data, views, teacher.crop_size, gpu=compute.gpu, refiner=refiner)
+    miner = Miner(recipe.mining, data, views, teacher.crop_size, gpu=gpu, refiner=refiner)
     with (
         memory_explained("lower extract.batch, which has an address of its own; committed shards stay"),
         Bar("mine-latent", total, "views", done=done, divided=True) as bar,

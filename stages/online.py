@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.parts.learning.batches import Batch, CachedTokens, TrainingSet, collate
+from stages.parts.mining.clustering import on_gpu
 from stages.parts.mining.miner import Miner, crops_of, latent_arrays
 from stages.parts.teacher.crops import BadView, TeacherView, TeacherViews, collate_views
 from stages.parts.teacher.refine import Refiner
@@ -36,7 +37,7 @@ class OnlineTeacher:
         """The batches of the sampler, lists of (image, epoch). Raises BadSample for an unusable image."""
         views, teacher = training.views.count, self.teacher
         source = TeacherViews(training.data, training.views, teacher.input_size, teacher.crop_size)
-        gpu = teacher.device.type == "cuda"
+        gpu = on_gpu("auto", teacher.device.type == "cuda")
         refiner = Refiner(self.recipe.refine, self.recipe.affinity)
         miner = Miner(self.recipe.mining, training.data, training.views, teacher.crop_size, gpu, refiner)
         for items in sampler:

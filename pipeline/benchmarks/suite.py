@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cache.errors import InputError
+from cache.errors import InputError, nearest
 from pipeline.benchmarks import gpu, inference
 from pipeline.benchmarks.allocator import allocator
 from pipeline.benchmarks.extract import extract
@@ -74,7 +74,7 @@ def run_suite(name: str, asked: Mapping[str, Any], machine: Machine, markdown: s
     """
     suite, device = GPU if name == "gpu" else RUNS, machine.compute.device
     if name not in (*RUNS, "all", "gpu", "gpu-check"):
-        raise InputError(f"benchmark {name}: choose one of {', '.join(RUNS)}, all, gpu, gpu-check")
+        raise InputError(f"benchmark {name}{nearest(name, RUNS)}; choose one of {', '.join(RUNS)}, all, gpu, gpu-check")
     if name.startswith("gpu") and device.type != "cuda":
         raise InputError(f"benchmark {name}: torch sees no GPU here; run it where `clip2seg doctor` finds one")
     markdown_page(markdown)

@@ -39,9 +39,10 @@ def data_init(
     ),
     teacher: Teacher = "",
     weights: Annotated[str, typer.Option("--weights", help="Encoder weights for the preset: a local file.")] = "",
-    force: Annotated[bool, typer.Option("--force", help="Replace classes.toml and the preset of an earlier init.")] = (
-        False
-    ),
+    force: Annotated[bool, typer.Option("--force", help="Count anew; an earlier init's names stay.")] = (False),
+    out: Annotated[
+        str, typer.Option("--out", help="Folder for classes.toml and the preset, where FOLDER can't be written to.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Write a preset for photos and masks.
@@ -50,7 +51,7 @@ def data_init(
     """
     from stages.data.init import init
 
-    result = init(folder, names=names, teacher=teacher, weights=weights, force=force)
+    result = init(folder, names=names, teacher=teacher, weights=weights, out=out, force=force)
     emit(result.text(), result.json(), as_json)
 
 

@@ -108,6 +108,9 @@ def mine_latent(
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
+    kmeans: Annotated[
+        str, typer.Option("--kmeans", help="Where faiss clusters: auto (the GPU, if there is one), gpu or cpu.")
+    ] = "auto",
     as_json: Json = False,
 ) -> None:
     """Mine latent classes from the dense tokens.
@@ -117,7 +120,7 @@ def mine_latent(
     from pipeline import run
     from pipeline import text as report
 
-    result = run.mine_latent(make_plan(preset, data, artifacts, set_), make_machine(device, workers))
+    result = run.mine_latent(make_plan(preset, data, artifacts, set_), make_machine(device, workers), kmeans=kmeans)
     emit(report.mine_text(result), result, as_json)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import InputError
+from cache.errors import InputError, nearest
 from cache.search import Hit
 from cache.summary import summarise
 from pipeline.inspection.opened import Inspection
@@ -27,6 +27,7 @@ DUPLICATE = 0.995
 def summary(of: Inspection) -> dict[str, Any]:
     """Provenance, coverage, sizes, norms, health, latent classes. Loads no torch."""
     c, data = of.plan.config, of.plan.train_data
+    of.begun("tokens", "extract")
     found = summarise(of.tiers, len(data) * c.views.count, of.plan.vocabulary.seen)
     names = found.get("names")
     if names:
@@ -149,7 +150,7 @@ def ask(
     from pipeline.inspection import text as text
 
     if question not in QUESTIONS:
-        raise InputError(f"inspect {question!r}: ask one of {', '.join(QUESTIONS)}")
+        raise InputError(f"inspect {question!r}{nearest(question, QUESTIONS)}; ask one of {', '.join(QUESTIONS)}")
     wanted, usual = QUESTIONS[question]
     if bool(wanted) != bool(what):
         # WHAT stands for words that a shell would want quoted.

@@ -22,6 +22,9 @@ _MARKS = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
 _WRITTEN = 64 * 2**20
 _SLOW_DISK = 100.0
 _LITTLE_DISK = 20.0
+_LITTLE_SHM = 2**30
+"""Bytes: four loader processes with two batches of sixteen crops of 512 pixels each take some 400 MB."""
+SHM = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,16 @@ def examine(preset: str = "", data: str = "", artifacts: str = "artifacts") -> l
         from pipeline.config import load_config
 
         config = load_config(preset)
-    found = [*_python(), *_packages(), *_torch(), *_faiss(), *_processor(), *_disk(artifacts), *_optional()]
+    found = [
+        *_python(),
+        *_packages(),
+        *_torch(),
+        *_faiss(),
+        *_processor(),
+        *_shared_memory(),
+        *_disk(artifacts),
+        *_optional(),
+    ]
     if config is not None:
         found += [*_teacher(config), *_weights(config), *_data(config, data)]
     return found
@@ -132,8 +144,15 @@ def _faiss() -> Iterator[Finding]:
             "fault", "faiss", f"can't be imported ({error})", "pip install faiss-gpu (Linux x86-64) or faiss-cpu"
         )
         return
-    count = gpus()
-    yield Finding("ok", "faiss", f"mine-latent clusters on {f'{count} GPU' if count else 'the CPU'}")
+    import torch
+
+    if count := gpus():
+        yield Finding("ok", "faiss", f"mine-latent clusters on the GPU: faiss sees {count} (--kmeans cpu: not there)")
+    elif torch.cuda.is_available():
+        what = "mine-latent clusters on the CPU, some milliseconds an image and core: faiss sees no GPU, torch does"
+        yield Finding("note", "faiss", what, "pip install faiss-gpu (Linux x86-64) instead of faiss-cpu")
+    else:
+        yield Finding("ok", "faiss", "mine-latent clusters on the CPU: there is no GPU")
 
 
 def _processor() -> Iterator[Finding]:
@@ -143,6 +162,16 @@ def _processor() -> Iterator[Finding]:
     slow = cores < 4
     remedy = "few loader processes: a fast GPU will wait for images" if slow else ""
     yield Finding("note" if slow else "ok", "processor", what, remedy)
+
+
+def _shared_memory() -> Iterator[Finding]:
+    """What /dev/shm holds, through which loader processes hand over batches; Linux alone has it."""
+    if not SHM.is_dir():
+        return
+    total = shutil.disk_usage(SHM).total
+    small = total < _LITTLE_SHM
+    remedy = "loader processes may not fit: `docker run --shm-size=8g`, or --workers 0" if small else ""
+    yield Finding("note" if small else "ok", "memory", f"{SHM} holds {total / 2**20:.0f} MiB", remedy)
 
 
 def _disk(artifacts: str) -> Iterator[Finding]:

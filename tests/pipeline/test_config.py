@@ -28,6 +28,13 @@ def refused(preset: str, *overrides: str) -> str:
     return str(caught.value)
 
 
+def test_typos_get_the_nearest_name(tmp_path: Path) -> None:
+    for text, words in (("[train]\nbach = 4\n", "key; nearest: batch;"), ("[trian]\n", "table; nearest: train;")):
+        assert words in refused(written(tmp_path / "a.toml", LEAST + text))
+    with pytest.raises(InputError, match=r"no such file or shipped preset; nearest: .*coco_stuff"):
+        load_config("coco_stuf")
+
+
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_preset_is_valid(name: str) -> None:
     assert isinstance(load_config(name), Config)

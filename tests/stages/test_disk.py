@@ -94,7 +94,8 @@ def test_a_damaged_cache_is_refused_repaired_and_then_as_new(
     for stage in ("extract", "mine-latent"):
         assert in_processes.run(stage, tmp_path, *OVERRIDES) == 0, in_processes.said()
     assert verify(str(tmp_path))["faults"] == []
-    assert contents(tmp_path) == whole
+    # The training that was refused left what it would have read, so that nothing tidies that away.
+    assert {k: v for k, v in contents(tmp_path).items() if not k.endswith("/run.json")} == whole
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import AliasChoices, Field, ValidationError
 
 from cache.digests import fingerprint
-from cache.errors import InputError
+from cache.errors import InputError, nearest
 from cache.settings import IGNORE, Settings
 
 _FOLDER = Path(__file__).parent / "vocabularies"
@@ -147,7 +147,7 @@ def load_vocabulary(name_or_path: str, split: str) -> Vocabulary:
     splits = file.splits if file.unseen is None else {"official": file.unseen, **file.splits}
     if split not in splits:
         have = ", ".join(sorted(splits)) or "none (add `unseen = [...]`)"
-        raise InputError(f"{path}: has no split {split!r}; it has: {have}")
+        raise InputError(f"{path}: has no split {split!r}{nearest(split, splits)}; it has: {have}")
     values = tuple(range(len(file.classes))) if file.values is None else tuple(file.values)
     ignore = set(file.ignore)
     if file.ignore_others_up_to is not None:
@@ -173,8 +173,8 @@ def _find(name_or_path: str) -> Path:
         return _FOLDER / f"{name_or_path}.toml"
     if not name_or_path.endswith(".toml"):
         raise InputError(
-            f"vocabulary {name_or_path!r}: no such vocabulary; name one of {', '.join(shipped)} "
-            "or give the path of a .toml file"
+            f"vocabulary {name_or_path!r}: no such vocabulary{nearest(name_or_path, shipped)}; name one of "
+            f"{', '.join(shipped)} or give the path of a .toml file"
         )
     return Path(name_or_path).expanduser()
 
@@ -210,7 +210,8 @@ def _contradiction(vocabulary: Vocabulary, unseen: list[str]) -> str | None:
     if twice := next((name for name in classes if classes.count(name) > 1), None):
         return f"class {twice!r} is listed twice; names must differ"
     if unknown := next((name for name in unseen if name not in classes), None):
-        return f"split {vocabulary.split!r} names {unknown!r}, which isn't one of its classes; correct the name"
+        close = nearest(unknown, classes)
+        return f"split {vocabulary.split!r} names {unknown!r}, which isn't one of its classes{close}; correct the name"
     if not vocabulary.seen:
         return f"split {vocabulary.split!r} leaves no seen class; take some out of its unseen ones"
     if len(values) != len(classes):
@@ -238,5 +239,5 @@ PROMPTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 def prompt_set(name: str) -> tuple[str, ...]:
     """The templates of a prompt set. Raises InputError for a name that isn't one."""
     if name not in PROMPTS:
-        raise InputError(f"prompts: no set {name!r}; name one of {', '.join(PROMPTS)}")
+        raise InputError(f"prompts: no set {name!r}{nearest(name, PROMPTS)}; name one of {', '.join(PROMPTS)}")
     return PROMPTS[name]

@@ -17,12 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from cache.errors import InputError
 from cache.settings import IGNORE
 from cache.vectors import unit
 from stages.parts.settings import MiningConfig as MiningConfig
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+
+KMEANS = ("auto", "gpu", "cpu")
 
 MAX_LATENT = 98
 """Most latent classes of one image: with COCO-Stuff's 156 seen classes their ids still fit below 255."""
@@ -76,6 +79,21 @@ def _merged(
 def gpus() -> int:
     """GPUs that faiss itself can use; 0 with a CPU build, whatever torch sees."""
     return int(faiss.get_num_gpus())
+
+
+def on_gpu(kmeans: str, device_is_gpu: bool) -> bool:
+    """Whether k-means runs on a GPU: `auto`, where the stage computes on one and faiss sees it; `gpu`; `cpu`.
+
+    Raises InputError for `gpu` where faiss sees none, and for another word.
+    """
+    if kmeans not in KMEANS:
+        raise InputError(f"--kmeans {kmeans}: choose auto, gpu or cpu")
+    if kmeans == "gpu" and not gpus():
+        raise InputError(
+            "--kmeans gpu: faiss sees no GPU here; install faiss-gpu (Linux x86-64, with NVIDIA's driver), or use "
+            "--kmeans cpu"
+        )
+    return kmeans == "gpu" or (kmeans == "auto" and device_is_gpu and gpus() > 0)
 
 
 def one_thread() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 
 def of(findings: list[Finding], topic: str) -> list[Finding]:
     return [f for f in findings if f.topic == topic]
+
+
+def test_a_small_dev_shm_is_noted_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "SHM", tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=64 * 2**20))
+    (found,) = doctor._shared_memory()
+    assert found.level == "note" and "holds 64 MiB" in found.what and "--shm-size" in found.remedy
+    monkeypatch.setattr(doctor, "SHM", tmp_path / "none")
+    assert not [*doctor._shared_memory()]
 
 
 def test_every_note_and_fault_about_this_machine_has_a_remedy(tiny: Tiny, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import pytest
 from pydantic import ValidationError
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from cache.errors import InputError
+from stages.parts.mining import clustering
 from stages.parts.mining import clustering as mining
 from stages.parts.mining.clustering import MAX_LATENT, MiningConfig, merge, mine, seeds, spherical_kmeans
 from stages.parts.mining.miner import Miner
@@ -358,3 +360,16 @@ def test_a_pool_gives_blas_its_threads_back() -> None:
         with miner.pool(2) as pool:
             assert set(pool.submit(threads).result()) == {1}
         assert threads() == before and set(before) == {2}
+
+
+def test_where_k_means_runs_follows_the_flag_and_what_faiss_sees(monkeypatch):
+    for seen, wanted in ((0, (False, False)), (1, (False, True))):
+        monkeypatch.setattr(clustering, "gpus", lambda seen=seen: seen)
+        assert tuple(clustering.on_gpu("auto", device) for device in (False, True)) == wanted
+        assert not clustering.on_gpu("cpu", True)
+    assert clustering.on_gpu("gpu", False)
+    monkeypatch.setattr(clustering, "gpus", lambda: 0)
+    with pytest.raises(InputError, match=r"--kmeans gpu: faiss sees no GPU here.*or use --kmeans cpu"):
+        clustering.on_gpu("gpu", True)
+    with pytest.raises(InputError, match="--kmeans tpu: choose auto, gpu or cpu"):
+        clustering.on_gpu("tpu", True)
