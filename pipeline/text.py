@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,25 @@ from stages.running.reports import read_report
 REFERENCE = ("teacher, training-free", "baseline", "this run")
 
 
-def columns(rows: Sequence[Sequence[object]], *, left: int = 1) -> str:
-    """Rows as aligned text columns, the first `left` of them flush left; None shows as -."""
+def columns(rows: Sequence[Sequence[object]], *, left: int = 1, last_left: bool = False) -> str:
+    """Rows as aligned text columns, the first `left` of them, and on request the last, flush left; None shows as -."""
     text = [["-" if v is None else f"{v:.1f}" if isinstance(v, float) else str(v) for v in row] for row in rows]
     widths = [max(len(row[i]) for row in text) for i in range(len(text[0]))]
     return "\n".join(
         "  ".join(
-            v.ljust(w) if i < left else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths, strict=True))
+            v.ljust(w) if i < left or (last_left and i == len(row) - 1) else v.rjust(w)
+            for i, (v, w) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in text
     )
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """A nested mapping as pairs of dotted key and value: {"train": {"lr": 1}} -> [("train.lr", 1)]."""
+    pairs: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        pairs += flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else [(f"{prefix}{key}", item)]
+    return pairs
 
 
 def plan_table(plan: Plan) -> str:
@@ -103,7 +112,7 @@ def train_text(result: dict[str, Any]) -> str:
 def eval_text(plan: Plan, result: dict[str, Any]) -> str:
     """Score table with the reference rows that exist, then IoU per class."""
     report: EvalReport = result["report"]
-    rows: list[list[object]] = [["", "sIoU", "uIoU", "hIoU", "pixel acc."]]
+    rows: list[list[object]] = [["", "hIoU", "sIoU", "uIoU", "pixel acc."]]
     references = {
         "teacher, training-free": plan.address("teacher"),
         "baseline (no distillation)": baseline(plan).address("eval"),
@@ -143,7 +152,7 @@ def baseline(plan: Plan) -> Plan:
 
 
 def _scores(found: Means) -> list[object]:
-    return [found.sIoU, found.uIoU, found.hIoU, found.pixel_accuracy]
+    return [found.hIoU, found.sIoU, found.uIoU, found.pixel_accuracy]
 
 
 def _bad(bad: Sequence[str]) -> str:

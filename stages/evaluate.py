@@ -23,6 +23,7 @@ from cache.settings import IGNORE
 from cache.store import Artifact
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.data.views import Array
+from stages.parts.drawing.figures import confusion_heat
 from stages.parts.drawing.overlays import grid, overlay
 from stages.parts.drawing.palette import palette
 from stages.parts.eval_report import EvalReport
@@ -290,6 +291,8 @@ def _score(
             shown = [pairs.pair(i) for i in images]
             drawn = [predicted(class_scores(scorer, image, cfg, seen, device)) for image, _ in shown]
             out.put(f"{name}.png", _pictures(shown, drawn, words.ordered, seen))
+    if cfg.pictures and counts.any():
+        out.put("confusion.png", confusion_heat(words.ordered, counts, seen))
     out.put_mark(REPORT, report.model_dump(mode="json"))
     out.put_mark("complete.json", {"summary": {"sIoU": report.sIoU, "uIoU": report.uIoU, "hIoU": report.hIoU}})
     return report

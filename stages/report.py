@@ -81,15 +81,20 @@ def _evaluation(at: Location, report: EvalReport) -> str:
     parts = [_section("Scores", head), _section("Classes", _classes(report.classes))]
     matrix = at.get_mark("confusion.json")
     if matrix:
-        parts.append(_section("What unseen classes are taken for", _confusion(matrix, report.classes)))
+        heat = at.get("confusion.png")
+        drawn = _picture("Confusion matrix, rows of 100 %", heat) if heat else ""
+        parts.append(_section("What unseen classes are taken for", _confusion(matrix, report.classes) + drawn))
     for end, title in (("best", "Best pictures"), ("worst", "Worst pictures"), ("grid", "Unseen classes first")):
         data = at.get(f"{end}.png")
         if data:
-            address = base64.b64encode(data).decode()
             shown = ", ".join(f"{escape(str(name))} {iou:.1f}" for name, iou in report.pictures.get(end, ()))
             caption = f"<p class=quiet>Mean IoU of the classes shown, from the top: {shown}</p>" if shown else ""
-            parts.append(_section(title, f'{caption}<img alt="{title}" src="data:image/png;base64,{address}">'))
+            parts.append(_section(title, caption + _picture(title, data)))
     return "\n".join(parts)
+
+
+def _picture(title: str, data: bytes) -> str:
+    return f'<img alt="{escape(title)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
 
 
 def _cards(report: EvalReport) -> str:

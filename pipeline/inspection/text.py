@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.invocation import Invocation
@@ -20,6 +21,8 @@ def summary_text(typed: Invocation, s: dict[str, Any]) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in p["versions"].items())
     split = f"{p['split']} {p['split_hash']}"
     lines = [
+        *_verdicts(summary_verdicts(typed, s)),
+        "",
         f"preset {s['preset']}, split {split}: {views['stored']} of {views['wanted']} views stored"
         + (f", {len(s['bad'])} images set aside as bad" if s["bad"] else ""),
         f"teacher {p['teacher']['model']} {p['teacher']['pretrained']}".rstrip(),
@@ -41,7 +44,12 @@ def summary_text(typed: Invocation, s: dict[str, Any]) -> str:
     if "names" in s:
         a, b, cosine = s["names"]["nearest"]
         lines += [f"class names: {s['names']['count']}; the two most alike are {a} and {b} (cosine {cosine:.3f})"]
-    return "\n".join([*lines, "", *[f"{word:<5} {text}" for word, text in summary_verdicts(typed, s)]])
+    return "\n".join(lines)
+
+
+def _verdicts(found: Sequence[tuple[str, str]]) -> list[str]:
+    """What to do stands before what was counted: nobody scrolls back for it."""
+    return [f"{word:<5} {text}" for word, text in found]
 
 
 def _flat(settings: dict[str, Any]) -> str:
@@ -155,7 +163,7 @@ def quality_text(typed: Invocation, q: dict[str, Any]) -> str:
     for c in n["classes"]:
         iou = [dense["classes"][c["name"]]] if dense else []
         rows.append([c["name"], c["regions"], c["top1"], c["top5"], *iou, c["mostly"]])
-    lines = [head, columns(rows)]
+    lines = [*_verdicts(quality_verdicts(typed, q)), "", head, columns(rows)]
     if dense:
         lines.append(
             f"\ndense tokens without training, {q['sample']} training views, seen names and labels only: "
@@ -163,8 +171,8 @@ def quality_text(typed: Invocation, q: dict[str, Any]) -> str:
         )
     if dense_all:
         lines.append(
-            f"with all labels (evaluation only): sIoU {dense_all['sIoU']}, uIoU {dense_all['uIoU']}, "
-            f"hIoU {dense_all['hIoU']}"
+            f"with all labels (evaluation only): hIoU {dense_all['hIoU']}, sIoU {dense_all['sIoU']}, "
+            f"uIoU {dense_all['uIoU']}"
         )
     if "mined" in q:
         lines += [
@@ -176,7 +184,7 @@ def quality_text(typed: Invocation, q: dict[str, Any]) -> str:
         lines += ["", *_names(q["latent_names"])]
     if "missing" in q:
         lines += ["", q["missing"]]
-    return "\n".join([*lines, "", *[f"{word:<5} {text}" for word, text in quality_verdicts(typed, q)]])
+    return "\n".join(lines)
 
 
 def mining_text(result: dict[str, Any]) -> str:

@@ -12,13 +12,14 @@ from typing import Any
 from cache.errors import InputError
 from cache.headers import about_at
 from cache.location import Location, StoreError
-from pipeline.text import columns
+from pipeline.text import columns, flat
 from stages.parts.eval_report import EvalReport
 from stages.running.progress import say
 from stages.running.reports import read_report
 
 SCORES = ("hIoU", "sIoU", "uIoU", "pixel_accuracy")
 _NONE = "(not set)"
+_MOST_DIFFERING = 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """Every ingredient of the run as flat keys: `train.lr` -> 0.0003."""
         provenance = self.about.get("provenance", {})
-        found = dict(_flat(provenance.get("ingredients", {})))
+        found = dict(flat(provenance.get("ingredients", {})))
         return {**found, "split": provenance.get("split"), "teacher": provenance.get("teacher", {}).get("model")}
 
     @cached_property
@@ -76,6 +77,15 @@ class Run:
             if report and report.run.rstrip("/").rpartition("/")[2] == self.at.name:
                 found.append((parent.child(name), report))
         return sorted(found, key=lambda pair: -pair[1].images)
+
+    @cached_property
+    def date(self) -> str | None:
+        """When the run ended, or last saved its student: UTC, to the minute."""
+        try:
+            when = self.at.modified("complete.json") or self.at.modified("student.safetensors")
+        except StoreError:
+            return None
+        return when and when[:16]
 
     @property
     def state(self) -> str:
@@ -117,6 +127,7 @@ def runs_json(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "run": run.name,
             "address": str(run.at),
             "state": run.state,
+            "date": run.date,
             "student": run.about.get("student"),
             "summary": run.summary,
             "evaluations": [
@@ -130,17 +141,35 @@ def runs_json(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def runs_text(runs: Sequence[Run]) -> str:
-    """The runs as a table, one row per evaluation."""
+    """The runs as a table, one row per evaluation, the newest first, with the settings that differ within a preset."""
     if not runs:
         return "no run yet; `clip2seg train PRESET` makes one"
-    rows: list[list[object]] = [["run", "student", "state", "iterations", "images", *SCORES]]
-    for run in runs:
+    rows: list[list[object]] = [
+        ["run", "date (UTC)", "student", "state", "iterations", "images", *SCORES[:3], "pixel acc.", "differs in"]
+    ]
+    differing = _differing(runs)
+    for run in sorted(runs, key=lambda run: run.date or "", reverse=True):
         student = run.about.get("student", {})
         network = f"{student.get('arch')}+{student.get('encoder')}" if student else None
-        head = [run.name, network, run.state, (run.summary or {}).get("iterations")]
+        head = [run.name, run.date, network, run.state, (run.summary or {}).get("iterations")]
         scored = [[r.images, *(getattr(r, k) for k in SCORES)] for _, r in run.evaluations]
-        rows += [[*head, *more] for more in scored or [[None] * (1 + len(SCORES))]]
-    return columns(rows, left=3)
+        rows += [[*head, *more, differing[run.name]] for more in scored or [[None] * (1 + len(SCORES))]]
+    return columns([[*row[:-1], f" {row[-1]}"] for row in rows], left=4, last_left=True)
+
+
+def _differing(runs: Sequence[Run]) -> dict[str, str]:
+    """For each run's name, its values of the settings that aren't equal in all runs of its preset.
+
+    Digests of what a run read have no dot in their key and follow from the settings: they are left to `--compare`.
+    """
+    found = {}
+    for run in runs:
+        beside = [other.settings for other in runs if other.preset == run.preset and other.about]
+        keys = [k for k in run.settings if "." in k or k in ("split", "teacher")] if run.about else []
+        own = [k for k in sorted(keys) if any(other.get(k, _NONE) != run.settings[k] for other in beside)]
+        shown = [f"{k}={_short(run.settings[k])}" for k in own[:_MOST_DIFFERING]]
+        found[run.name] = ", ".join([*shown, *([f"{len(own) - len(shown)} more"] if len(own) > len(shown) else [])])
+    return found
 
 
 def compare(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any]:
@@ -181,16 +210,6 @@ def _one(runs: Sequence[Run], name: str) -> Run:
 def _short(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            pairs += _flat(item, f"{prefix}{key}.")
-        else:
-            pairs.append((f"{prefix}{key}", item))
-    return pairs
 
 
 def resolve_run(run: str, artifacts: str, data: str) -> str:

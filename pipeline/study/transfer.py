@@ -72,10 +72,10 @@ def _plain(name: str) -> str:
 def transfer_text(plan: Plan, result: Mapping[str, Any]) -> str:
     """Scores, then IoU per class."""
     report: EvalReport = result["report"]
-    rows: list[list[object]] = [["", "sIoU", "uIoU", "hIoU", "pixel acc."]]
+    rows: list[list[object]] = [["", "hIoU", "sIoU", "uIoU", "pixel acc."]]
     parts: dict[str, Means] = {"": report, f", classes with {report.supported.min_pixels} pixels": report.supported}
     for label, part in parts.items():
-        rows.append([f"{plan.name} on {report.on}{label}", part.sIoU, part.uIoU, part.hIoU, part.pixel_accuracy])
+        rows.append([f"{plan.name} on {report.on}{label}", part.hIoU, part.sIoU, part.uIoU, part.pixel_accuracy])
     classes: list[list[object]] = [["class", "", "IoU", "pixels"]]
     classes += [
         [c.name, "seen" if c.seen else "UNSEEN", c.IoU, c.pixels if c.support else "no support"] for c in report.classes

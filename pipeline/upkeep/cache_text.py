@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.text import columns, size
+from pipeline.text import columns, flat, size
 from pipeline.upkeep.cache_tools import Entry
+
+_WIDE, _LONGEST = 120, 60
+"""Characters of a line, and of a value."""
 
 
 def list_text(found: Sequence[Entry], links: Sequence[str] = ()) -> str:
@@ -25,8 +29,27 @@ def show_text(found: dict[str, Any]) -> str:
     if "bytes_per_view" in found:
         lines[0] += f", {found['views']} views in {found['shards']} shards, {size(found['bytes_per_view'])} a view"
     lines.append(f"uses: {', '.join(found['uses']) or '-'}    used by: {', '.join(found['used_by']) or '-'}")
-    lines.append(json.dumps(found["provenance"], indent=1, sort_keys=True))
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _provenance_text(found["provenance"])])
+
+
+def _provenance_text(provenance: Mapping[str, Any]) -> str:
+    """One line for each part of the provenance, its values behind one another; long values are cut."""
+    parts = {**provenance, **provenance.get("ingredients", {})}
+    parts.pop("ingredients", None)
+    wide = max((len(k) for k in parts), default=0)
+    lines = []
+    for key, value in parts.items():
+        pairs = flat(value) if isinstance(value, Mapping) else []
+        text = ", ".join(f"{k} {_short(v)}" for k, v in pairs) if pairs else _short(value)
+        lines += textwrap.wrap(
+            f"{key:<{wide}}  {text}", _WIDE, subsequent_indent=" " * (wide + 2), break_on_hyphens=False
+        )
+    return "\n".join([*lines, "(values in full: --json)"])
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def verify_text(found: dict[str, Any]) -> str:

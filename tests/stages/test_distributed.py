@@ -183,10 +183,10 @@ def test_two_processes_score_as_one_does(two: Plan, tmp_path: Path) -> None:
         compute=Compute(torch.device("cpu")),
     )
     assert scores(out) == scores(shared)
-    assert set(shared.names()) == {f"{n}.png" for n in ("grid", "best", "worst")} | {
+    assert set(shared.names()) == {f"{n}.png" for n in ("grid", "best", "worst", "confusion")} | {
         f"{n}.json" for n in ("confusion", "report", "complete")
     }
-    for name in ("grid.png", "best.png", "worst.png", "confusion.json"):
+    for name in ("grid.png", "best.png", "worst.png", "confusion.png", "confusion.json"):
         assert out.get(name) == shared.get(name), name
 
 

@@ -116,7 +116,8 @@ def test_a_picture_grid_of_the_size_asked_for_is_drawn(tiny: Tiny, tmp_path: Pat
         sizes[rows] = Image.open(io.BytesIO((tmp_path / f"{rows}/grid.png").read_bytes())).size
     assert sizes[1][0] == sizes[2][0] and sizes[2][1] > 1.4 * sizes[1][1]
     evaluated(tiny, tmp_path / "0", "eval.pictures=0")
-    assert not (tmp_path / "0/grid.png").exists()
+    assert not (tmp_path / "0/grid.png").exists() and not (tmp_path / "0/confusion.png").exists()
+    assert (tmp_path / "1/confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_seen_bias_favours_unseen_classes_and_is_reported(tiny: Tiny, tmp_path: Path) -> None:

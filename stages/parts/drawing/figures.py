@@ -162,6 +162,38 @@ def loss_curves(heading: str, curves: Sequence[Mapping[str, float]]) -> bytes:
     return png(figure)
 
 
+def confusion_heat(names: Sequence[str], counts: NDArray[np.int64], num_seen: int) -> bytes:
+    """PNG of a confusion matrix [K, K] (row: the truth, column: what is predicted), each row as shares of its pixels.
+
+    Classes without a pixel, in truth and prediction, are left out; lines part seen from unseen, which have a star.
+    Shares are written into the cells where there are 25 classes or fewer.
+    """
+    shown = np.flatnonzero((counts.sum(axis=0) + counts.sum(axis=1)) > 0)
+    part = counts[np.ix_(shown, shown)].astype(np.float64)
+    total = part.sum(axis=1, keepdims=True)
+    shares = 100 * np.divide(part, total, out=np.full_like(part, np.nan), where=total > 0)
+    side = float(np.clip(2.2 + 0.36 * len(shown), 4.0, 24.0))
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axis = figure.subplots()
+    drawn = axis.imshow(shares, cmap="viridis", vmin=0, vmax=100)
+    figure.colorbar(drawn, ax=axis, label="% of the pixels of the row", shrink=0.7)
+    labels = [names[k] + (" *" if k >= num_seen else "") for k in shown]
+    small = 9 if len(shown) <= 40 else 5
+    axis.set_xticks(range(len(shown)), labels, rotation=90, fontsize=small)
+    axis.set_yticks(range(len(shown)), labels, fontsize=small)
+    axis.set_xlabel("prediction")
+    axis.set_ylabel("ground truth  (* never labelled in training)")
+    if 0 < (border := int((shown < num_seen).sum())) < len(shown):
+        axis.axhline(border - 0.5, color="white", linewidth=1.4)
+        axis.axvline(border - 0.5, color="white", linewidth=1.4)
+    if len(shown) <= 25:
+        for row, column in np.argwhere(shares >= 0.5):
+            share = shares[row, column]
+            ink = "black" if share > 60 else "white"
+            axis.text(column, row, f"{share:.0f}", color=ink, ha="center", va="center", fontsize=7)
+    return png(figure)
+
+
 def _running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     """Mean of the last `width` values, fewer at the start."""
     total = np.cumsum(np.concatenate([[0.0], values]))

@@ -73,7 +73,7 @@ def text(value: object) -> str:
 def _scores(found: EvalReport | None) -> list[str]:
     if not found:
         return ["Not evaluated by `clip2seg eval`."]
-    rows = ["| | sIoU | uIoU | hIoU | pixel accuracy |", "|---|---|---|---|---|"]
+    rows = ["| | hIoU | sIoU | uIoU | pixel accuracy |", "|---|---|---|---|---|"]
     rows.append(f"| {text(found.data)} | " + " | ".join(_number(getattr(found, k)) for k in _KEYS) + " |")
     supported = found.supported
     values = " | ".join(_number(getattr(supported, k)) for k in _KEYS)
@@ -83,7 +83,7 @@ def _scores(found: EvalReport | None) -> list[str]:
     return rows
 
 
-_KEYS = ("sIoU", "uIoU", "hIoU", "pixel_accuracy")
+_KEYS = ("hIoU", "sIoU", "uIoU", "pixel_accuracy")
 
 
 def _number(value: float | None) -> str:

@@ -29,6 +29,10 @@ def test_runs_are_listed_with_their_scores(two: str, tiny: Tiny) -> None:
     assert found[name]["report"].endswith("report.html")
     text = runs_text(runs)
     assert name in text and "fpn+tu-mobilenetv3_small_050" in text
+    head, *rows = text.splitlines()
+    assert head.split()[-7:] == ["hIoU", "sIoU", "uIoU", "pixel", "acc.", "differs", "in"]
+    assert all("train.lr=0.001" in row for row in rows if name in row) and "train.lr=0.002" in text
+    assert found[name]["date"] and all(found[run.name]["date"] in text for run in runs)
 
 
 def test_a_comparison_shows_the_settings_that_differ_and_no_others(two: str, tiny: Tiny) -> None:

@@ -12,6 +12,7 @@ from stages.parts.drawing.figures import (
     Heat,
     Panel,
     _running_mean,
+    confusion_heat,
     contact_sheet,
     image_figure,
     loss_curves,
@@ -53,3 +54,16 @@ def test_every_figure_is_a_png_that_grows_with_what_it_shows(count: int) -> None
     if count == 7:
         one = contact_sheet("head", {"first": [Panel("a", image)]})
         assert sizes[1][1] > Image.open(io.BytesIO(one)).size[1]
+
+
+def test_a_confusion_matrix_shows_classes_with_pixels_only_and_shares_of_rows() -> None:
+    names = [f"class {k}" for k in range(30)]
+    counts = np.zeros((30, 30), np.int64)
+    counts[:4, :4] = np.diag([10, 20, 30, 40])
+    few = Image.open(io.BytesIO(confusion_heat(names, counts, 2)))
+    counts[range(30), range(30)] = 5
+    many = Image.open(io.BytesIO(confusion_heat(names, counts, 2)))
+    assert many.width > few.width
+    swapped = np.roll(counts, 1, axis=1)
+    assert confusion_heat(names, counts, 2) != confusion_heat(names, swapped, 2)
+    assert confusion_heat(names, counts, 2) == confusion_heat(names, 1000 * counts, 2)  # shares, not counts
