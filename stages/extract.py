@@ -120,7 +120,8 @@ def fill(
                     writing.result()
         rate = bar.overall
     _check_bad(out.tokens, shards, data.cfg.max_bad)
-    summary = _summary([*tiers.values(), out.text], data.vocabulary.seen, shards, clock, rate)
+    text = [out.text] if out.text.committed() else []
+    summary = _summary([*tiers.values(), *text], data.vocabulary.seen, shards, clock, rate)
     summary |= {"normalisation": teacher.normalisation}
     for artifact in tiers.values():
         if artifact.summary(shards) is None:  # a run for other prompts alone has nothing to say of finished tokens

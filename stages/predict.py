@@ -30,6 +30,8 @@ from stages.running.progress import Bar
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
 REPORT = "predict.json"
+BEGUN = ".clip2seg-predict"
+"""Lies in the folder of a prediction until its report does: a killed one can be run again there."""
 
 
 def run(
@@ -51,8 +53,10 @@ def run(
     _check_out(out, source)
     started = time.perf_counter()
     colours = palette(len(words.names))
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / BEGUN, b"")
     for folder in ("labels", "overlays"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
+        (out / folder).mkdir(exist_ok=True)
     found, bad = (
         _video(label, words, source, out, max_pixels)
         if is_video(source)
@@ -73,6 +77,7 @@ def run(
     # The name of a file may be no UTF-8; JSON must be.
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
     write_whole(out / REPORT, text.encode("utf-8", "backslashreplace"))
+    (out / BEGUN).unlink(missing_ok=True)
     return report
 
 
@@ -95,7 +100,7 @@ def _check_out(out: Path, source: Path) -> None:
     """Never among other files: `out` is new, empty, or an earlier prediction."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / REPORT).is_file():
+    if out.is_dir() and not (out / REPORT).is_file() and not (out / BEGUN).is_file() and any(out.iterdir()):
         raise InputError(f"--out {out}: holds other files; name a new folder")
     if source.is_dir() and out.resolve() == source.resolve():
         raise InputError(f"--out {out}: is the folder of the pictures; name another one")

@@ -18,8 +18,23 @@ from pipeline.cli import pipeline as stages
 from stages.running.interrupts import Stopped, terminable
 
 
+class _Interrupted(Exception):
+    """Carries a KeyboardInterrupt past Typer, which would end the program with code 130 and no word."""
+
+    def __init__(self, error: KeyboardInterrupt) -> None:
+        super().__init__(str(error))
+        self.stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+
+
 class _Panels(TyperGroup):
     """Lists commands under the headings that `rich_help_panel` names, as plain text that no terminal width cuts."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _Interrupted(error) from None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Writes one section for each panel, in the order of registration."""
@@ -84,13 +99,12 @@ def main() -> None:
         if error.errno not in _REFUSALS or not error.filename:
             raise
         _fail(f"{error.filename}: {os.strerror(error.errno or 0).lower()}; name another place, or make this one usable")
-    except (typer.Abort, KeyboardInterrupt) as error:
-        # Typer turns every KeyboardInterrupt into its own Abort.
-        cause = error.__cause__ if isinstance(error, typer.Abort) else error
-        stopped = cause if isinstance(cause, Stopped) else Stopped(signal.SIGINT)
+    except (typer.Abort, KeyboardInterrupt):  # before or after the command itself
+        raise SystemExit(130) from None
+    except _Interrupted as error:
         if os.environ.get("RANK", "0") == "0":
-            print(stopped, file=sys.stderr)
-        raise SystemExit(stopped.exit_code) from None
+            print(error.stopped, file=sys.stderr)
+        raise SystemExit(error.stopped.exit_code) from None
     except Exception as error:
         # Typer's usage errors, whose class differs between its releases; their own form is several lines long.
         if not hasattr(error, "format_message"):

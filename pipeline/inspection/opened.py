@@ -96,11 +96,19 @@ class Inspection:
             say(f"search index built: {len(found.ids)} views, {len(found.regions)} regions")
         return found
 
+    def begun(self, kind: str, stage: str) -> None:
+        """Raises InputError, naming the command of `stage`, where nothing of a kind is there."""
+        if kind not in self.tiers or self.tiers[kind].at.size("zarr.json") is None:
+            raise self._missing(kind, stage)
+
     def _stored(self, kind: str, stage: str) -> Artifact:
         if kind not in self.tiers or not self.tiers[kind].committed():
-            address = self.plan.address(kind)
-            raise InputError(f"{address}: nothing is stored there; run `{self.plan.invocation.command(stage)}` first")
+            raise self._missing(kind, stage)
         return self.tiers[kind]
+
+    def _missing(self, kind: str, stage: str) -> InputError:
+        command = self.plan.invocation.command(stage)
+        return InputError(f"{self.plan.address(kind)}: nothing is stored there; run `{command}` first")
 
     def _encode(self, image: np.ndarray) -> np.ndarray:
         from stages.parts.data.views import whole

@@ -27,6 +27,7 @@ DUPLICATE = 0.995
 def summary(of: Inspection) -> dict[str, Any]:
     """Provenance, coverage, sizes, norms, health, latent classes. Loads no torch."""
     c, data = of.plan.config, of.plan.train_data
+    of.begun("tokens", "extract")
     found = summarise(of.tiers, len(data) * c.views.count, of.plan.vocabulary.seen)
     names = found.get("names")
     if names:

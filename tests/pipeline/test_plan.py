@@ -149,7 +149,7 @@ def test_planning_asking_and_looking_for_a_run_of_the_demo_write_nothing(
     monkeypatch.chdir(tmp_path)
     plan = Plan.open("demo", ("demo-world.train=3", "demo-world.val=2"), "here/artifacts")
     assert plan_table(plan).count("would run") == 4 and len(plan.train_data) == 3 and len(plan.val_data) == 2
-    with pytest.raises(InputError, match="nothing there; run the stage"):
+    with pytest.raises(InputError, match=r"nothing is stored there; run `clip2seg extract demo .*` first"):
         ask(Inspection(plan, Machine("cpu", 0)), "summary", "", count=-1, full_labels=False, vocabulary="")
     with pytest.raises(InputError, match="no trained student at"):
         resolve_run("demo", "here/artifacts", "")

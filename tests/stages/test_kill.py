@@ -19,6 +19,7 @@ import pytest
 from pipeline.upkeep.cache_tools import collect, verify
 
 if TYPE_CHECKING:
+    from tests.conftest import Tiny
     from tests.stages.conftest import Stages
 
 KILLS = int(os.environ.get("CLIP2SEG_KILLS", "3"))
@@ -66,3 +67,32 @@ def test_a_stage_killed_at_random_moments_ends_as_if_it_had_not_been(
     assert killed.keys() == wanted.keys()
     assert [name for name in wanted if killed[name] != wanted[name]] == []
     assert verify(str(tmp_path / "killed"))["faults"] == []
+
+
+@pytest.mark.parametrize(("signal", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("stage", ["train", "extract"])
+def test_a_stage_that_is_asked_to_stop_says_one_line(
+    stage: str, signal: str, code: int, tiny: Tiny, in_processes: Stages, tmp_path: Path
+) -> None:
+    patch = f"""
+import os, signal
+from stages.parts.learning.trainer import Trainer
+from stages.parts.teacher.teacher import Teacher
+def asks(method, when):
+    def asked(self, *arguments):
+        if when(arguments):
+            os.kill(os.getpid(), signal.{signal})
+        return method(self, *arguments)
+    return asked
+Trainer.step = asks(Trainer.step, lambda arguments: arguments[0] == 3)
+Teacher.encode_views = asks(Teacher.encode_views, lambda arguments: arguments[0].any())
+"""
+    place = tmp_path
+    if stage == "train":
+        tiny.run("mine-latent")
+        place = shutil.copytree(tiny.artifacts, tmp_path / "copy", ignore=shutil.ignore_patterns("train-*", "eval-*"))
+    assert in_processes.run(stage, place, patch=patch) == code, in_processes.said()
+    said = [line for line in in_processes.said().splitlines() if "stopped" in line]
+    assert len(said) == 1 and said[0].endswith("run the same command again to go on"), in_processes.said()
+    assert "Traceback" not in in_processes.said()
+    assert in_processes.run(stage, place) == 0, in_processes.said()

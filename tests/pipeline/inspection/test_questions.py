@@ -271,5 +271,5 @@ def test_an_empty_cache_names_the_stage_that_fills_it(tiny: Tiny, tmp_path: Path
     for words in (("quality",), ("image", "train00"), ("search", "disc"), ("explore",)):
         with pytest.raises(InputError, match=r"run `clip2seg extract tiny .*` first"):
             question(tiny, tmp_path, *words, artifacts=tmp_path / "empty")
-    with pytest.raises(InputError, match="nothing there; run the stage that writes it"):
+    with pytest.raises(InputError, match=r"nothing is stored there; run `clip2seg extract tiny .*` first"):
         question(tiny, tmp_path, artifacts=tmp_path / "empty")

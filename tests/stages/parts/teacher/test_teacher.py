@@ -432,7 +432,7 @@ def test_a_folder_that_does_not_say_its_normalisation_is_refused(tmp_path: Path,
     path = tmp_path / "t/open_clip_config.json"
     whole_cfg = json.loads(path.read_text()) | {"preprocess_cfg": config}
     path.write_text(json.dumps(whole_cfg))
-    with pytest.raises(InputError, match=r"open_clip_config\.json: preprocess_cfg has no (mean|std)"):
+    with pytest.raises(InputError, match=r"open_clip_config\.json: preprocess_cfg(\.| has no )(mean|std)"):
         teacher(name)
 
 
