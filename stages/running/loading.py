@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -32,8 +33,15 @@ _NO_ROOM = ("No space left", "shared memory", "Bus error")
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class _Raised:
+    """An error that an item raised; an error that an item *is*, such as an image to be set aside, is a value."""
+
+    error: InputError
+
+
 class _ByValue(Dataset[Any]):
-    """A data set that returns the InputError that an item raises."""
+    """A data set that returns the InputError that an item raises, as `_Raised`."""
 
     def __init__(self, inner: Dataset[Any]) -> None:
         self.inner = inner
@@ -42,7 +50,7 @@ class _ByValue(Dataset[Any]):
         try:
             return self.inner[item]
         except InputError as error:
-            return error
+            return _Raised(error)
 
 
 class _Collate:
@@ -52,7 +60,7 @@ class _Collate:
         self.collate = collate
 
     def __call__(self, items: list[Any]) -> Any:
-        return next((item for item in items if isinstance(item, InputError)), None) or self.collate(items)
+        return next((item for item in items if isinstance(item, _Raised)), None) or self.collate(items)
 
 
 def loaded(
@@ -68,8 +76,8 @@ def loaded(
         worker_init_fn=_begin,
     )
     for batch in loader:
-        if isinstance(batch, InputError):
-            raise batch
+        if isinstance(batch, _Raised):
+            raise batch.error
         yield batch
 
 
