@@ -505,6 +505,15 @@ def test_a_mark_of_another_artifacts_seal_says_so(tiny: Tiny, tmp_path: Path) ->
         Artifact(Location(str(tmp_path / "latent-12345678.zarr")), "latent").provenance()
 
 
+def test_a_runs_mark_that_makes_no_sense_is_shown_as_nothing_and_refused(run: Location) -> None:
+    run.put_mark("run.json", {"provenance": {"teacher": None}})
+    assert [e.state for e in cache_tool.entries(str(run.parent.parent))] == ["complete"]
+    with pytest.raises(StoreError, match=r"run\.json: damaged \(teacher: no table\)"):
+        cache_tool.show(str(run.parent.parent), run.name)
+    assert any("run.json: damaged" in f for f in cache_tool.verify(str(run.parent.parent), repair=True)["faults"])
+    assert run.get("run.json") is None and run.get("complete.json") is None
+
+
 def test_the_command_line_shows_escape_sequences_of_marks_and_names(run: Location, tmp_path: Path) -> None:
     shutil.copy(str(run.path) + "/complete.json", tmp_path / "x")
     run.put_mark("run.json", {"provenance": {"split": "\x1b]0;owned\x07", "teacher": {"model": "\u202egpj"}}})

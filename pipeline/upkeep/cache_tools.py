@@ -12,7 +12,7 @@ from typing import Any
 from cache.claims import Claim, holder
 from cache.digests import fingerprint
 from cache.errors import InputError
-from cache.headers import provenance_at
+from cache.headers import check_about, provenance_at
 from cache.location import LARGEST, Location, StoreError, unsealed
 from cache.marks import MARK_BYTES
 from cache.schema import ARTIFACTS
@@ -296,6 +296,10 @@ def _run_faults(at: Location, kind: str, repair: bool) -> Iterator[str]:
             marks[name] = mark
         elif data is not None:
             bad[name] = "damaged"
+    try:
+        check_about(marks.get("run.json", {}))
+    except ValueError:
+        bad["run.json"] = "damaged"
     objects = marks.get("complete.json", {}).get("objects", {})
     for name, digest in objects.items() if isinstance(objects, dict) else ():
         held = _readable(at, name) if _plain(name) else None

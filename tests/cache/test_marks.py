@@ -120,6 +120,8 @@ COMMIT, COMPLETE, ROOT = "shards/00000/commit.json", "complete.json", "zarr.json
         (ROOT, lambda m: m["attributes"].update(seen="ab")),
         (ROOT, lambda m: m["attributes"].update(seen=[1])),
         (ROOT, lambda m: m["attributes"].update(dtype="object")),
+        (ROOT, lambda m: m["attributes"].update(dtype=[])),
+        (ROOT, lambda m: m["attributes"].update(teacher={"model": 7})),
         (ROOT, lambda m: m["attributes"].update(kind="latent")),
         (ROOT, lambda m: m["attributes"].update(ingredients=[])),
     ],

@@ -43,7 +43,8 @@ OPTIONS: dict[str, Any] = {"opset": 18, "seen_bias": 0.0, "push_to_hub": ""}
 
 @pytest.fixture(scope="module")
 def student(tiny: Tiny) -> Student:
-    return load_student(tiny.run("eval") and Path(str(tiny.plan().address("train"))), device="cpu")
+    tiny.run("eval")
+    return load_student(str(tiny.plan().address("train")), device="cpu", teacher=f"local-dir:{tiny.teacher}")
 
 
 @pytest.fixture(scope="module")

@@ -256,7 +256,7 @@ def test_the_suite_keeps_a_table_for_each_world_and_replaces_it(tiny: Tiny, tmp_
 
 
 def test_unknown_names_and_a_missing_gpu_are_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"benchmark speed: choose one of extract, .*, all, gpu, gpu-check"):
+    with pytest.raises(InputError, match=r"benchmark speed[:;] choose one of extract, .*, all, gpu, gpu-check"):
         run_suite("speed", asked(), Machine("cpu", 0), "")
     with pytest.raises(InputError, match="benchmark gpu: torch sees no GPU here"):
         run_suite("gpu", asked(), Machine("cpu", 0), "")
