@@ -73,7 +73,7 @@ def test_a_page_needs_no_other_file(tiny: Tiny) -> None:
     at = tiny.plan().address("train")
     page = (at.get("report.html") or b"").decode()
     addresses = [v for _, attributes in Tags(page).found for k, v in attributes.items() if k in ("src", "href")]
-    assert len(addresses) == 3 and all(v and v.startswith("data:image/png;base64,") for v in addresses)
+    assert len(addresses) == 4 and all(v and v.startswith("data:image/png;base64,") for v in addresses)
     assert "http://" not in page and "https://" not in page and "url(" not in page
     assert "default-src 'none'" in page and "color-scheme: light dark" in page
     for c in result["report"].classes:

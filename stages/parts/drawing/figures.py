@@ -177,7 +177,7 @@ def confusion_heat(names: Sequence[str], counts: NDArray[np.int64], num_seen: in
     axis = figure.subplots()
     drawn = axis.imshow(shares, cmap="viridis", vmin=0, vmax=100)
     figure.colorbar(drawn, ax=axis, label="% of the pixels of the row", shrink=0.7)
-    labels = [names[k] + (" *" if k >= num_seen else "") for k in shown]
+    labels = [names[k] + (" *" if k >= num_seen else "") for k in shown.tolist()]
     small = 9 if len(shown) <= 40 else 5
     axis.set_xticks(range(len(shown)), labels, rotation=90, fontsize=small)
     axis.set_yticks(range(len(shown)), labels, fontsize=small)
