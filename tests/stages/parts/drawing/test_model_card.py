@@ -36,4 +36,4 @@ def test_a_card_holds_the_numbers_of_its_report_and_says_what_is_not_known() -> 
     scores = eval_report("val", images=7, sIoU=50.0, pixel_accuracy=61.25)
     card = model_card(REPORT, {**facts, "scores": scores})
     assert "| val | - | 50.0 | - | 61.2 |" in card
-    assert "| classes with 5 pixels | 12.5 | - | - | 50.0 |" in card and "7 images" in card
+    assert "| classes with 5 pixels | - | 12.5 | - | 50.0 |" in card and "7 images" in card
