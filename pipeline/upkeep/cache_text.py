@@ -34,11 +34,12 @@ def show_text(found: dict[str, Any]) -> str:
 
 def _provenance_text(provenance: Mapping[str, Any]) -> str:
     """One line for each part of the provenance, its values behind one another; long values are cut."""
-    parts = {**provenance, **provenance.get("ingredients", {})}
-    parts.pop("ingredients", None)
-    wide = max((len(k) for k in parts), default=0)
+    # Not one mapping: provenance and ingredients both have a `teacher`, which say different things.
+    parts = [(k, v) for k, v in provenance.items() if k != "ingredients"]
+    parts += [(f"made from: {k}", v) for k, v in provenance.get("ingredients", {}).items()]
+    wide = max((len(k) for k, _ in parts), default=0)
     lines = []
-    for key, value in parts.items():
+    for key, value in parts:
         pairs = flat(value) if isinstance(value, Mapping) else []
         text = ", ".join(f"{k} {_short(v)}" for k, v in pairs) if pairs else _short(value)
         lines += textwrap.wrap(

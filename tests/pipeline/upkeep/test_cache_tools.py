@@ -66,7 +66,9 @@ def test_show_tells_where_an_address_comes_from(tiny: Tiny, made: Path) -> None:
     found = cache_tool.show(str(made), name(tiny, "dense", made))
     assert found["provenance"]["fingerprint"] == tiny.plan().fingerprint("dense")
     assert found["shards"] == 3 and found["bytes_per_view"] == pytest.approx(found["bytes"] / 12, abs=0.1)
+    found["provenance"]["ingredients"]["teacher"] = {"recipe": "of the ingredients"}
     text = cache_text.show_text(found)
+    assert "recipe of the ingredients" in text and "model local-dir:" in text  # both stay
     assert "a view" in text and found["provenance"]["fingerprint"] in text
     assert len(text.splitlines()) < 40 and max(len(line) for line in text.splitlines()) <= 120
 
