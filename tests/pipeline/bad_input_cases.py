@@ -241,6 +241,7 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
     "sweep: no seeds": (REFUSED, lambda w: w.stage("sweep", "--over", "train.lr=1e-3;1e-4", "--seeds", "0")),
     "sweep: --markdown is a photo": (
         REFUSED, lambda w: w.stage("sweep", "--over", "train.lr=1e-3;1e-4", "--markdown", str(w.photo))),
+    "calibrate: an unknown setting": (REFUSED, lambda w: w.stage("calibrate", "--set", "train.speed=9")),
     "ablate: a table that is text": (REFUSED, lambda w: w.ablate("--table", "three")),
     "ablate: an unknown setting": (REFUSED, lambda w: w.ablate("--set", "train.speed=9")),
     "ablate: --markdown is a folder": (REFUSED, lambda w: w.ablate("--markdown", str(w.data))),

@@ -113,7 +113,7 @@ def test_the_suite_would_notice_a_traceback_a_wrong_code_and_a_changed_artifact(
         world.student.unlink()
         raise KeyError("x")
 
-    monkeypatch.setattr("pipeline.config.load_config", careless)
+    monkeypatch.setattr("pipeline.plan.load_config", careless)
     outcome = run_case(world, world.planned(), REFUSED)
     assert "a traceback" in outcome.complaint and "an artifact was changed" in outcome.complaint
     assert outcome.word == "crashed" and command_of(("data", "prepare", "voc", "x")) == "data prepare voc"

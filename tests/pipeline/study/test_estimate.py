@@ -36,7 +36,7 @@ def test_bytes_a_view_are_those_that_extract_stores(tiny: Tiny) -> None:
     for kind in ("tokens", "dense"):
         stored = sum(plan.artifact(kind).at.names().values()) / views
         assert found[kind] == pytest.approx(stored, rel=0.35), kind  # shards of 4 views: the marks are half of it
-    payload = 32 * 4 * (1 + regions) + regions + 8 + 8 + 8 + 4
+    payload = 32 * 4 * (1 + regions) + regions + 8 + 8 + 8 + 4 + 4  # two checksums: labels, photo
     large = plan.config.model_copy(update={"extract": plan.config.extract.model_copy(update={"shard": 10**6})})
     assert bytes_per_view(large, (8, 8), 32, regions)["tokens"] == pytest.approx(payload + 24, rel=0.01)
 
