@@ -199,6 +199,8 @@ def test_a_rank_killed_in_extract_and_mine_latent_changes_no_bit(
 ) -> None:
     wanted, found = cache_of(two, contents), cache_of(killed, contents)
     found = {name: data for name, data in found.items() if not name.rpartition("#")[2].isdigit()}  # half-written
+    # The claims of killed processes stay until their lease ends or `cache gc`; they hold no numbers.
+    found = {name: data for name, data in found.items() if ".zarr/writers/" not in name}
     assert wanted.keys() == found.keys()
     assert [name for name in wanted if wanted[name] != found[name]] == []
 
