@@ -11,7 +11,7 @@ RUN = $(BIN)/clip2seg $@ $(PRESET) --artifacts $(ARTIFACTS) $(if $(DATA),--data 
 
 .DEFAULT_GOAL := help
 .PHONY: help demo plan extract mine-latent train eval inspect ablate sweep teacher export runs doctor bench \
-	bench-gpu test torture fuzz coverage lint audit clean
+	bench-gpu test test-slow torture fuzz coverage lint audit clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,8 +73,11 @@ bench-gpu: $(VENV)/.dev ## on one GPU: does it compute as a CPU, waiting for not
 	$(BIN)/clip2seg benchmark gpu-check --device cuda $(ARGS)
 	$(BIN)/clip2seg benchmark gpu --device cuda --markdown docs/performance.md $(ARGS)
 
-test: $(VENV)/.dev ## install, then run the tests
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup $(ARGS)
+test: $(VENV)/.dev ## install, then run the tests, all but the slow ones
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.dev ## the slow tests: kills, object stores, the wheel, several processes, whole studies
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m slow $(ARGS)
 
 coverage: $(VENV)/.dev ## the tests again, with the share of lines and branches that they run
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup --cov --cov-report=term:skip-covered $(ARGS)
