@@ -82,7 +82,7 @@ def test_a_dropped_dense_tier_is_not_computed_again_for_its_own_sake(tiny: Tiny,
 
 def test_the_teachers_row_is_scored_once(tiny: Tiny) -> None:
     tiny.run("extract")
-    plan = tiny.plan("eval.pictures=3")  # scored by no other test
+    plan = tiny.plan("eval.seen_bias=0.03")  # scored by no other test
     first = run.evaluate_teacher(plan, CPU)
     again = run.evaluate_teacher(plan, CPU)
     assert not first["already_complete"] and again["already_complete"]
