@@ -19,17 +19,11 @@ def contact_page(report: Mapping[str, Any], title: str) -> str:
         for area in image["areas"]:
             total[area["class"]] += area["share"] / len(images)
     classes = [{**c, "share": total[c["name"]]} for c in report["classes"] if total[c["name"]]]
-    shown = [
-        {
-            "name": image["name"],
-            "address": _address(image["name"]),
-            "shares": {area["class"]: area["share"] for area in image["areas"]},
-        }
-        for image in images
-    ]
-    video = ""
+    video, shown = "", []
     if "frame" in images[0]:
         video = _address(images[0]["file"].replace("\\", "/").rpartition("/")[2].rpartition(".")[0])
+    else:
+        shown = [_shown(image) for image in images]
     return page(
         "contact.html",
         script="contact.js",
@@ -39,8 +33,14 @@ def contact_page(report: Mapping[str, Any], title: str) -> str:
         classes=sorted(classes, key=lambda c: -c["share"]),
         left_out=report["left_out"],
         video=video,
-        images=[] if video else shown,
+        images=shown,
     )
+
+
+def _shown(image: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page says of a picture."""
+    shares = {area["class"]: area["share"] for area in image["areas"]}
+    return {"name": image["name"], "address": _address(image["name"]), "shares": shares}
 
 
 def _address(name: str) -> str:
