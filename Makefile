@@ -10,8 +10,8 @@ BIN := $(VENV)/bin
 RUN = $(BIN)/clip2seg $@ $(PRESET) --artifacts $(ARTIFACTS) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo plan extract mine-latent train eval inspect ablate sweep teacher export runs doctor bench \
-	bench-gpu pictures test test-slow torture fuzz coverage lint audit clean
+.PHONY: help demo plan extract mine-latent mine-concepts train eval inspect ablate sweep teacher export runs doctor \
+	bench bench-gpu pictures test test-slow torture fuzz coverage lint audit clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ extract: $(VENV)/.user ## phase one: run CLIP once over the data set, store its 
 	$(RUN)
 
 mine-latent: $(VENV)/.user ## phase one: cluster unannotated dense tokens into latent classes
+	$(RUN)
+
+mine-concepts: $(VENV)/.user ## on request: cluster the latent regions of all images into the data set's own concepts
 	$(RUN)
 
 train: $(VENV)/.user ## phase two: train the student from labels and cache alone
