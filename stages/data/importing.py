@@ -29,8 +29,8 @@ from cache.settings import IGNORE
 from stages.parts.data.formats.base import Example, Packed, Source, list_tree
 from stages.parts.data.formats.drawing import NO_LABEL
 from stages.parts.data.formats.registry import Found, choose, read
+from stages.parts.data.id_lists import check_plain
 from stages.parts.data.images import MAX_PIXELS, BadSample, image_size
-from stages.parts.data.layouts import check_plain
 from stages.running.progress import Bar
 
 MARK = ".clip2seg-import.json"

@@ -12,8 +12,8 @@ from cache.errors import InputError
 from stages.parts.data.formats.base import Example, Packed, Source, Tree, blaming, class_name, subset_of
 from stages.parts.data.formats.drawing import Drawing
 from stages.parts.data.formats.pairs import names_beside, says_mask
+from stages.parts.data.id_lists import PHOTOS
 from stages.parts.data.images import MAX_BYTES, MAX_PIXELS, BadSample, read_mask
-from stages.parts.data.layouts import PHOTOS
 
 TITLE = "Hugging Face parquet"
 

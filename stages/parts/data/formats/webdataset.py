@@ -11,8 +11,8 @@ from cache.errors import InputError
 from stages.parts.data.formats.base import Example, Packed, Source, Tree, listed, subset_of
 from stages.parts.data.formats.drawing import Drawing
 from stages.parts.data.formats.pairs import names_beside, says_mask
+from stages.parts.data.id_lists import NESTED, PHOTOS
 from stages.parts.data.images import MASK_ENDINGS, MAX_BYTES, MAX_PIXELS, BadSample, read_mask
-from stages.parts.data.layouts import NESTED, PHOTOS
 
 TITLE = "WebDataset"
 

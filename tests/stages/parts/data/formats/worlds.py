@@ -379,3 +379,99 @@ NO_LISTS = {
     "MATLAB label maps",
 }
 """The forms that don't say which photos are for evaluation."""
+
+
+def folders(root: Path, made: Sequence[Scene]) -> None:
+    """images/ and masks/ with names.txt."""
+    for scene in made:
+        put(root / f"images/{scene.id}.jpg", scene.jpeg())
+        put(root / f"masks/{scene.id}.png", numbers(scene))
+    put(root / "names.txt", NAMES_TXT)
+
+
+def nested_folders(root: Path, made: Sequence[Scene]) -> None:
+    """images/SUBSET and masks/SUBSET, masks as TIFF with an affix, photos .JPG."""
+    for scene in made:
+        put(root / f"images/{scene.subset}/{scene.id}.JPG", scene.jpeg())
+        put(root / f"masks/{scene.subset}/{scene.id}_mask.tif", numbers(scene))
+    put(root / "names.txt", NAMES_TXT)
+
+
+def listed_folders(root: Path, made: Sequence[Scene]) -> None:
+    """images/ and masks/ (.bmp) with train.txt and test.txt, whose lines are two paths."""
+    folders(root, made)
+    for scene in made:
+        (root / f"masks/{scene.id}.png").unlink()
+        put(root / f"masks/{scene.id}.bmp", numbers(scene))
+    for subset, name in (("train", "train"), ("val", "test")):
+        lines = [f"images/{s.id}.jpg masks/{s.id}.bmp\n" for s in made if s.subset == subset]
+        put(root / f"{name}.txt", "".join(lines))
+
+
+def voc(root: Path, made: Sequence[Scene]) -> None:
+    """The VOC layout with its lists."""
+    voc_without_lists(root, made)
+    for subset in ("train", "val"):
+        lines = "".join(f"{s.id}\n" for s in made if s.subset == subset)
+        put(root / f"ImageSets/Segmentation/{subset}.txt", lines)
+
+
+def voc_without_lists(root: Path, made: Sequence[Scene]) -> None:
+    """JPEGImages and SegmentationClass alone; VOC's own archive has photos without masks, too."""
+    for scene in made:
+        put(root / f"JPEGImages/{scene.id}.jpg", scene.jpeg())
+        put(root / f"SegmentationClass/{scene.id}.png", numbers(scene))
+    put(root / "JPEGImages/unlabelled.jpg", made[0].jpeg())
+    put(root / "names.txt", NAMES_TXT)
+
+
+def cityscapes(root: Path, made: Sequence[Scene]) -> None:
+    """leftImg8bit and gtFine by city, with more files beside labelIds; 26 car, 23 sky, 7 road, 4 static."""
+    value = dict(zip(NAMES, (26, 23, 7), strict=True))
+    for scene in made:
+        name = f"{scene.subset}/ulm/ulm_{scene.id[1:]:0>6}_000019"
+        put(root / f"leftImg8bit/{name}_leftImg8bit.png", scene.photo)
+        values = scene.values(value)
+        values[values == 0] = 4
+        put(root / f"gtFine/{name}_gtFine_labelIds.png", values)
+        put(root / f"gtFine/{name}_gtFine_instanceIds.png", values.astype(np.uint16) * 1000)
+        put(root / f"gtFine/{name}_gtFine_color.png", colours(scene))
+        put(root / f"gtFine/{name}_gtFine_polygons.json", "{}")
+
+
+def ade20k(root: Path, made: Sequence[Scene]) -> None:
+    """images/training and annotations/training; 13 person, 5 tree, 3 sky."""
+    value = dict(zip(NAMES, (13, 5, 3), strict=True))
+    for scene in made:
+        folder = {"train": "training", "val": "validation"}[scene.subset]
+        put(root / f"images/{folder}/ADE_{folder}_{scene.id[1:]:0>8}.jpg", scene.jpeg())
+        put(root / f"annotations/{folder}/ADE_{folder}_{scene.id[1:]:0>8}.png", scene.values(value))
+
+
+def camvid(root: Path, made: Sequence[Scene]) -> None:
+    """SegNet's CamVid: train/, trainannot/, train.txt with two paths on each line; 0 sky, 8 car, 3 road, 11 void."""
+    value = dict(zip(NAMES, (8, 3, 1), strict=True))
+    for subset in ("train", "val"):
+        lines = []
+        for scene in made:
+            if scene.subset == subset:
+                name = f"0001TP_{scene.id[1:]:0>6}.png"
+                put(root / f"{subset}/{name}", scene.photo)
+                values = scene.values(value)
+                values[:2] = 11
+                put(root / f"{subset}annot/{name}", values)
+                lines.append(f"/SegNet/CamVid/{subset}/{name} /SegNet/CamVid/{subset}annot/{name}\n")
+        put(root / f"{subset}.txt", "".join(lines))
+
+
+IN_PLACE: dict[str, tuple[Callable[[Path, Sequence[Scene]], None], tuple[str, ...]]] = {
+    "images + masks": (folders, NAMES),
+    "images + masks in sub-folders": (nested_folders, NAMES),
+    "images + masks, lists": (listed_folders, NAMES),
+    "PASCAL VOC": (voc, NAMES),
+    "PASCAL VOC without lists": (voc_without_lists, NAMES),
+    "Cityscapes": (cityscapes, ("car", "sky", "road")),
+    "ADE20K": (ade20k, ("person", "tree", "sky")),
+    "CamVid": (camvid, ("car", "road", "building")),
+}
+"""Writer of each form that is read where it lies, and what NAMES are called in it."""
