@@ -15,7 +15,6 @@ from typing import Any
 
 from cache.errors import InputError
 from cache.files import write_whole
-from stages.data.dealing import undo_half, write_lists
 from stages.parts.data.formats.base import list_tree
 from stages.parts.data.formats.in_place import InPlace, find_in_place
 from stages.parts.data.formats.registry import recognise, what_lies_there
@@ -31,6 +30,7 @@ from stages.parts.data.proposals import (
     vocabulary_toml,
 )
 from stages.parts.data.suspicions import NO_LABEL, MaskValues, looks_binary, mask_values, suspicions
+from stages.running.dealt_lists import undo_half, write_lists
 from stages.running.progress import Bar
 
 VOCABULARY = "classes.toml"

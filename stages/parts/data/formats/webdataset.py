@@ -74,7 +74,7 @@ def read(tree: Tree) -> Source:
 
 def _members(path: Path) -> list[_Member]:
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.TarFile(path) as tar:  # one that is compressed can't be read at an offset
             return [_Member(path, m.name, m.offset_data, m.size) for m in tar if m.isfile() and m.size <= MAX_BYTES]
     except (tarfile.TarError, OSError, ValueError) as error:
         raise InputError(f"{path}: isn't a plain tar file ({str(error).splitlines()[0]}); fetch it anew") from error
