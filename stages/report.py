@@ -76,6 +76,7 @@ def _evaluation(at: Location, report: EvalReport) -> str:
         f"<p>{report.images} images of <b>{escape(report.data)}</b>, split {escape(report.split)}, "
         f"mode {settings.mode}, short side {settings.short_side} px"
         + (f", <b>seen bias {settings.seen_bias}</b>" if settings.seen_bias else "")
+        + (f", <b>PAMR, {settings.pamr} rounds</b>" if settings.pamr else "")
         + f".</p>{_cards(report)}<p class=quiet>Means over classes with {supported.min_pixels} pixels: {scores}.</p>"
     )
     parts = [_section("Scores", head), _section("Classes", _classes(report.classes))]
