@@ -135,21 +135,24 @@ def train(
         compute=compute,
         teacher=_online_teacher(plan, compute) if online else None,
     )
-    _report("train", at)
+    _report(plan, "train", at)
     return _result("train", False, summary, at)
 
 
-def _report(stage: str, at: Location) -> None:
+def _report(plan: Plan, stage: str, at: Location) -> None:
     if rank_and_world()[0] == 0:
-        say(f"{stage}: report at {write_report(at)}")
+        say(f"{stage}: report at {write_report(plan, at)}")
 
 
-def write_report(at: Location) -> str:
+def write_report(plan: Plan, at: Location) -> str:
     """The HTML page of a run with the evaluations there are; returns its address."""
+    from pipeline.study.references import with_references
     from pipeline.study.runs import run_at
     from stages import report as run_report
 
-    return run_report.run(at, run_at(at).evaluations)
+    typed = plan.invocation
+    commands = {"eval": typed.command("eval"), "ablate": typed.command("ablate", "--table", "3")}
+    return run_report.run(at, with_references(run_at(at)), commands)
 
 
 def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
@@ -183,7 +186,7 @@ def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
         plan.address("eval"),
         compute=machine.compute,
     )
-    _report("eval", plan.address("train"))
+    _report(plan, "eval", plan.address("train"))
     return _result("eval", False, {}, plan.address("eval")) | {"report": report}
 
 
