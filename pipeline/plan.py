@@ -11,7 +11,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -144,9 +144,20 @@ class Plan:
             **refined,
             **(cells if c.affinity.kmeans_weight else {}),
         }
+        concepts = {
+            "teacher": identity,
+            "mine-concepts": c.mine_concepts.fingerprint_fields(),
+            "latent": fingerprint(latent),
+        }
+        if c.mine_concepts.reuse:
+            concepts = {"teacher": identity, "reused": self._reused_digest(identity)}
+        membership = {"latent": fingerprint(latent), "concepts": fingerprint(concepts)}
         words = {"file": text_source} if text_source else {"identity": identity, "prompts": list(self.prompts)}
         text = {"words": words, "classes": list(self.vocabulary.ordered), "seen": len(seen)}
         cached = {"tokens": fingerprint(tokens), "latent": fingerprint(latent)}
+        distill = c.distill.fingerprint_fields()
+        if not self.reads_concepts:  # what isn't used moves no address
+            del distill["same_concept"]
         train = {
             "data": data,
             "text": {"words": words, "seen": seen},
@@ -155,7 +166,8 @@ class Plan:
             "pixel-loss": c.pixel_loss.fingerprint_fields(),
             "train": c.train.fingerprint_fields(),
             **(cached if self.distilled else {}),
-            **({"distill": c.distill.fingerprint_fields()} if c.distill.loss != "none" else {}),
+            **({"membership": fingerprint(membership)} if self.reads_concepts else {}),
+            **({"distill": distill} if c.distill.loss != "none" else {}),
             **({"latent-embedding": c.latent_embedding.fingerprint_fields()} if c.latent_embedding.enabled else {}),
         }
         scored = {
@@ -169,6 +181,8 @@ class Plan:
             "dense": dense,
             "affinity": affinity,
             "latent": latent,
+            "concepts": concepts,
+            "membership": membership,
             "text": text,
             "train": train,
             "eval": {"train": fingerprint(train), **scored},
@@ -180,6 +194,31 @@ class Plan:
     def distilled(self) -> bool:
         """Whether training reads tokens at all; the baseline of Table 3 does not."""
         return self.train_recipe.distilled
+
+    @property
+    def reads_concepts(self) -> bool:
+        """Whether training reads the concepts of latent regions."""
+        return self.train_recipe.reads_concepts
+
+    def older_concepts(self) -> Artifact | None:
+        """The concepts that `mine-concepts.reuse` names. Raises InputError where none are there."""
+        where = self.config.mine_concepts.reuse
+        if not where:
+            return None
+        older = Artifact(Location(where), "concepts")
+        if older.at.size("zarr.json") is None or older.summary(1) is None:
+            raise InputError(f"mine-concepts.reuse = {where!r}: no finished concepts there; name a concepts-....zarr")
+        return older
+
+    def _reused_digest(self, teacher: dict[str, Any]) -> str:
+        """What the concepts to reuse hold. Raises InputError where another teacher made them."""
+        older = self.older_concepts()
+        assert older is not None
+        if older.provenance()["ingredients"].get("teacher") != teacher:
+            raise InputError(
+                f"{older}: concepts of another teacher; name concepts of this one in mine-concepts.reuse, or none"
+            )
+        return fingerprint((older.commit(0) or {})["objects"])
 
     def reads_network(self) -> bool:
         """Whether mining reads the features of [affinity]. Raises InputError where it names none."""
@@ -207,7 +246,7 @@ class Plan:
 
     def tiers(self) -> CacheTiers:
         """The artifacts of the cache, stored or not."""
-        return CacheTiers(*(self.artifact(kind) for kind in ("tokens", "dense", "latent", "text", "affinity")))
+        return CacheTiers(**{f.name: self.artifact(f.name) for f in fields(CacheTiers)})
 
     @property
     def cache_recipe(self) -> CacheRecipe:
@@ -244,9 +283,14 @@ class Plan:
         unused = {
             kind for kind, kept in (("dense", c.extract.store_dense), ("affinity", c.affinity.stored)) if not kept
         }
-        untouched = {*([] if self.distilled else ["tokens", "latent"])}
+        untouched = {*([] if self.distilled else ["tokens", "latent"])} | {
+            *([] if self.reads_concepts else ["membership"])
+        }
         steps = []
         for stage in STAGES:
+            # An aside that training reads on request alone; whoever ran it sees it.
+            if stage.name == "mine-concepts" and not (self.reads_concepts or self.address("concepts").names()):
+                continue
             reads = tuple(kind for kind in stage.reads if stage.name != "train" or kind not in untouched)
             states = [self._state(kind, shards) for kind in stage.writes if kind not in unused]
             detail = ", ".join(f"{self.address(kind).name} {state}" for kind, _, state in states)
@@ -258,7 +302,7 @@ class Plan:
         """A kind of artifact, whether it is done, and that in words."""
         if kind not in ARTIFACTS:
             return self._finished(kind)
-        return self._progress(kind, 1 if kind == "text" else shards)
+        return self._progress(kind, 1 if kind in ("text", "concepts") else shards)
 
     def _progress(self, kind: str, shards: int) -> tuple[str, bool, str]:
         artifact = self.artifact(kind)

@@ -113,6 +113,22 @@ def mine_latent(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict[s
     return _result("mine-latent", False, summary, plan.address("latent"))
 
 
+def mine_concepts(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict[str, Any]:
+    """Concepts of the latent regions of the whole data set. `kmeans`: where faiss clusters, auto, gpu or cpu."""
+    tiers = plan.tiers()
+    if (done := _finished("mine-concepts", tiers.membership.at)) is not None:
+        return done
+    from stages import mine_concepts as stage
+
+    # Looked at before anything is made, so that a refused run leaves nothing.
+    if tiers.latent.at.size("zarr.json") is None:
+        raise InputError(f"{tiers.latent}: nothing mined; run `{plan.invocation.command('mine-latent')}` first")
+    for artifact in (tiers.concepts, tiers.membership):
+        _create(plan, artifact, "mine-concepts")
+    summary = stage.run(plan.config.mine_concepts, tiers, plan.older_concepts(), compute=machine.compute, kmeans=kmeans)
+    return _result("mine-concepts", False, summary, plan.address("membership"))
+
+
 def train(
     plan: Plan, machine: Machine, *, compiled: bool = False, online: bool = False, on_scalar: OnScalar | None = None
 ) -> dict[str, Any]:
@@ -164,6 +180,10 @@ def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
     if plan.reads_network():
         raise InputError(
             "train --online-teacher: the features of [affinity] are read from the cache; train without the option"
+        )
+    if plan.reads_concepts:
+        raise InputError(
+            "train --online-teacher: distill.same_concept reads concepts from the cache; train without the option"
         )
     teacher, text = load_teacher(plan.config.teacher, compute.device), plan.tiers().text
     _create(plan, text, "extract")

@@ -21,7 +21,9 @@ from pipeline.plan import Plan
 from stages.running.drafts import is_draft
 from stages.running.progress import Bar
 
-_NAME = re.compile(r"(tokens|dense|affinity|latent|text|train|online|eval|teacher)-([0-9a-f]{8})(\.zarr)?")
+_NAME = re.compile(
+    r"(tokens|dense|affinity|latent|concepts|membership|text|train|online|eval|teacher)-([0-9a-f]{8})(\.zarr)?"
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ def _used(own: dict[str, Any], kind: str, made: dict[str, dict[str, Any]]) -> tu
     for name, other in made.items():
         theirs, their_kind = other.get("ingredients", {}), _kind(name)
         key = fingerprint({k: v for k, v in theirs.items() if k != "schema"}) if theirs else ""
-        reads = their_kind in ("tokens", "dense", "affinity", "latent") and ingredients.get(their_kind) == key
+        reads = (
+            their_kind in ("tokens", "dense", "affinity", "latent", "concepts", "membership")
+            and ingredients.get(their_kind) == key
+        )
         speaks = their_kind == "text" and kind in ("train", "online") and _same_text(ingredients.get("text"), theirs)
         if (reads and key) or speaks or own.get("run") == name:
             found.append(name)
