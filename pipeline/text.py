@@ -164,6 +164,7 @@ def eval_text(plan: Plan, result: dict[str, Any]) -> str:
         f"eval: {report.images} images, split {report.split} -> {result['address']}\n\n{columns(rows)}\n\n"
         f"{columns(classes, left=2)}\n\npicture grid: {result['address']}/grid.png"
         + (f"\nseen bias {bias} was subtracted" if bias else "")
+        + (f"\nscores smoothed by {report.settings.pamr} rounds of PAMR" if report.settings.pamr else "")
         + ("\none class alone: where no other competes, its IoU is 100 always" if len(report.classes) == 1 else "")
         + _bad(report.bad)
         + (f"\nnot scored yet: {', '.join(missing)} (`{table}` makes all rows)" if missing else "")

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from cache.tiers import CacheTiers
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.settings import ExtractConfig
 from stages.parts.teacher.crops import BadView, TeacherBatch, TeacherView, TeacherViews, collate_views
+from stages.parts.teacher.features import load_features
 from stages.parts.teacher.files import load_text_source
 from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import PendingTokens, encode, token_arrays
@@ -32,9 +33,6 @@ from stages.running.drafts import Drafts, Part, whole
 from stages.running.loading import loaded, losses_explained
 from stages.running.progress import Bar, Clock, ShardQueue, say
 from stages.running.recipes import CacheRecipe
-
-if TYPE_CHECKING:
-    from stages.parts.students.backbone import Backbone
 
 DRAFT_SECONDS = 10.0
 """How much of the teacher's work a stop may cost, besides the batch in work."""
@@ -51,9 +49,9 @@ def run(
     where the store fails; committed shards, and of those in work the finished batches, stay, also after Ctrl-C,
     SIGTERM or a kill.
     """
-    network, kept = None, [tiers.tokens, tiers.text]
+    kept = [tiers.tokens, tiers.text]
     kept += [tiers.dense] if recipe.extract.store_dense else []
-    kept += [tiers.affinity] if recipe.affinity.encoder else []
+    kept += [tiers.affinity] if recipe.affinity.stored else []
     # One claim over all tiers, from the first moment: some are written late, or between two shards not at all.
     with (
         writing(*(artifact.at for artifact in kept)),
@@ -61,11 +59,7 @@ def run(
     ):
         teacher = load_teacher(recipe.teacher, compute.device)
         write_text(teacher, prompts, data, tiers.text)
-        if recipe.affinity.encoder:
-            from stages.parts.students.backbone import load_backbone
-
-            network = load_backbone(recipe.affinity, compute.device)
-        return fill(recipe, teacher, data, tiers, workers=compute.workers, network=network)
+        return fill(recipe, teacher, data, tiers, workers=compute.workers)
 
 
 def fill(
@@ -75,18 +69,18 @@ def fill(
     out: CacheTiers,
     *,
     workers: int,
-    network: Backbone | None = None,
 ) -> dict[str, Any]:
     """`run` with a teacher at hand, and all but the text embeddings."""
     cfg, views, compute = recipe.extract, recipe.views, Compute(teacher.device, workers)
     rows, shards = len(data) * views.count, -(-len(data) * views.count // cfg.shard)
-    kept = {"tokens": True, "dense": cfg.store_dense, "affinity": network is not None}
+    kept = {"tokens": True, "dense": cfg.store_dense, "affinity": recipe.affinity.stored}
     tiers = {kind: a for kind, a in out.by_kind().items() if kept.get(kind) and not a.dropped()}
     clock, quarantine = Clock(), Quarantine(data.cfg.max_bad)
     ready = {kind: a.committed() for kind, a in tiers.items()}
     if data.cfg.max_bad:
         quarantine.bad += [b for _, mark in out.tokens.marks(ready["tokens"]) for b in mark["stats"]["bad"]]
-    # A second network that is added later does not ask the teacher again.
+    features = load_features(recipe.affinity, teacher)
+    # Features that are wanted later do not ask the teacher for its tokens again.
     asked = None if all(len(ready[kind]) == shards for kind in tiers if kind != "affinity") else teacher
     source = TeacherViews(data, views, teacher.input_size, teacher.crop_size)
     done = len(set.intersection(*map(set, ready.values())))
@@ -103,7 +97,7 @@ def fill(
             with work.kept():
                 while (batch := _next(batches, clock)) is not None:
                     with clock("teacher"):
-                        encoded = encode(asked, batch, cfg, network)
+                        encoded = encode(asked, batch, cfg, features)
                     shard, finished = work.add(batch.views, encoded)
                     for view in batch.views:
                         if isinstance(view, BadView):

@@ -193,6 +193,7 @@ class Student:
         short_side: int = 0,
         mode: str = "auto",
         seen_bias: float = 0.0,
+        pamr: int = 0,
         max_pixels: int = MAX_PIXELS,
     ) -> Segmentation:
         """Finds classes in a picture: a path, an array uint8 [H, W, 3] RGB, or a Pillow image.
@@ -201,7 +202,7 @@ class Student:
         arguments are `SegmentOptions`. Raises InputError for an unreadable picture and impossible options.
         """
         words = classes if isinstance(classes, ClassEmbeddings) else self.embed(classes)
-        options = segment_options(mode=mode, short_side=short_side, threshold=threshold, seen_bias=seen_bias)
+        options = segment_options(mode=mode, short_side=short_side, threshold=threshold, seen_bias=seen_bias, pamr=pamr)
         pixels = _pixels(image, max_pixels)
         return Segmentation(pixels, self.segmenter.labels(pixels, words, options), words.names)
 
