@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 
 ARTIFACTS_FOLDER = "artifacts"
 """Default of --artifacts."""
+_STAGES = ("extract", "mine-latent", "mine-concepts", "train", "eval", "plan")
 
 
 @dataclass(frozen=True)
@@ -24,3 +26,7 @@ class Invocation:
         options += ["--artifacts", self.artifacts] if self.artifacts != ARTIFACTS_FOLDER else []
         options += [word for override in self.overrides for word in ("--set", override)]
         return shlex.join(["clip2seg", *name.split(), self.preset, *words, *options])
+
+    def completed(self, message: str) -> str:
+        """A message of a stage, which knows no preset, with its `clip2seg STAGE` written as it has to be typed."""
+        return re.sub(rf"`clip2seg ({'|'.join(_STAGES)})`", lambda found: f"`{self.command(found[1])}`", message)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
 from pipeline.plan import Plan
+from pipeline.shown import link
 from stages.running.compute import Compute, check_flags, resolve
 from stages.running.progress import rank_and_world, say
 from stages.running.reports import read_report
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from stages.parts.eval_report import EvalReport
     from stages.parts.scoring.bias_curve import Point
     from stages.running.board import OnScalar
+
+P, R = ParamSpec("P"), TypeVar("R")
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 """Names of glibc's malloc.h."""
@@ -72,6 +76,21 @@ class Machine:
         return found
 
 
+def _as_typed(stage: Callable[Concatenate[Plan, P], R]) -> Callable[Concatenate[Plan, P], R]:
+    """A function of a plan whose errors suggest commands for that plan, not for the default preset."""
+
+    @functools.wraps(stage)
+    def run(plan: Plan, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return stage(plan, *args, **kwargs)
+        except InputError as error:
+            if (message := plan.invocation.completed(str(error))) == str(error):
+                raise
+            raise type(error)(message) from error
+
+    return run
+
+
 def draw_world(plan: Plan) -> None:
     """Draws the demo world that a plan reads, unless it is there; does nothing for other data."""
     if plan.world is not None:
@@ -82,6 +101,7 @@ def draw_world(plan: Plan) -> None:
             say(f"demo world: {world.train} + {world.val} images drawn -> {root}")
 
 
+@_as_typed
 def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Tokens, dense tokens and text embeddings."""
     if (done := _done(plan, "extract")) is not None:
@@ -99,6 +119,7 @@ def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
     return _result("extract", False, summary, plan.address("tokens"))
 
 
+@_as_typed
 def mine_latent(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict[str, Any]:
     """Cell masks of latent classes and their local tokens. `kmeans`: where faiss clusters, auto, gpu or cpu."""
     if (done := _done(plan, "mine-latent")) is not None:
@@ -113,6 +134,7 @@ def mine_latent(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict[s
     return _result("mine-latent", False, summary, plan.address("latent"))
 
 
+@_as_typed
 def mine_concepts(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict[str, Any]:
     """Concepts of the latent regions of the whole data set. `kmeans`: where faiss clusters, auto, gpu or cpu."""
     tiers = plan.tiers()
@@ -129,6 +151,7 @@ def mine_concepts(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict
     return _result("mine-concepts", False, summary, plan.address("membership"))
 
 
+@_as_typed
 def train(
     plan: Plan, machine: Machine, *, compiled: bool = False, online: bool = False, on_scalar: OnScalar | None = None
 ) -> dict[str, Any]:
@@ -157,7 +180,7 @@ def train(
 
 def _report(plan: Plan, stage: str, at: Location) -> None:
     if rank_and_world()[0] == 0:
-        say(f"{stage}: report at {write_report(plan, at)}")
+        say(f"{stage}: report at {link(write_report(plan, at))}")
 
 
 def write_report(plan: Plan, at: Location) -> str:
@@ -191,6 +214,7 @@ def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
     return OnlineTeacher(teacher, plan.cache_recipe)
 
 
+@_as_typed
 def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Scores of the student; `report` of the result is an EvalReport."""
     if (done := _done(plan, "eval")) is not None:
@@ -210,6 +234,7 @@ def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
     return _result("eval", False, {}, plan.address("eval")) | {"report": report}
 
 
+@_as_typed
 def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list[Point]:
     """The student's scores over the seen bias, at those of `also` too, from one pass over the evaluation images."""
     draw_world(plan)
@@ -220,6 +245,7 @@ def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list
     )
 
 
+@_as_typed
 def evaluate_transfer(plan: Plan, words: Plan, data: Dataset, at: Location, on: str, machine: Machine) -> EvalReport:
     """Scores of the student on another data set; the artifact `text` of `words` has its names, or gets them."""
     from stages import evaluate as stage
@@ -242,6 +268,7 @@ def evaluate_transfer(plan: Plan, words: Plan, data: Dataset, at: Location, on: 
     )
 
 
+@_as_typed
 def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Scores of the teacher, training-free; loads CLIP. `report` of the result is an EvalReport."""
     at = plan.address("teacher")
@@ -256,6 +283,7 @@ def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
     return _result("eval", False, {}, at) | {"report": report}
 
 
+@_as_typed
 def verify_teacher(plan: Plan, machine: Machine, sample: int) -> dict[str, Any]:
     """A sample of cached views encoded again and compared; loads CLIP."""
     draw_world(plan)

@@ -12,11 +12,13 @@ from pipeline.cli.common import (
     Data,
     Device,
     Json,
+    Open,
     Preset,
     Set,
     emit,
     make_machine,
     make_plan,
+    show,
 )
 
 PANEL = "Look"
@@ -29,7 +31,8 @@ def inspect(
     question: Annotated[
         str,
         typer.Argument(
-            help="summary, quality, mining, recipes, image, search, neighbours, duplicates, outliers, losses, explore.",
+            help="summary, quality, mining, recipes, image, search, neighbours, duplicates, outliers, losses, explore, "
+            "report.",
             metavar="[QUESTION]",
         ),
     ] = "summary",
@@ -52,14 +55,21 @@ def inspect(
     split: Annotated[
         str, typer.Option("--split", help="explore: train (the cache), or val: prediction beside ground truth.")
     ] = "train",
+    open_: Open = False,
     as_json: Json = False,
 ) -> None:
     """Ask the cache how good teacher and mining are.
 
     `summary` loads no torch.
     """
+    from cache.errors import InputError
     from pipeline.inspection.opened import Inspection
-    from pipeline.inspection.questions import ask
+    from pipeline.inspection.questions import WITHOUT_PICTURE, ask
 
+    if open_ and question in WITHOUT_PICTURE:
+        raise InputError(f"inspect {question} --open: it draws nothing to show; leave --open out")
     ask_of = Inspection(make_plan(preset, data, artifacts, set_), make_machine(device, 0), out)
-    emit(*ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary, split=split), as_json)
+    text, found = ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary, split=split)
+    emit(text, found, as_json)
+    if open_ and (address := found.get("file") or found.get("picture")):
+        show(address)
