@@ -29,3 +29,11 @@ class CacheTiers:
             "text": self.text,
             "affinity": self.affinity,
         }
+
+
+@dataclass(frozen=True)
+class EarlierTiers:
+    """The artifacts of an earlier list of the same photos, or of other classes; `same_seen`: of the same seen ones."""
+
+    tiers: CacheTiers
+    same_seen: bool

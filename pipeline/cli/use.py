@@ -14,6 +14,7 @@ from pipeline.cli.common import (
     Device,
     Json,
     SeenBias,
+    Synonyms,
     Teacher,
     emit,
     open_student,
@@ -41,6 +42,7 @@ def predict(
         "auto"
     ),
     seen_bias: SeenBias = 0,
+    synonyms: Synonyms = "mean",
     plain: Annotated[bool, typer.Option("--plain", help="Overlays without contours, names and legend.")] = False,
     max_pixels: Annotated[int, typer.Option("--max-pixels", help="Larger pictures are refused.")] = 100_000_000,
     teacher: Teacher = "",
@@ -58,7 +60,7 @@ def predict(
 
     student = open_student(run, artifacts, data, device, teacher)
     options = {"threshold": threshold, "short_side": short_side, "mode": mode, "seen_bias": seen_bias}
-    result = run_predict(student, source, out, classes or None, options, max_pixels, plain)
+    result = run_predict(student, source, out, classes or None, options, max_pixels, plain, synonyms)
     emit(predict_text(result, out), result, as_json)
 
 
