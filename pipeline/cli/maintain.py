@@ -55,6 +55,23 @@ def data_init(
     emit(result.text(), result.json(), as_json)
 
 
+@data_app.command("import")
+def data_import(
+    folder: Annotated[str, typer.Argument(help="A folder with photos and annotations, see docs/data-formats.md.")],
+    out: Annotated[str, typer.Option("--out", help="A new folder for images/, masks/, names.txt and lists.")],
+    format_: Annotated[str, typer.Option("--format", help="Its format, where a folder may hold several.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Convert COCO, LabelMe, YOLO ... annotations.
+
+    Once, into photos and masks that `data init` reads.
+    """
+    from stages.data.importing import import_folder
+
+    result = import_folder(folder, out, format_)
+    emit(result.text(), result.json(), as_json)
+
+
 @data_app.command("check")
 def data_check(
     preset: Preset = "demo",

@@ -17,6 +17,8 @@ from typing import Any
 
 from cache.errors import InputError
 from cache.files import write_whole
+from stages.parts.data.formats.base import list_tree
+from stages.parts.data.formats.registry import recognise
 from stages.parts.data.images import MAX_PIXELS, BadSample, mask_size_problem, read_mask
 from stages.parts.data.layouts import LAYOUTS, LayoutName, Record, Subset, locate
 from stages.parts.data.names import read_earlier, read_names
@@ -282,6 +284,12 @@ def _layout(root: Path) -> tuple[LayoutName, tuple[str, str]]:
         raise InputError(
             f"{root}: the VOC layout needs ImageSets/Segmentation/train.txt and val.txt, one id a line; there is "
             f"{there}. Without lists, rename JPEGImages to images and SegmentationClass to masks: photos are dealt out"
+        )
+    if found := recognise(list_tree(root)):
+        name = f" --format {' or '.join(f.name for f in found)}" if len(found) > 1 else ""
+        raise InputError(
+            f"{root}: took it for {' or '.join(map(str, found))}; such annotations are converted once: "
+            f"clip2seg data import {shlex.quote(str(root))} --out {shlex.quote(f'{root.resolve()}_masks')}{name}"
         )
     there = ", ".join(sorted(p.name for p in root.iterdir() if not p.name.startswith("."))[:6]) or "nothing"
     raise InputError(

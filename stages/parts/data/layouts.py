@@ -15,10 +15,10 @@ from cache.errors import InputError
 from stages.parts.data.pairing import paired
 
 _LISTS = Path(__file__).parent / "lists"
-_PHOTOS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-_PHOTO_NAME = re.compile(rf"(.+?)({'|'.join(map(re.escape, _PHOTOS))})(?:[\s,;].*)?", re.IGNORECASE)
+PHOTOS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+_PHOTO_NAME = re.compile(rf"(.+?)({'|'.join(map(re.escape, PHOTOS))})(?:[\s,;].*)?", re.IGNORECASE)
 """A photo's path at the beginning of a line, whatever follows it."""
-_NESTED = "__"
+NESTED = "__"
 """Stands for the slash in the id of a photo in a sub-folder."""
 
 LayoutName = Literal["voc", "folder", "coco_stuff", "context"]
@@ -75,7 +75,7 @@ LAYOUTS: dict[LayoutName, Layout] = {
     ),
     "folder": Layout(
         images="images",
-        suffixes=_PHOTOS,
+        suffixes=PHOTOS,
         masks=(MaskFolder("masks", (".png", ".tif", ".tiff", ".bmp", ".gif")),),
         lists=("{list}.txt",),
         unlisted="hash",
@@ -123,7 +123,7 @@ def locate(layout: Layout, root: Path, lists: Mapping[Subset, str], subset: Subs
     empty list, an id or list name that isn't a plain name, and a file that is a link out of `root`.
     """
     list_name = lists[subset]
-    _check_plain(list_name, f"data.{subset}")
+    check_plain(list_name, f"data.{subset}")
     if root == Path() or not root.is_dir():
         raise InputError(f"{root}: no such folder; set data.root to the data set's folder")
     image_folder = root / layout.images.format(list=list_name)
@@ -178,7 +178,7 @@ def _id_of(line: str, layout: Layout | None) -> str:
     parts = stem.split("/")
     if len(parts) > 1 and (layout is None or not layout.nested or not all(p.strip(".") for p in parts)):
         return line
-    return _NESTED.join(parts)
+    return NESTED.join(parts)
 
 
 def shipped_list(name: str) -> list[str]:
@@ -207,7 +207,7 @@ def _ids(layout: Layout, root: Path, lists: Mapping[Subset, str], subset: Subset
     ids, dealt = sorted(images), False
     listed = any((root / t.format(list=name)).exists() for t in layout.lists for name in lists.values())
     if layout.unlisted == "hash" and not listed:  # one list of two is a mistake: the other would overlap it
-        by_folder = {name: [i for i in ids if i.startswith(name + _NESTED)] for name in lists.values()}
+        by_folder = {name: [i for i in ids if i.startswith(name + NESTED)] for name in lists.values()}
         if all(by_folder.values()):
             ids, source = by_folder[list_name], str(root / layout.images / list_name)
         else:
@@ -221,7 +221,7 @@ def _ids(layout: Layout, root: Path, lists: Mapping[Subset, str], subset: Subset
     if not ids:
         raise InputError(f"{source}: no {' '.join(layout.suffixes)} file for {subset}; put the photos there")
     for one in ids:
-        _check_plain(one, source)
+        check_plain(one, source)
     return _Ids(ids, source, dealt=dealt)
 
 
@@ -261,14 +261,14 @@ def _checked(ids: list[str], path: Path) -> list[str]:
     if not ids:
         raise InputError(f"{path}: the list is empty; write one id a line")
     for one in ids:
-        _check_plain(one, str(path))
+        check_plain(one, str(path))
     if len(set(ids)) < len(ids):
         twice = next(one for i, one in enumerate(ids) if one in ids[:i])
         raise InputError(f"{path}: id {twice!r} is listed twice; take one out")
     return ids
 
 
-def _check_plain(name: str, where: str) -> None:
+def check_plain(name: str, where: str) -> None:
     """Ids and list names become file names: nothing in them may leave the folder."""
     plain = name.isprintable() and not set(name) & set("/\\") and not name.startswith(".") and 0 < len(name) <= 200
     if not plain:
@@ -286,7 +286,7 @@ def _files(
         raise InputError(f"{folder}: no such folder; check data.root and data.layout")
     # The data set's folder may lie anywhere, as its user says; what it holds, folders too, stays inside.
     home = os.path.realpath(root)
-    _refuse_link_out(str(folder), home)
+    refuse_link_out(str(folder), home)
     found: dict[str, str] = {}
     waiting = [""]
     while waiting:
@@ -301,15 +301,15 @@ def _files(
                         waiting.append(f"{below}{entry.name}/")
                     continue
                 if entry.is_symlink():
-                    _refuse_link_out(entry.path, home)
-                one = (below + stem).replace("/", _NESTED)
+                    refuse_link_out(entry.path, home)
+                one = (below + stem).replace("/", NESTED)
                 if one in found:
                     raise InputError(f"{entry.path}: {found[one]} has the same id; rename one")
                 found[one] = below + entry.name
     return found
 
 
-def _refuse_link_out(path: str, home: str) -> None:
+def refuse_link_out(path: str, home: str) -> None:
     """Raises InputError where a file or folder leads out of the data set's real folder `home`."""
     if not Path(os.path.realpath(path)).is_relative_to(home):
         raise InputError(f"{path}: a link out of {home}; copy what it names there")
