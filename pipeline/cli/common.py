@@ -74,7 +74,7 @@ def open_student(run: str, artifacts: str, data: str, device: str, teacher: str)
 
     _ = machine.compute  # prepares this process, which `load_student` leaves as it is
     student = load_student(found, device=device, teacher=teacher, pretrained=pretrained)
-    student.word_source, student.teacher_source = "--classes", "--teacher"
+    student.word_source, student.teacher_source = "--classes", "--teacher {}"
     return student
 
 

@@ -81,7 +81,7 @@ class Student:
     ) -> None:
         self.checkpoint, self.at, self.about = checkpoint, at, checkpoint.about
         self._teacher, self._pretrained = teacher, pretrained
-        self.word_source, self.teacher_source = "classes", "load_student(..., teacher=...)"
+        self.word_source, self.teacher_source = "classes", "load_student(..., teacher='{}')"
         """How errors call what gives names and the teacher; the command line puts its options there."""
         settings = self.ingredients
         self.segmenter = Segmenter(
@@ -182,7 +182,8 @@ class Student:
             # A file must not choose what is loaded here: whoever trusts it says so.
             named = recorded.get("model") or "its teacher"
             raise InputError(
-                f"{asked}; to embed it, name the run's teacher with {self.teacher_source}: {named}, says its file"
+                f"{asked}; to embed it, name the run's teacher: "
+                f"{self.teacher_source.replace('{}', named)} (as the run's file says)"
             )
         if not prompts:
             raise InputError(f"{asked}, and it was trained with ready-made embeddings, so none can be added")
@@ -201,7 +202,7 @@ class Student:
         if made.shape[1] != wanted.shape[1] or (made * wanted).sum(1).min() < 0.999:
             raise InputError(
                 f"teacher {model}: gives other embeddings than the run was trained with (tried on "
-                f"{control[0].name!r}); name the run's own teacher with {self.teacher_source}"
+                f"{control[0].name!r}); name the run's own teacher by {self.teacher_source.replace('{}', '...')}"
             )
         return encode_texts(tower.encode, words, prompts).cpu()
 
