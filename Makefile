@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 RUN = $(BIN)/clip2seg $@ $(PRESET) --artifacts $(ARTIFACTS) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo plan extract mine-latent train eval inspect ablate sweep teacher export runs doctor bench \
+.PHONY: help demo plan extract mine-latent mine-concepts train eval inspect ablate sweep teacher export runs doctor bench \
 	bench-gpu test test-slow torture fuzz coverage lint audit clean
 
 help: ## show this help
@@ -37,6 +37,9 @@ extract: $(VENV)/.user ## phase one: run CLIP once over the data set, store its 
 	$(RUN)
 
 mine-latent: $(VENV)/.user ## phase one: cluster unannotated dense tokens into latent classes
+	$(RUN)
+
+mine-concepts: $(VENV)/.user ## on request: cluster the latent regions of all images into the data set's own concepts
 	$(RUN)
 
 train: $(VENV)/.user ## phase two: train the student from labels and cache alone

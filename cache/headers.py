@@ -103,7 +103,11 @@ def check_about(about: dict[str, Any]) -> dict[str, Any]:
         _wanted(isinstance(value, str), f"provenance.teacher.{name}", "no text")
     ingredients = provenance.get("ingredients", {})
     for name, value in ingredients.items():
-        _wanted(name in ("schema", "tokens", "latent") or isinstance(value, dict), f"ingredients.{name}", "no table")
+        _wanted(
+            name in ("schema", "tokens", "latent", "membership") or isinstance(value, dict),
+            f"ingredients.{name}",
+            "no table",
+        )
     size, alpha = _sub(ingredients, "views").get("size", 512), _sub(ingredients, "pixel-loss").get("alpha", 1.0)
     _wanted(_whole(size) and 1 <= size <= LARGEST_SIDE, "views.size", f"{str(size)[:40]!r} is no side in pixels")
     _wanted(_number(alpha), "pixel-loss.alpha", f"{str(alpha)[:40]!r} is no number")

@@ -87,6 +87,8 @@ def _stats(kind: str, stats: Mapping[str, Any], views: int) -> None:
         _want(_texts(stats.get("bad", [])), "stats.bad", "no list of lines")
         _want(_count(stats.get("regions", 0)), "stats.regions", "no count")
         _want(_bytes(stats.get("classes", [])), "stats.classes", "no list of class indices")
+    if kind == "membership":
+        _want(_count(stats.get("regions", 0)), "stats.regions", "no count")
     if kind == "latent":
         classes = stats.get("classes", [])
         _want(_bytes(classes) and len(classes) in (0, views), "stats.classes", "no count for each view")
@@ -176,7 +178,7 @@ def check_values(kind: str, arrays: Mapping[str, np.ndarray], seen: int) -> None
     offsets = arrays.get("local_offsets")
     if offsets is not None:
         _want(int(offsets[0]) == 0 and bool((np.diff(offsets) >= 0).all()), "local_offsets", "they don't rise from 0")
-        for name in ("local", "local_region"):
+        for name in ("local", "local_region", "concept"):
             if name in arrays:
                 _want(int(offsets[-1]) == len(arrays[name]), "local_offsets", f"they don't end with {name}")
     regions = arrays.get("local_region")

@@ -4,7 +4,7 @@ An artifact is a zarr v3 group cut into shards: `shards/00017/<array>`. A shard 
 writer, committed as a whole), a chunk the unit of reading. Ragged data are flat values plus offsets.
 Shape symbols: n views of the shard, p regions of the shard (flat), h w token grid, D embedding size,
 C channels of the second network,
-K_s seen and K_u unseen classes.
+K_s seen and K_u unseen classes, K_c concepts.
 """
 
 from __future__ import annotations
@@ -55,6 +55,17 @@ ARTIFACTS: Mapping[str, Mapping[str, Array]] = {
         "local": Array(TOKEN, ("p", "D"), "local CLS token of each latent region, unnormalised"),
         "local_region": Array("uint8", ("p",), "latent id of each local token"),
         "local_offsets": Array("int64", ("n+1",), "view i owns local[offsets[i]:offsets[i+1]]"),
+    },
+    "concepts": {
+        "centroid": Array("float32", ("K_c", "D"), "centroid of each concept in centred space, unit norm"),
+        "token": Array("float32", ("K_c", "D"), "mean unit local token of each concept, not centred, unit norm"),
+        "mean": Array("float32", ("D",), "mean unit local token, which centring subtracts; zeros where it does not"),
+    },
+    "membership": {
+        "concept": Array("uint16", ("p",), "concept of each latent region, 0..K_c-1"),
+        "cosine": Array("float32", ("p",), "cosine of the region's token to its concept's centroid, centred"),
+        "confidence": Array("float32", ("p",), "1 - (1 - cosine) / (1 - cosine to the second nearest): 0 between two"),
+        "local_offsets": Array("int64", ("n+1",), "view i owns concept[offsets[i]:offsets[i+1]], as in `latent`"),
     },
     "text": {
         "seen": Array("float32", ("K_s", "D"), "text embeddings of the seen classes, unit norm"),

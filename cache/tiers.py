@@ -11,7 +11,8 @@ from cache.store import Artifact
 class CacheTiers:
     """Addresses of each kind of artifact; each says itself whether it is there.
 
-    `affinity`: maps of a second network, where a preset names one.
+    `affinity`: maps of a second network, where a preset names one. `concepts` and `membership`: what latent regions of
+    the whole data set have in common, where `mine-concepts` was run.
     """
 
     tokens: Artifact
@@ -19,6 +20,8 @@ class CacheTiers:
     latent: Artifact
     text: Artifact
     affinity: Artifact
+    concepts: Artifact
+    membership: Artifact
 
     def by_kind(self) -> dict[str, Artifact]:
         """The artifacts by their kind, in the order of the schema."""
@@ -28,6 +31,8 @@ class CacheTiers:
             "latent": self.latent,
             "text": self.text,
             "affinity": self.affinity,
+            "concepts": self.concepts,
+            "membership": self.membership,
         }
 
 

@@ -21,6 +21,7 @@ from stages.parts.data.datasets import DataConfig
 from stages.parts.data.views import ViewsConfig
 from stages.parts.settings import (
     AffinityConfig,
+    ConceptsConfig,
     DistillConfig,
     EvaluateConfig,
     ExtractConfig,
@@ -62,6 +63,7 @@ class Config(Settings):
     extract: ExtractConfig = Field(default_factory=ExtractConfig)
     refine: RefineConfig = Field(default_factory=RefineConfig)
     mine_latent: MiningConfig = Field(default_factory=MiningConfig)
+    mine_concepts: ConceptsConfig = Field(default_factory=ConceptsConfig)
     student: StudentConfig = Field(default_factory=StudentConfig)
     distill: DistillConfig = Field(default_factory=DistillConfig)
     latent_embedding: GeneratorConfig = Field(default_factory=GeneratorConfig)

@@ -11,7 +11,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,22 @@ class Plan:
             **(cells if c.affinity.kmeans_weight else {}),
         }
         refined_map = {"dense": fingerprint(mapped), **refined}
-        return {"tokens": tokens, "dense": dense, "affinity": affinity, "latent": latent, "refined map": refined_map}
+        concepts = {
+            "teacher": identity,
+            "mine-concepts": c.mine_concepts.fingerprint_fields(),
+            "latent": fingerprint(latent),
+        }
+        if c.mine_concepts.reuse:
+            concepts = {"teacher": identity, "reused": self._reused_digest(identity)}
+        return {
+            "tokens": tokens,
+            "dense": dense,
+            "affinity": affinity,
+            "latent": latent,
+            "concepts": concepts,
+            "membership": {"latent": fingerprint(latent), "concepts": fingerprint(concepts)},
+            "refined map": refined_map,
+        }
 
     @cached_property
     def ingredients(self) -> dict[str, dict[str, Any]]:
@@ -178,6 +193,9 @@ class Plan:
         text = {"words": words, "classes": list(self.vocabulary.ordered), "seen": len(seen)}
         text |= self.vocabulary.said_of(self.vocabulary.ordered)
         cached = {"tokens": fingerprint(cache["tokens"]), "latent": fingerprint(cache["latent"])}
+        distill = c.distill.fingerprint_fields()
+        if not self.reads_concepts:  # what isn't used moves no address
+            del distill["same_concept"]
         train = {
             "data": data,
             "text": {"words": words, "seen": seen, **self.vocabulary.said_of(seen)},
@@ -186,7 +204,8 @@ class Plan:
             "pixel-loss": c.pixel_loss.fingerprint_fields(),
             "train": c.train.fingerprint_fields(),
             **(cached if self.distilled else {}),
-            **({"distill": c.distill.fingerprint_fields()} if c.distill.loss != "none" else {}),
+            **({"membership": fingerprint(cache["membership"])} if self.reads_concepts else {}),
+            **({"distill": distill} if c.distill.loss != "none" else {}),
             **({"latent-embedding": c.latent_embedding.fingerprint_fields()} if c.latent_embedding.enabled else {}),
         }
         scored = {
@@ -208,6 +227,31 @@ class Plan:
     def distilled(self) -> bool:
         """Whether training reads tokens at all; the baseline of Table 3 does not."""
         return self.train_recipe.distilled
+
+    @property
+    def reads_concepts(self) -> bool:
+        """Whether training reads the concepts of latent regions."""
+        return self.train_recipe.reads_concepts
+
+    def older_concepts(self) -> Artifact | None:
+        """The concepts that `mine-concepts.reuse` names. Raises InputError where none are there."""
+        where = self.config.mine_concepts.reuse
+        if not where:
+            return None
+        older = Artifact(Location(where), "concepts")
+        if older.at.size("zarr.json") is None or older.summary(1) is None:
+            raise InputError(f"mine-concepts.reuse = {where!r}: no finished concepts there; name a concepts-....zarr")
+        return older
+
+    def _reused_digest(self, teacher: dict[str, Any]) -> str:
+        """What the concepts to reuse hold. Raises InputError where another teacher made them."""
+        older = self.older_concepts()
+        assert older is not None
+        if older.provenance()["ingredients"].get("teacher") != teacher:
+            raise InputError(
+                f"{older}: concepts of another teacher; name concepts of this one in mine-concepts.reuse, or none"
+            )
+        return fingerprint((older.commit(0) or {})["objects"])
 
     def reads_network(self) -> bool:
         """Whether mining reads the second network's features. Raises InputError where [affinity] names none."""
@@ -235,7 +279,7 @@ class Plan:
 
     def tiers(self) -> CacheTiers:
         """The artifacts of the cache, stored or not."""
-        return CacheTiers(*(self.artifact(kind) for kind in ("tokens", "dense", "latent", "text", "affinity")))
+        return CacheTiers(**{f.name: self.artifact(f.name) for f in fields(CacheTiers)})
 
     def earlier(self) -> list[EarlierTiers]:
         """Caches of these settings made of other lists, or of the same under another preset's name.
@@ -244,7 +288,7 @@ class Plan:
         same seen classes come first.
         """
         own, found = self.ingredients["tokens"], []
-        text, here = self.artifact("text"), str(self.address("tokens"))
+        here = str(self.address("tokens"))
         for at, about in self.places.roots("tokens"):
             made = about["ingredients"]
             data = made.get("data")
@@ -259,7 +303,7 @@ class Plan:
                     for k in ("dense", "latent", "affinity")
                 }
                 tiers = {kind: Artifact(self.places.find(name), kind) for kind, name in names.items()}
-                found.append(EarlierTiers(CacheTiers(tokens=Artifact(at, "tokens"), text=text, **tiers), same_seen))
+                found.append(EarlierTiers(replace(self.tiers(), tokens=Artifact(at, "tokens"), **tiers), same_seen))
         return sorted(found, key=lambda one: not one.same_seen)
 
     @property
@@ -297,9 +341,14 @@ class Plan:
         unused = {
             kind for kind, kept in (("dense", c.extract.store_dense), ("affinity", c.affinity.encoder)) if not kept
         }
-        untouched = {*([] if self.distilled else ["tokens", "latent"])}
+        untouched = {*([] if self.distilled else ["tokens", "latent"])} | {
+            *([] if self.reads_concepts else ["membership"])
+        }
         steps = []
         for stage in STAGES:
+            # An aside that training reads on request alone; whoever ran it sees it.
+            if stage.name == "mine-concepts" and not (self.reads_concepts or self.address("concepts").names()):
+                continue
             reads = tuple(kind for kind in stage.reads if stage.name != "train" or kind not in untouched)
             states = [self._state(kind, shards) for kind in stage.writes if kind not in unused]
             detail = ", ".join(f"{self.address(kind).name} {state}" for kind, _, state in states)
@@ -311,7 +360,7 @@ class Plan:
         """A kind of artifact, whether it is done, and that in words."""
         if kind not in ARTIFACTS:
             return self._finished(kind)
-        return self._progress(kind, 1 if kind == "text" else shards)
+        return self._progress(kind, 1 if kind in ("text", "concepts") else shards)
 
     def _progress(self, kind: str, shards: int) -> tuple[str, bool, str]:
         artifact = self.artifact(kind)

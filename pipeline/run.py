@@ -128,6 +128,22 @@ def mine_latent(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict[s
     return _result("mine-latent", False, summary, plan.address("latent"))
 
 
+def mine_concepts(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict[str, Any]:
+    """Concepts of the latent regions of the whole data set. `kmeans`: where faiss clusters, auto, gpu or cpu."""
+    tiers = plan.tiers()
+    if (done := _finished("mine-concepts", tiers.membership.at)) is not None:
+        return done
+    from stages import mine_concepts as stage
+
+    # Looked at before anything is made, so that a refused run leaves nothing.
+    if tiers.latent.at.size("zarr.json") is None:
+        raise InputError(f"{tiers.latent}: nothing mined; run `{plan.invocation.command('mine-latent')}` first")
+    for artifact in (tiers.concepts, tiers.membership):
+        _create(plan, artifact, "mine-concepts")
+    summary = stage.run(plan.config.mine_concepts, tiers, plan.older_concepts(), compute=machine.compute, kmeans=kmeans)
+    return _result("mine-concepts", False, summary, plan.address("membership"))
+
+
 def train(
     plan: Plan, machine: Machine, *, compiled: bool = False, online: bool = False, on_scalar: OnScalar | None = None
 ) -> dict[str, Any]:
@@ -150,21 +166,24 @@ def train(
         compute=compute,
         teacher=_online_teacher(plan, compute) if online else None,
     )
-    _report("train", at)
+    _report(plan, "train", at)
     return _result("train", False, summary, at)
 
 
-def _report(stage: str, at: Location) -> None:
+def _report(plan: Plan, stage: str, at: Location) -> None:
     if rank_and_world()[0] == 0:
-        say(f"{stage}: report at {write_report(at)}")
+        say(f"{stage}: report at {write_report(plan, at)}")
 
 
-def write_report(at: Location) -> str:
+def write_report(plan: Plan, at: Location) -> str:
     """The HTML page of a run with the evaluations there are; returns its address."""
+    from pipeline.study.references import with_references
     from pipeline.study.runs import run_at
     from stages import report as run_report
 
-    return run_report.run(at, run_at(at).evaluations)
+    typed = plan.invocation
+    commands = {"eval": typed.command("eval"), "ablate": typed.command("ablate", "--table", "3")}
+    return run_report.run(at, with_references(run_at(at)), commands)
 
 
 def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
@@ -176,6 +195,10 @@ def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
     if plan.reads_network():
         raise InputError(
             "train --online-teacher: the second network of [affinity] is read from the cache; train without the option"
+        )
+    if plan.reads_concepts:
+        raise InputError(
+            "train --online-teacher: distill.same_concept reads concepts from the cache; train without the option"
         )
     teacher, text = load_teacher(plan.config.teacher, compute.device), plan.tiers().text
     _create(plan, text, "extract")
@@ -198,7 +221,7 @@ def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
         plan.address("eval"),
         compute=machine.compute,
     )
-    _report("eval", plan.address("train"))
+    _report(plan, "eval", plan.address("train"))
     return _result("eval", False, {}, plan.address("eval")) | {"report": report}
 
 

@@ -105,6 +105,22 @@ def mine_text(result: dict[str, Any]) -> str:
     )
 
 
+def concepts_text(result: dict[str, Any]) -> str:
+    """Summary of `mine-concepts`."""
+    s = result["summary"]
+    sizes = sorted(s["sizes"], reverse=True)
+    judged = ", ".join(f"{k}: {v:.3f}" for k, v in sorted(s.get("judged", {}).items(), key=lambda item: int(item[0])))
+    how = f"silhouette of held-out regions by number: {judged}" if judged else "number of concepts as set"
+    if "reused" in s:
+        how = f"concepts of {s['reused']}, reused"
+    return (
+        f"mine-concepts: {s['concepts']} concepts of {s['regions']} latent regions -> {result['address']}\n"
+        f"  {how}\n"
+        f"  regions per concept: largest {sizes[0]}, median {sizes[len(sizes) // 2]}, smallest {sizes[-1]}; "
+        f"mean cosine {s['mean_cosine']:.3f}, mean confidence {s['mean_confidence']:.3f}"
+    )
+
+
 def train_text(result: dict[str, Any]) -> str:
     """Summary of `train`."""
     s = result["summary"]

@@ -4,7 +4,8 @@
 |---|---|---|---|
 | extract | extract.py | images, labels, teacher | tokens, text, dense, affinity |
 | mine-latent | mine_latent.py | images, labels, tokens, dense, teacher | latent |
-| train | train.py | images, labels, tokens, latent, text | train |
+| mine-concepts | mine_concepts.py | latent | concepts, membership |
+| train | train.py | images, labels, tokens, latent, text; membership on request | train |
 | eval | evaluate.py | images, labels, train, text | eval |
 
 The plan reads the table below. Beside these: predict, export, report, verify and inspect (they read what was made),
@@ -28,7 +29,8 @@ class Stage:
 STAGES = (
     Stage("extract", ("images", "labels", "teacher"), ("tokens", "text", "affinity", "dense")),
     Stage("mine-latent", ("images", "labels", "tokens", "dense", "teacher"), ("latent",)),
-    Stage("train", ("images", "labels", "tokens", "latent", "text"), ("train",)),
+    Stage("mine-concepts", ("latent",), ("concepts", "membership")),
+    Stage("train", ("images", "labels", "tokens", "latent", "membership", "text"), ("train",)),
     Stage("eval", ("images", "labels", "train", "text"), ("eval",)),
 )
 """The pipeline in its order."""

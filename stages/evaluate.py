@@ -262,7 +262,10 @@ def _score(
     quarantine = Quarantine(data.cfg.max_bad)
     for _, error in sorted(one for part in all_gather_object(bad) for one in part):
         quarantine.add(BadSample(error))
-    best, worst = extremes(image_scores, EXTREMES if cfg.pictures else 0)
+    # No image is drawn twice: the sample comes from what the ends leave.
+    ends = min(EXTREMES, max(0, len(image_scores) - cfg.pictures) // 2) if cfg.pictures else 0
+    best, worst = extremes(image_scores, ends)
+    left = [one for one in image_scores if one not in (*best, *worst)]
     found_scores = scores(counts, seen)
     report = EvalReport(
         **about,
@@ -283,7 +286,7 @@ def _score(
     )
     if rank > 0:
         return report
-    chosen = {"grid": mixed(image_scores, cfg.pictures, seen, every)}
+    chosen = {"grid": mixed(left, cfg.pictures, seen, every)}
     chosen |= {end: [one.index for one in shown] for end, shown in (("best", best), ("worst", worst))}
     out.put_mark("confusion.json", {"classes": list(words.ordered), "counts": counts.tolist()})
     for name, images in chosen.items():

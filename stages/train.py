@@ -71,12 +71,15 @@ class CachedTeacher:
 
     tiers: CacheTiers | None
     compute: Compute
+    concepts: bool = False
+    """Whether the concepts of latent regions are read too."""
 
     def tokens(self, num_seen: int, rows: int) -> CachedTokens | None:
         """The tokens of all views. Raises InputError where a tier is not complete, or not of `rows` views."""
         if self.tiers is None:
             return None
-        return load_cache(self.tiers.tokens, self.tiers.latent, num_seen=num_seen, rows=rows)
+        membership = self.tiers.membership if self.concepts else None
+        return load_cache(self.tiers.tokens, self.tiers.latent, membership, num_seen=num_seen, rows=rows)
 
     def batches(self, training: TrainingSet, sampler: EpochBatchSampler) -> Iterator[Batch]:
         """The batches of the sampler, made by loader processes."""
@@ -142,7 +145,7 @@ def _run(
 ) -> dict[str, Any]:
     cfg, (rank, world), out, device = recipe.train, rank_and_world(), folder.at, compute.device
     embeddings = torch.from_numpy(tiers.text.read(0, ["seen"])["seen"])
-    teacher = teacher or CachedTeacher(tiers if recipe.distilled else None, compute)
+    teacher = teacher or CachedTeacher(tiers if recipe.distilled else None, compute, recipe.reads_concepts)
     tokens = teacher.tokens(len(embeddings), len(data) * recipe.views.count)
     torch.manual_seed(cfg.seed)
     built = build_student(recipe.student, embeddings.shape[1]).to(device)
@@ -246,18 +249,23 @@ def usable(data: Dataset) -> Dataset:
     return replace(data, records=good)
 
 
-def load_cache(tokens: Artifact, latent: Artifact, *, num_seen: int, rows: int) -> CachedTokens:
-    """What training reads of two complete artifacts, made of `rows` views of the data set, bad ones included.
+def load_cache(
+    tokens: Artifact, latent: Artifact, membership: Artifact | None = None, *, num_seen: int, rows: int
+) -> CachedTokens:
+    """What training reads of complete artifacts, made of `rows` views of the data set, bad ones included.
 
-    Raises InputError where one is not complete, they differ, or a token is not finite.
+    `membership`: the concepts of latent regions, if they are to be read. Raises InputError where one is not complete,
+    they differ, or a token is not finite.
     """
-    for artifact, stage in ((tokens, "extract"), (latent, "mine-latent")):
-        if artifact.summary() is None:
+    for artifact, stage in ((tokens, "extract"), (latent, "mine-latent"), (membership, "mine-concepts")):
+        if artifact is not None and artifact.summary() is None:
             raise InputError(f"{artifact}: not complete; run `clip2seg {stage}` first")
     tokens.check_rows(rows)
     ids = tokens.ids()
     if ids != latent.ids():
         raise InputError(f"{latent}: mined for other views than {tokens} holds; run `clip2seg mine-latent` again")
+    if membership is not None and membership.ids() != ids:
+        raise InputError(f"{membership}: of other views than {tokens} holds; run `clip2seg mine-concepts` again")
     seen = tokens.load(["global", "local", "local_region", "local_offsets", "labels_crc", "photo_crc"])
     mined = latent.load(["cells", "local", "local_region", "local_offsets"])
     for artifact, name, values in ((tokens, "global", seen), (tokens, "local", seen), (latent, "local", mined)):
@@ -269,7 +277,8 @@ def load_cache(tokens: Artifact, latent: Artifact, *, num_seen: int, rows: int) 
                 f"{artifact}: {len(bad)} {name} tokens are not finite, first of view {ids[view]}; move it away and "
                 f"run `clip2seg {artifact.provenance().get('stage', 'extract')}` again"
             )
-    return CachedTokens.joined(ids, seen, mined, num_seen)
+    concept = None if membership is None else membership.load(["concept"])["concept"].astype(np.int64)
+    return CachedTokens.joined(ids, seen, mined, num_seen, concept)
 
 
 def _resumed(out: Location, trainer: Trainer) -> tuple[int, list[dict[str, float]], float, str]:

@@ -92,7 +92,7 @@ def test_every_reader_refuses_a_student_that_was_written_over(run: Location, tin
     for reader in (
         lambda: load_student(run.path, device="cpu"),
         lambda: scored(run),
-        lambda: report(run, []),
+        lambda: report(run, [], {}),
         lambda: student_bytes(run),
     ):
         with pytest.raises(StoreError, match="not what training ended with"):
@@ -251,7 +251,7 @@ def test_broken_curves_and_reports_do_not_end_in_a_traceback(tiny: Tiny, run: Lo
     from stages.report import run as report
 
     run.put("curves.jsonl", b'{"iteration": 0, "lr": 1, "total": 2}\nnonsense\n[1]\n{"iteration": NaN}\n\xff\xfe\n')
-    report(run, [])
+    report(run, [], {})
     evaluation = run.parent.child("eval-12345678")
     evaluation.put("report.json", b'{"run": 7')
     assert run_at(run).evaluations == []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +59,9 @@ class World:
         return Artifact(at, kind).create(about)
 
     def tiers(self, name: str) -> CacheTiers:
-        """Four new artifacts in a folder below."""
+        """New artifacts of every kind in a folder below."""
         return CacheTiers(
-            *(self.artifact(kind, f"{name}/{kind}") for kind in ("tokens", "dense", "latent", "text", "affinity"))
+            **{kind: self.artifact(kind, f"{name}/{kind}") for kind in (f.name for f in fields(CacheTiers))}
         )
 
 

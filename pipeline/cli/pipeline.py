@@ -125,6 +125,29 @@ def mine_latent(
     emit(report.mine_text(result), result, as_json)
 
 
+@app.command("mine-concepts", rich_help_panel=PANEL)
+def mine_concepts(
+    preset: Preset = "demo",
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
+    device: Device = "auto",
+    set_: Set = [],
+    kmeans: Annotated[
+        str, typer.Option("--kmeans", help="Where faiss clusters: auto (the GPU, if there is one), gpu or cpu.")
+    ] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Find the data set's own concepts.
+
+    Clusters the latent regions of all images together and says of each region which concept it shows.
+    """
+    from pipeline import run
+    from pipeline import text as report
+
+    result = run.mine_concepts(make_plan(preset, data, artifacts, set_), make_machine(device, 0), kmeans=kmeans)
+    emit(report.concepts_text(result), result, as_json)
+
+
 @app.command(rich_help_panel=PANEL)
 def train(
     preset: Preset = "demo",

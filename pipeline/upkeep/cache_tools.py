@@ -21,7 +21,9 @@ from pipeline.plan import Plan, without_labels
 from stages.running.drafts import is_draft
 from stages.running.progress import Bar
 
-_NAME = re.compile(r"(tokens|dense|affinity|latent|text|train|online|eval|teacher)-([0-9a-f]{8})(\.zarr)?")
+_NAME = re.compile(
+    r"(tokens|dense|affinity|latent|concepts|membership|text|train|online|eval|teacher)-([0-9a-f]{8})(\.zarr)?"
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _reads(own: dict[str, Any], kind: str, name: str, other: dict[str, Any], tok
     named = ingredients.get(their_kind)
     if their_kind == "text" and kind in ("train", "online"):
         return _same_text(ingredients.get("text"), theirs)
-    if theirs and named and their_kind in ("tokens", "dense", "affinity", "latent"):
+    if theirs and named and their_kind in ("tokens", "dense", "affinity", "latent", "concepts", "membership"):
         return named in (_key(theirs), *_map_keys(theirs, tokens))
     return own.get("run") == name
 

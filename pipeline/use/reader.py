@@ -45,6 +45,10 @@ def open_cache(path: str | Path) -> CacheReader:
     return CacheReader(artifacts)
 
 
+NO_VIEWS = ("text", "concepts")
+"""Kinds that hold nothing of single views."""
+
+
 def _kind(name: str) -> str:
     """Kind of an artifact from its folder's name; "" for another name."""
     kind = name.partition("-")[0]
@@ -52,7 +56,7 @@ def _kind(name: str) -> str:
 
 
 class CacheReader:
-    """Cached artifacts by kind (tokens, dense, latent, text, affinity); arrays and shapes: docs/cache-format.md.
+    """Cached artifacts by kind (tokens, dense, latent, text, ...); arrays and shapes: docs/cache-format.md.
 
     Every byte that is read is checked against its commit mark. Raises StoreError (an InputError) where one is damaged.
     """
@@ -86,11 +90,12 @@ class CacheReader:
 
         global [D], local [p, D] with local_region [p] (class index), dense [h, w, D], cells [h, w] (latent id, 255 =
         none), latent_local [L, D] with latent_local_region [L]; with an affinity network
-        features [h, w, C]. Raises InputError for an id that is not there.
+        features [h, w, C]; after mine-concepts concept, cosine and confidence [L] of latent regions. Raises InputError
+        for an id that is not there.
         """
         found: dict[str, np.ndarray] = {}
         for kind, artifact in self._artifacts.items():
-            if kind == "text":
+            if kind in NO_VIEWS:
                 continue
             where = self._places.get(kind, {}).get(name)
             if where is None:
@@ -101,7 +106,7 @@ class CacheReader:
             arrays = artifact.read(shard, small) if (small := [a for a in artifact.table if a not in large]) else {}
             start, stop = arrays.pop("local_offsets")[row : row + 2] if "local_offsets" in arrays else (0, 0)
             for array, values in arrays.items():
-                own = values[start:stop] if array.startswith("local") else values[row]
+                own = values[start:stop] if artifact.table[array].dims[0] == "p" else values[row]
                 found[f"latent_{array}" if kind == "latent" and array.startswith("local") else array] = own
         return found
 
@@ -111,7 +116,7 @@ class CacheReader:
         return {
             kind: {name: (shard, row) for shard, mark in a.marks() for row, name in enumerate(mark["ids"])}
             for kind, a in self._artifacts.items()
-            if kind != "text"
+            if kind not in NO_VIEWS
         }
 
     def summary(self) -> dict[str, Any]:

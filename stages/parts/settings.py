@@ -111,6 +111,33 @@ class MiningConfig(Settings):
     """What becomes of a small cluster: merged into its nearest neighbour, or dropped to 255 (D)."""
 
 
+class ConceptsConfig(Settings):
+    """What the latent regions of the whole data set have in common: table [mine-concepts]."""
+
+    count: int = Field(default=0, ge=0, le=4096)
+    """Number of concepts; 0: of 4, 6, 8, 11, 16, ... the one with the largest mean simplified silhouette of held-out
+    regions (D)."""
+
+    most: int = Field(default=512, ge=1, le=4096)
+    """Most concepts that are tried where `count` is 0 (D)."""
+
+    sample: int = Field(default=200_000, ge=1)
+    """Most regions that are clustered, evenly drawn; all are assigned (D)."""
+
+    iterations: int = Field(default=20, gt=0)
+    """Rounds of k-means (D)."""
+
+    centre: bool = True
+    """Subtract the mean of the unit tokens before they are compared (D)."""
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the sample and of the first centroids (D)."""
+
+    reuse: PathSetting = ""
+    """The address of an older `concepts` artifact of the same teacher: its concepts keep their numbers, and the regions
+    of this data set are assigned to them. For photos that came later; enters fingerprints by its digest."""
+
+
 class DistillConfig(Settings):
     """The distillation losses: table [distill]."""
 
@@ -135,6 +162,10 @@ class DistillConfig(Settings):
     same_class: Literal["masked", "positive", "negative"] = "masked"
     """With negatives of the batch: regions of the same seen class in other images are left out, are positives too, or
     are negatives (D: masked; as negatives they would push a class away from itself)."""
+
+    same_concept: Literal["negative", "masked", "positive"] = "negative"
+    """With negatives of the batch: latent regions of two images that are of one concept (`mine-concepts`) are negatives
+    of each other, are left out, or are positives too (D)."""
 
     alike: float = Field(default=1.0, gt=0, le=1)
     """With negatives of the batch: latent regions of two images whose teacher tokens have a cosine above it are no

@@ -46,3 +46,10 @@ class TrainRecipe:
     def distilled(self) -> bool:
         """Whether training reads tokens at all; the baseline of Table 3 does not."""
         return self.distill.loss != "none" or self.latent_embedding.enabled
+
+    @property
+    def reads_concepts(self) -> bool:
+        """Whether training reads the concepts of latent regions: where they say what is no negative of what."""
+        d = self.distill
+        used = d.loss == "infonce" and d.use_local and d.negatives == "batch"
+        return used and d.same_concept != "negative"

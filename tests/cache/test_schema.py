@@ -8,7 +8,7 @@ import pytest
 from cache.errors import InputError
 from cache.schema import ARTIFACTS, SCHEMA, TOKEN, check_shard, check_version
 
-SIZES = {"n": 3, "p": 5, "h": 2, "w": 4, "D": 6, "C": 7, "K_s": 2, "K_u": 1, "2": 2, "n+1": 4}
+SIZES = {"n": 3, "p": 5, "h": 2, "w": 4, "D": 6, "C": 7, "K_s": 2, "K_u": 1, "K_c": 4, "2": 2, "n+1": 4}
 
 
 def shard(kind: str, token: str = "float16") -> dict[str, np.ndarray]:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 NOTHING: frozenset[str] = frozenset()
 SCORES = frozenset({"eval", "teacher"})
 TRAIN = frozenset({"train", "eval"})
-LATENT = TRAIN | {"latent"}
+CONCEPTS = frozenset({"concepts", "membership"})
+LATENT = TRAIN | CONCEPTS | {"latent"}
 DENSE = LATENT | {"dense", "teacher"}
 TOKENS = DENSE | {"tokens", "affinity"}
 TEXT = frozenset({"text", "train", "eval", "teacher"})
@@ -80,6 +81,13 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "mine-latent.min_cells": (("mine-latent.min_cells=3",), LATENT),
     "mine-latent.max_annotated": (("mine-latent.max_annotated=0.2",), LATENT),
     "mine-latent.small": (("mine-latent.small=drop",), LATENT),
+    "mine-concepts.count": (("mine-concepts.count=3",), CONCEPTS),
+    "mine-concepts.most": (("mine-concepts.most=64",), CONCEPTS),
+    "mine-concepts.sample": (("mine-concepts.sample=100",), CONCEPTS),
+    "mine-concepts.iterations": (("mine-concepts.iterations=5",), CONCEPTS),
+    "mine-concepts.centre": (("mine-concepts.centre=false",), CONCEPTS),
+    "mine-concepts.seed": (("mine-concepts.seed=1",), CONCEPTS),
+    "mine-concepts.reuse": ((), NOTHING),  # by digest, see test_mine_concepts.py
     "student.arch": (("student.arch=unet",), TRAIN),
     "student.encoder": (("student.encoder=mobilenet_v2",), TRAIN),
     "student.weights": ((), NOTHING),
@@ -91,6 +99,7 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "distill.bank_size": (("distill.bank_size=48",), TRAIN),
     "distill.negatives": (("distill.negatives=batch",), TRAIN),
     "distill.same_class": (("distill.same_class=negative",), TRAIN),
+    "distill.same_concept": (("distill.same_concept=masked",), NOTHING),  # but with negatives of the batch, see below
     "distill.alike": (("distill.alike=0.8",), TRAIN),
     "distill.bank_alike": (("distill.bank_alike=0.9",), TRAIN),
     "distill.pool_temperature": (("distill.pool_temperature=0.5",), TRAIN),
@@ -202,6 +211,14 @@ def test_the_form_of_a_refinement_counts_where_there_is_one(tiny: Tiny) -> None:
     assert moved(tiny.plan(*network), tiny.plan(*network, "affinity.stride=8")) == refined | {"affinity"}
     clustered = ("affinity.encoder=mobilenet_v2", "affinity.kmeans_weight=0.5")
     assert moved(tiny.plan(*clustered), tiny.plan(*clustered, "affinity.stride=8")) == LATENT | {"affinity"}
+
+
+def test_concepts_move_training_where_it_reads_them(tiny: Tiny) -> None:
+    batch = ("distill.negatives=batch",)
+    masked, before = (*batch, "distill.same_concept=masked"), tiny.plan(*batch)
+    assert moved(before, tiny.plan(*masked)) == TRAIN
+    assert moved(tiny.plan(*masked), tiny.plan(*masked, "mine-concepts.count=3")) == TRAIN | CONCEPTS
+    assert moved(before, tiny.plan(*batch, "mine-concepts.count=3")) == CONCEPTS
 
 
 def test_the_weights_of_the_second_network_count_by_what_they_are(tiny: Tiny, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ DOORS = {
     "segmentation_models_pytorch": ("stages/parts/students/",),
     "zarr": ("cache/store.py",),
     "obstore": ("cache/location.py",),
+    "jinja2": ("stages/parts/drawing/pages.py",),
     "typer": ("pipeline/cli/",),
 }
 """Heavy library -> the files that may import it."""

@@ -43,6 +43,7 @@ class CachedTokens:
 
     `ids` name of each view; `tokens` global [R, D]; `cells` latent ids uint8 [R, h, w]; `local` [p, D] with
     `region` [p] (id in Y_p: class index, or K_s + latent id) and `offsets` [R + 1], seen and latent together.
+    `concept` int64 [p]: that of each latent region, -1 for a seen one; None where they are not read.
     """
 
     ids: list[str]
@@ -53,12 +54,21 @@ class CachedTokens:
     offsets: np.ndarray
     labels_crc: np.ndarray
     photo_crc: np.ndarray
+    concept: np.ndarray | None = None
 
     @classmethod
     def joined(
-        cls, ids: list[str], seen: dict[str, np.ndarray], latent: dict[str, np.ndarray], num_seen: int
+        cls,
+        ids: list[str],
+        seen: dict[str, np.ndarray],
+        latent: dict[str, np.ndarray],
+        num_seen: int,
+        concept: np.ndarray | None = None,
     ) -> CachedTokens:
-        """Joins the arrays of the artifacts `tokens` and `latent` (schema names), view by view."""
+        """Joins the arrays of the artifacts `tokens` and `latent` (schema names), view by view.
+
+        `concept` [p of `latent`]: the concept of each latent region, if it is to be known.
+        """
         owner = np.concatenate([_owners(seen["local_offsets"]), _owners(latent["local_offsets"])])
         region = np.concatenate([seen["local_region"].astype(int), latent["local_region"].astype(int) + num_seen])
         order = np.lexsort((region, owner))
@@ -72,6 +82,7 @@ class CachedTokens:
             np.concatenate([[0], np.cumsum(counts)]),
             seen["labels_crc"],
             seen["photo_crc"],
+            None if concept is None else np.concatenate([np.full(len(seen["local"]), -1), concept])[order],
         )
 
 
@@ -89,22 +100,24 @@ class Regions:
     """The R regions of a batch's B images, image by image; each has a pixel in its image's Y_p.
 
     `image` [R] 0..B-1, `id` [R] in Y_p (seen class, or K_s + latent id; no pair twice), `slot` [R] place among
-    those of its image: int64. `ids`: the same ids by image, on the host: whatever decides a shape is read from
-    there, so that a step never waits for its device to answer.
+    those of its image, `concept` [R] of a latent region (-1: unknown, or a seen one): int64. `ids`: the same ids by
+    image, on the host: whatever decides a shape is read from there, so that a step never waits for its device.
     """
 
     image: Tensor
     id: Tensor
     slot: Tensor
+    concept: Tensor
     ids: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of(cls, ids: Sequence[Sequence[int]]) -> Regions:
-        """From the ids of each image's regions, on the CPU."""
+    def of(cls, ids: Sequence[Sequence[int]], concepts: Sequence[int] | None = None) -> Regions:
+        """From the ids of each image's regions, and the concepts of all of them in a row if known, on the CPU."""
         own = tuple(tuple(int(r) for r in image) for image in ids)
         flat = [(b, r, s) for b, image in enumerate(own) for s, r in enumerate(image)]
         image, region, slot = torch.tensor(flat, dtype=torch.int64).reshape(-1, 3).T.contiguous()
-        return cls(image, region, slot, own)
+        concept = torch.full((len(flat),), -1) if concepts is None else torch.tensor(concepts, dtype=torch.int64)
+        return cls(image, region, slot, concept, own)
 
     def __len__(self) -> int:
         return len(self.id)
@@ -126,7 +139,8 @@ class Regions:
     def part(self, first: int, last: int) -> Regions:
         """The regions of images `first` .. `last` - 1."""
         own = self.rows(first, last)
-        return Regions(self.image[own] - first, self.id[own], self.slot[own], self.ids[first:last])
+        ids = self.ids[first:last]
+        return Regions(self.image[own] - first, self.id[own], self.slot[own], self.concept[own], ids)
 
 
 @dataclass(frozen=True)
@@ -192,7 +206,7 @@ def _each(of: Fields, change: Callable[[Tensor], Tensor]) -> Fields:
 @dataclass(frozen=True)
 class Sample:
     """One crop before batching: image uint8 [S, S, 3], its distortion float32 [5] or [0], mask Y_p uint8 [S, S],
-    tokens, ids of the regions in Y_p."""
+    tokens, ids of the regions in Y_p, their concepts int64 [P]."""
 
     image: Array
     distortion: np.ndarray
@@ -200,6 +214,7 @@ class Sample:
     tokens: np.ndarray
     local: np.ndarray
     regions: np.ndarray
+    concepts: np.ndarray
 
 
 class TrainingSet(TorchDataset[Sample]):
@@ -248,6 +263,7 @@ class TrainingSet(TorchDataset[Sample]):
         row = self._row(i, image_id, v if exact else None, labels)
         mask = apply_labels(labels, view)
         local, regions, tokens = np.zeros((0, 0), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32)
+        concepts = np.zeros(0, np.int64)
         if self.cache is not None and row is not None:
             cells = self.cache.cells[row]
             if exact:
@@ -260,11 +276,13 @@ class TrainingSet(TorchDataset[Sample]):
             visible = byte_counts(mask)[self.cache.region[own]] > 0
             local, regions = self.cache.local[own][visible], self.cache.region[own][visible]
             tokens = self.cache.tokens[row]
+            known = self.cache.concept
+            concepts = np.full(len(regions), -1) if known is None else known[own][visible]
         distortion = np.zeros(0, np.float32)
         if self.photometric:
             distortion = draw_distortion(view_seed(self.seed + 1, image_id, epoch))
         image = apply_image(self.data.image(i, least_size(view)), view, size)
-        return Sample(image, distortion, mask, tokens, local, regions)
+        return Sample(image, distortion, mask, tokens, local, regions, concepts)
 
     def _row(self, i: int, image_id: str, v: int | None, labels: Array) -> int | None:
         if self.cache is None:
@@ -290,7 +308,7 @@ def collate(samples: list[Sample]) -> Batch:
         torch.from_numpy(np.stack([s.mask for s in samples])),
         torch.from_numpy(np.stack([s.tokens for s in samples])),
         torch.from_numpy(np.concatenate([s.local for s in samples])),
-        Regions.of([s.regions.tolist() for s in samples]),
+        Regions.of([s.regions.tolist() for s in samples], np.concatenate([s.concepts for s in samples]).tolist()),
     )
 
 

@@ -7,6 +7,7 @@ loops over images or classes, and never waits for the device.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -110,25 +111,35 @@ def global_loss(
         return functional.cross_entropy(logits, positive)
 
 
+@dataclass(frozen=True)
+class Others:
+    """The Q regions on other processes: local tokens [Q, D], ids [Q] in their Y_p, concepts [Q] (-1: none)."""
+
+    tokens: Tensor
+    ids: Tensor
+    concepts: Tensor
+
+
 def local_loss(
     student: Tensor,
     teacher: Tensor,
     regions: Regions,
     cfg: DistillConfig,
     num_seen: int,
-    others: tuple[Tensor, Tensor] | None = None,
+    others: Others | None = None,
 ) -> Tensor:
     """L_l, Eq. 4: InfoNCE of f_l [R, D] against the local tokens c [R, D] of its image (or of the batch).
 
     Mean over the regions of an image, then over the B images; an image of one region adds 0 (negatives `image`).
-    With negatives `batch`, `cfg.same_class` and `cfg.alike` say what regions of other images are to each other, and
-    `others` (tokens [Q, D], ids [Q]) are the regions on other processes. Several positives: the mean of their losses.
+    With negatives `batch`, `cfg.same_class`, `cfg.same_concept` and `cfg.alike` say what regions of other images are to
+    each other, and `others` are the regions on other processes. Several positives: the mean of their losses.
     """
     with _full_precision(student):
-        tokens, ids, image = teacher, regions.id, regions.image
+        tokens, ids, concepts, image = teacher, regions.id, regions.concept, regions.image
         if others is not None and cfg.negatives == "batch":
-            tokens, ids = torch.cat([tokens, others[0]]), torch.cat([ids, others[1]])
-            image = functional.pad(image, (0, len(others[1])), value=-1)  # no image of this process
+            pairs = zip((tokens, ids, concepts), (others.tokens, others.ids, others.concepts), strict=True)
+            tokens, ids, concepts = (torch.cat(pair) for pair in pairs)
+            image = functional.pad(image, (0, len(others.ids)), value=-1)  # no image of this process
         tokens = _unit(tokens)
         logits = _unit(student) @ tokens.T / cfg.tau
         positive = torch.eye(len(student), len(tokens), dtype=torch.bool, device=logits.device)
@@ -137,14 +148,18 @@ def local_loss(
             logits = logits.masked_fill(elsewhere, -math.inf)
         else:
             same = elsewhere & (regions.id[:, None] == ids) & (ids < num_seen)
-            if cfg.same_class == "positive":
-                positive = positive | same
-            elif cfg.same_class == "masked":
-                logits = logits.masked_fill(same, -math.inf)
+            known = regions.concept[:, None]
+            alike = elsewhere & (known == concepts) & (known >= 0)
+            for rule, which in ((cfg.same_class, same), (cfg.same_concept, alike)):
+                if rule == "positive":
+                    positive = positive | which
+                elif rule == "masked":
+                    logits = logits.masked_fill(which, -math.inf)
             if cfg.alike < 1:
                 latent = elsewhere & (regions.id[:, None] >= num_seen) & (ids >= num_seen)
+                # A positive that the concepts name stays one.
                 alike = tokens[: len(student)] @ tokens.T > cfg.alike
-                logits = logits.masked_fill(latent & alike, -math.inf)
+                logits = logits.masked_fill(latent & alike & ~positive, -math.inf)
         loss = torch.where(positive, -logits.log_softmax(dim=1), 0).sum(dim=1) / positive.sum(dim=1)
         return image_mean(loss, regions)
 
@@ -213,11 +228,11 @@ class Distiller(nn.Module):
         local_tokens: Tensor,
         regions: Regions,
         num_seen: int,
-        others: tuple[Tensor, Tensor] | None = None,
+        others: Others | None = None,
     ) -> Tensor:
         """L_l of the regions' means f [R, D] (`region_means`) and C_l [R, D].
 
-        `others` (tokens [Q, D], ids [Q]): the regions on other processes, for negatives `batch`.
+        `others`: the regions on other processes, for negatives `batch`.
         """
         if self.cfg.loss == "none" or not self.cfg.use_local:
             return means.new_zeros((), dtype=torch.float32)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from cache.settings import IGNORE
 from stages.parts.learning.batches import Batch
-from stages.parts.learning.distillation import Distiller, region_means
+from stages.parts.learning.distillation import Distiller, Others, region_means
 from stages.parts.learning.distributed import all_gather, gather_from_others, rank
 from stages.parts.learning.generator import LatentGenerator
 from stages.parts.learning.losses import pixel_logits, pixel_loss
@@ -71,7 +71,8 @@ class Learner(nn.Module):
         return {name: module for name, module in both.items() if module is not None}
 
 
-def _regions_of_others(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Local tokens [Q, D] and ids [Q] of the regions on other processes; one message for both."""
-    rows = gather_from_others(torch.cat([batch.local, batch.regions.id[:, None].to(batch.local.dtype)], dim=1))
-    return rows[:, :-1], rows[:, -1].long()
+def _regions_of_others(batch: Batch) -> Others:
+    """Tokens, ids and concepts of the regions on other processes; one message for all."""
+    numbers = torch.stack([batch.regions.id, batch.regions.concept], dim=1)
+    rows = gather_from_others(torch.cat([batch.local, numbers.to(batch.local.dtype)], dim=1))
+    return Others(rows[:, :-2], rows[:, -2].long(), rows[:, -1].long())

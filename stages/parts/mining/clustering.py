@@ -176,6 +176,16 @@ def bare_kmeans(points: Floats, start: Floats, iterations: int, gpu: bool = Fals
     return np.asarray(kmeans.centroids), assigned
 
 
+def nearest(points: Floats, centroids: Floats, k: int, gpu: bool = False) -> tuple[Floats, Ints]:
+    """The k nearest of unit centroids [S, D] to each of unit points [n, D], nearest first: cosines, rows [n, k]."""
+    index: Any = faiss.IndexFlatIP(points.shape[1])
+    if gpu and faiss.get_num_gpus():
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), _gpu(), index)
+    index.add(centroids)
+    cosine, found = index.search(points, k)
+    return cosine, found
+
+
 @lru_cache(maxsize=1)
 def _gpu_index(dim: int) -> Any:
     """One index for all images: allocating a GPU's scratch memory takes longer than clustering one image."""

@@ -56,8 +56,11 @@ def mixed(scores: Sequence[ImageScore], size: int, num_seen: int, num_classes: i
 
 
 def extremes(scores: Sequence[ImageScore], size: int) -> tuple[list[ImageScore], list[ImageScore]]:
-    """The `size` images with the best mean IoU, best first, and the worst, worst first; of equals the first."""
-    scored = [(one.iou, one) for one in scores if one.iou is not None]
-    worst = [one for _, one in sorted(scored, key=lambda s: s[0])]
-    best = [one for _, one in sorted(scored, key=lambda s: -s[0])]
-    return best[:size], worst[:size]
+    """At most `size` images with the best mean IoU, best first, and the worst, worst first; of equals the first
+    are best, the last worst.
+
+    No image is in both: of few images each end gets half.
+    """
+    scored = sorted(((one.iou, one) for one in scores if one.iou is not None), key=lambda s: -s[0])
+    size = min(size, len(scored) // 2)
+    return [one for _, one in scored[:size]], [one for _, one in scored[len(scored) - size :][::-1]]

@@ -143,7 +143,7 @@ def test_a_runs_file_names_its_teacher_but_cannot_have_it_loaded(
         raise AssertionError("loaded")
 
     monkeypatch.setattr(teacher, "_created", never)
-    with pytest.raises(InputError, match=r"class 'house' isn't one the run knows.*--teacher local-dir:.*as the run's"):
+    with pytest.raises(InputError, match=r"class 'house' isn't one the run knows.*teacher='local-dir:.*as the run's"):
         load_student(run_folder, device="cpu").embed("house")
 
 

@@ -96,7 +96,9 @@ def test_seen_and_latent_tokens_are_joined_view_by_view_in_order_of_id() -> None
     joined = CachedTokens.joined(["a", "b", "c"], seen, latent, num_seen=5)
     assert joined.offsets.tolist() == [0, 3, 5, 6]
     assert joined.region.tolist() == [0, 4, 5, 5, 6, 2]
-    assert joined.local[:, 0].tolist() == [10, 11, 19, 28, 29, 30]
+    assert joined.local[:, 0].tolist() == [10, 11, 19, 28, 29, 30] and joined.concept is None
+    known = CachedTokens.joined(["a", "b", "c"], seen, latent, num_seen=5, concept=np.array([6, 7, 8]))
+    assert known.concept is not None and known.concept.tolist() == [-1, -1, 6, 7, 8, -1]
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -16,6 +16,7 @@ from stages.parts.learning.distillation import (
     DistillConfig,
     Distiller,
     Froster,
+    Others,
     global_loss,
     global_token,
     local_loss,
@@ -232,13 +233,37 @@ def test_a_class_does_not_repel_itself_across_images():
     assert towards["positive"] > 0.01
 
 
+def test_a_concept_does_not_repel_itself_across_images_and_others_do():
+    # Three latent regions, the first two of one concept. Their teacher tokens differ.
+    teacher = torch.tensor([[1.0, 0.2, 0], [1.0, 0, 0.2], [0, 0.2, 1.0]])
+    towards = {}
+    for same_concept in ("negative", "masked", "positive"):
+        student = torch.tensor([[1.0, 0.5, 0], [0.3, 1, 0], [0, 1, 0.5]], requires_grad=True)
+        cfg = DistillConfig(negatives="batch", same_concept=same_concept)
+        local_loss(student, teacher, Regions.of([[4], [5], [6]], [7, 7, 3]), cfg, SEEN).backward()
+        towards[same_concept] = [-(student.grad[0] @ teacher[other]).item() for other in (1, 2)]
+    assert towards["negative"][0] < -0.01 < 0.01 < towards["positive"][0]
+    alone = torch.tensor([[1.0, 0.5, 0]], requires_grad=True)  # masked: as if the second region were not there
+    both = torch.cat([alone, torch.tensor([[0.0, 1, 0.5]])])
+    local_loss(both, teacher[[0, 2]], Regions.of([[4], [6]]), DistillConfig(negatives="batch"), SEEN).backward()
+    assert towards["masked"][0] == pytest.approx(-(alone.grad[0] @ teacher[1]).item() * 2 / 3, rel=1e-4)
+    # A region of an unknown concept is like none, not even like another unknown one.
+    unknown, plain = Regions.of([[4], [5]], [-1, -1]), Regions.of([[4], [5]])
+    masked, student = DistillConfig(negatives="batch", same_concept="masked"), randn(2, 3)
+    assert torch.equal(
+        local_loss(student, teacher[:2], unknown, masked, SEEN),
+        local_loss(student, teacher[:2], plain, DistillConfig(negatives="batch"), SEEN),
+    )
+
+
 def test_regions_on_other_processes_count_as_those_of_other_images():
     regions, student, teacher = Regions.of([[0, 4], [1, 5], [0, 5], [6]]), randn(7, 6), randn(7, 6, seed=1)
-    for same_class in ("masked", "positive"):
-        cfg = DistillConfig(negatives="batch", same_class=same_class, alike=0.1)
+    regions = Regions.of(regions.ids, [-1, 2, -1, 2, -1, 0, 0])
+    for same_class, same_concept in (("masked", "positive"), ("positive", "masked")):
+        cfg = DistillConfig(negatives="batch", same_class=same_class, same_concept=same_concept, alike=0.1)
         halves = []
         for first, last, own, other in ((0, 2, slice(0, 4), slice(4, 7)), (2, 4, slice(4, 7), slice(0, 4))):
-            others = (teacher[other], regions.id[other])
+            others = Others(teacher[other], regions.id[other], regions.concept[other])
             halves.append(local_loss(student[own], teacher[own], regions.part(first, last), cfg, SEEN, others))
         torch.testing.assert_close(torch.stack(halves).mean(), local_loss(student, teacher, regions, cfg, SEEN))
 

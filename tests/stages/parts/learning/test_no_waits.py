@@ -83,7 +83,8 @@ def sample(i: int) -> Sample:
     mask = np.array(ids, np.uint8)[np.arange(SIDE) * len(ids) // SIDE]
     local = np.zeros((len(ids), DIM), np.float16)
     pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
-    return Sample(pixels, draw_distortion(i), np.tile(mask, (SIDE, 1)), np.zeros(DIM, np.float16), local, np.array(ids))
+    crop, concepts = (pixels, draw_distortion(i), np.tile(mask, (SIDE, 1))), np.arange(len(ids)) - 2
+    return Sample(*crop, np.zeros(DIM, np.float16), local, np.array(ids), concepts)
 
 
 def batch() -> Batch:

@@ -28,11 +28,13 @@ def test_an_unseen_class_is_shown_from_a_twentieth_of_the_picture_on() -> None:
     assert score_image(7, confusion(labels, labels, 4), 100, 2) == ImageScore(7, 1.0, (2,))
 
 
-def test_best_and_worst_are_in_order_and_of_equals_the_first() -> None:
+def test_best_and_worst_are_in_order_of_equals_the_first_and_never_one_image_twice() -> None:
     looks = [ImageScore(i, iou, ()) for i, iou in enumerate((0.5, 1.0, 0.0, None, 0.5, 1.0))]
-    best, worst = extremes(looks, 3)
-    assert [one.index for one in best] == [1, 5, 0]
-    assert [one.index for one in worst] == [2, 0, 4]
+    best, worst = extremes(looks, 2)
+    assert [one.index for one in best] == [1, 5]
+    assert [one.index for one in worst] == [2, 4]
+    assert [len(end) for end in extremes(looks, 4)] == [2, 2]  # five have a score
+    assert extremes(looks[:1], 4) == ([], [])
 
 
 @pytest.mark.parametrize(

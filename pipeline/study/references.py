@@ -1,0 +1,65 @@
+"""What an evaluation is compared with: the teacher without training, and the baseline, as they lie beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cache.errors import InputError
+from cache.headers import about_at
+from cache.location import Location, StoreError
+from pipeline.study.runs import Run
+from stages.parts.eval_report import EvalReport
+from stages.running.reports import read_report
+
+if TYPE_CHECKING:
+    from stages.report import Scored
+
+_OF_DISTILLATION = ("tokens", "latent", "distill", "latent-embedding")
+"""Ingredients of a run that its baseline doesn't have."""
+
+
+def with_references(run: Run) -> list[Scored]:
+    """The evaluations of a run, those of most images first, each with its references that are scored."""
+    from stages.report import Scored
+
+    beside = [report for name in run.at.parent.children() if (report := _report(run.at.parent.child(name)))]
+    own = {k: v for k, v in _ingredients(run.about).items() if k not in _OF_DISTILLATION}
+    # By the folders' names: artifacts may have moved since.
+    names = {_name(report) for report in beside} - {"", run.at.name}
+    baselines = {name for name in names if own and _ingredients(_about(run.at.parent.child(name))) == own}
+    found = []
+    for at, report in run.evaluations:
+        alike = [other for other in beside if _question(other) == _question(report)]
+        teacher = next((other for other in alike if not other.run), None)
+        baseline = next((other for other in alike if _name(other) in baselines), None)
+        found.append(Scored(at, report, teacher, baseline))
+    return found
+
+
+def _report(at: Location) -> EvalReport | None:
+    try:
+        return read_report(at) if at.name.startswith(("eval-", "teacher-")) else None
+    except InputError:  # another version's, or damaged: `runs` names it
+        return None
+
+
+def _question(report: EvalReport) -> dict[str, Any]:
+    """What was asked: reports that agree in it may be compared."""
+    return report.model_dump(include={"data", "split_hash", "images", "on"}) | report.settings.fingerprint_fields()
+
+
+def _name(report: EvalReport) -> str:
+    """The folder's name of the run that a report scores; "" for the teacher's."""
+    return report.run.rstrip("/").rpartition("/")[2]
+
+
+def _about(at: Location) -> dict[str, Any]:
+    try:
+        return about_at(at, "student.safetensors") or {}
+    except StoreError:
+        return {}
+
+
+def _ingredients(about: dict[str, Any]) -> dict[str, Any]:
+    found = about.get("provenance", {}).get("ingredients", {})
+    return found if isinstance(found, dict) else {}
