@@ -254,11 +254,13 @@ class Plan:
         return fingerprint((older.commit(0) or {})["objects"])
 
     def reads_network(self) -> bool:
-        """Whether mining reads the second network's features. Raises InputError where [affinity] names none."""
+        """Whether mining reads the features of [affinity]. Raises InputError where it names none."""
         wanted = reads_network(self.config.refine, self.config.affinity)
-        if wanted and not self.config.affinity.encoder:
+        if wanted and not self.config.affinity.stored:
             asked = "affinity.kmeans_weight" if self.config.affinity.kmeans_weight else 'refine.affinity = "network"'
-            raise InputError(f"preset {self.name}: {asked} needs a second network; name one in affinity.encoder")
+            raise InputError(
+                f"preset {self.name}: {asked} needs features; name a network in affinity.encoder, or set affinity.layer"
+            )
         return wanted
 
     def fingerprint(self, kind: str) -> str:
@@ -339,7 +341,7 @@ class Plan:
         c = self.config
         shards = -(-len(self.train_data) * c.views.count // c.extract.shard)
         unused = {
-            kind for kind, kept in (("dense", c.extract.store_dense), ("affinity", c.affinity.encoder)) if not kept
+            kind for kind, kept in (("dense", c.extract.store_dense), ("affinity", c.affinity.stored)) if not kept
         }
         untouched = {*([] if self.distilled else ["tokens", "latent"])} | {
             *([] if self.reads_concepts else ["membership"])

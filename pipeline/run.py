@@ -98,7 +98,7 @@ def _extracted(plan: Plan, machine: Machine) -> dict[str, Any]:
     tiers, c = plan.tiers(), plan.config
     wanted = [tiers.tokens, tiers.text]
     wanted += [tiers.dense] if c.extract.store_dense else []
-    wanted += [tiers.affinity] if c.affinity.encoder else []
+    wanted += [tiers.affinity] if c.affinity.stored else []
     for artifact in wanted:
         _create(plan, artifact, "extract")
     summary = stage.run(
@@ -114,7 +114,7 @@ def mine_latent(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict[s
     draw_world(plan)
     from stages import mine_latent as stage
 
-    plan.reads_network()  # refuses settings that name no second network
+    plan.reads_network()  # refuses settings whose features nothing names
     tiers = plan.tiers()
     _create(plan, tiers.latent, "mine-latent")
     summary = stage.run(
@@ -194,7 +194,7 @@ def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
 
     if plan.reads_network():
         raise InputError(
-            "train --online-teacher: the second network of [affinity] is read from the cache; train without the option"
+            "train --online-teacher: the features of [affinity] are read from the cache; train without the option"
         )
     if plan.reads_concepts:
         raise InputError(

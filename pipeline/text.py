@@ -32,6 +32,18 @@ def columns(rows: Sequence[Sequence[object]], *, left: int = 1, last_left: bool 
     )
 
 
+def markdown_table(rows: Sequence[Sequence[object]]) -> str:
+    """Rows as a Markdown table, the first of them its head, the first column flush left; None shows as -."""
+    text = [["-" if v is None else str(v).replace("|", "\\|") for v in row] for row in rows]
+    text.insert(1, ["---", *["--:"] * (len(text[0]) - 1)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in text)
+
+
+def fenced(text: str) -> str:
+    """Text as a code block of Markdown."""
+    return f"```\n{text}\n```"
+
+
 def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """A nested mapping as pairs of dotted key and value: {"train": {"lr": 1}} -> [("train.lr", 1)]."""
     pairs: list[tuple[str, Any]] = []
@@ -158,6 +170,7 @@ def eval_text(plan: Plan, result: dict[str, Any]) -> str:
         f"eval: {report.images} images, split {report.split} -> {result['address']}\n\n{columns(rows)}\n\n"
         f"{columns(classes, left=2)}\n\npicture grid: {result['address']}/grid.png"
         + (f"\nseen bias {bias} was subtracted" if bias else "")
+        + (f"\nscores smoothed by {report.settings.pamr} rounds of PAMR" if report.settings.pamr else "")
         + _cause(plan, report)
         + ("\none class alone: where no other competes, its IoU is 100 always" if len(report.classes) == 1 else "")
         + _bad(report.bad)
@@ -214,11 +227,11 @@ def markdown_page(path: str) -> str:
     raise InputError(f"--markdown {path}: no such folder; name a file in one that is there")
 
 
-def write_markdown(path: str, key: str, text: str) -> None:
-    """Puts `text` between the markers `<!-- key -->` of a file, appending them where there are none."""
+def write_markdown(path: str, key: str, body: str) -> None:
+    """Puts Markdown between the markers `<!-- key -->` of a file, appending them where there are none."""
     file, page = Path(path), markdown_page(path)
     begin, end = f"<!-- {key} -->", f"<!-- end {key} -->"
-    block = f"{begin}\n```\n{text}\n```\n{end}"
+    block = f"{begin}\n{body}\n{end}"
     if begin in page:
         page = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: block, page, flags=re.DOTALL)
     else:

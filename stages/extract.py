@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from cache.tiers import CacheTiers, EarlierTiers
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.settings import ExtractConfig
 from stages.parts.teacher.crops import BadView, TeacherBatch, TeacherView, TeacherViews, collate_views
+from stages.parts.teacher.features import load_features
 from stages.parts.teacher.files import load_text_source
 from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.texts import class_means, encode_texts
@@ -34,9 +35,6 @@ from stages.running.earlier import Earlier, check_same_photos
 from stages.running.loading import loaded, losses_explained
 from stages.running.progress import Bar, Clock, ShardQueue, say
 from stages.running.recipes import CacheRecipe
-
-if TYPE_CHECKING:
-    from stages.parts.students.backbone import Backbone
 
 DRAFT_SECONDS = 10.0
 """How much of the teacher's work a stop may cost, besides the batch in work."""
@@ -59,9 +57,9 @@ def run(
     returns the summary. Raises InputError for bad images past `data.max_bad`, StoreError where the store fails;
     committed shards, and of those in work the finished batches, stay, also after Ctrl-C, SIGTERM or a kill.
     """
-    network, kept = None, [tiers.tokens, tiers.text]
+    kept = [tiers.tokens, tiers.text]
     kept += [tiers.dense] if recipe.extract.store_dense else []
-    kept += [tiers.affinity] if recipe.affinity.encoder else []
+    kept += [tiers.affinity] if recipe.affinity.stored else []
     # One claim over all tiers, from the first moment: some are written late, or between two shards not at all.
     with (
         writing(*(artifact.at for artifact in kept), *(source.tiers.tokens.at for source in earlier)),
@@ -69,11 +67,7 @@ def run(
     ):
         teacher = load_teacher(recipe.teacher, compute.device)
         write_text(teacher, prompts, data, tiers.text)
-        if recipe.affinity.encoder:
-            from stages.parts.students.backbone import load_backbone
-
-            network = load_backbone(recipe.affinity, compute.device)
-        return fill(recipe, teacher, data, tiers, workers=compute.workers, network=network, earlier=earlier)
+        return fill(recipe, teacher, data, tiers, workers=compute.workers, earlier=earlier)
 
 
 def fill(
@@ -83,13 +77,12 @@ def fill(
     out: CacheTiers,
     *,
     workers: int,
-    network: Backbone | None = None,
     earlier: Sequence[EarlierTiers] = (),
 ) -> dict[str, Any]:
     """`run` with a teacher at hand, and all but the text embeddings."""
     cfg, views, compute = recipe.extract, recipe.views, Compute(teacher.device, workers)
     rows, shards = len(data) * views.count, -(-len(data) * views.count // cfg.shard)
-    kept = {"tokens": True, "dense": cfg.store_dense, "affinity": network is not None}
+    kept = {"tokens": True, "dense": cfg.store_dense, "affinity": recipe.affinity.stored}
     tiers = {kind: a for kind, a in out.by_kind().items() if kept.get(kind) and not a.dropped()}
     clock, quarantine = Clock(), Quarantine(data.cfg.max_bad)
     ready = {kind: a.committed() for kind, a in tiers.items()}
@@ -97,9 +90,9 @@ def fill(
         quarantine.bad += [b for _, mark in out.tokens.marks(ready["tokens"]) for b in mark["stats"]["bad"]]
     # What is whole already, as the maps are where only the seen classes changed, is not made or copied again.
     kinds = [kind for kind in tiers if len(ready[kind]) < shards]
-    # A second network that is added later does not ask the teacher again.
+    features = load_features(recipe.affinity, teacher) if "affinity" in kinds else None
+    # Features that are wanted later do not ask the teacher for its tokens again.
     asked = teacher if {*kinds} - {"affinity"} else None
-    network = network if "affinity" in kinds else None
     stored = Earlier(earlier if kinds else (), kinds)
     source = TeacherViews(data, views, teacher.input_size, teacher.crop_size, stored.known)
     done = len(set.intersection(*map(set, ready.values())))
@@ -116,7 +109,7 @@ def fill(
             with work.kept():
                 while (batch := _next(batches, clock)) is not None:
                     with clock("teacher"):
-                        encoded = encode(asked, batch, cfg, network)
+                        encoded = encode(asked, batch, cfg, features)
                     shard, finished = work.add(batch.views, encoded)
                     for view in batch.views:
                         if isinstance(view, BadView):

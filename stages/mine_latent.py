@@ -53,7 +53,7 @@ def run(
     After an error, Ctrl-C or SIGTERM the finished batches of the shard in work stay.
 
     Where the dense tier isn't complete, its tokens are computed again, view by view, as `extract` would store them.
-    The second network's maps are read where [refine] or [affinity] want them. `kmeans`: where faiss clusters, auto,
+    The features of [affinity] are read where [refine] or [affinity] want them. `kmeans`: where faiss clusters, auto,
     gpu or cpu (`clustering.on_gpu`).
     """
     gpu = on_gpu(kmeans, compute.gpu)
@@ -69,7 +69,7 @@ def _run(
     refiner = Refiner(recipe.refine, recipe.affinity)
     features = tiers.affinity if refiner.needs_features else None
     if features is not None and features.summary() is None:
-        raise InputError(f"{features}: the second network's features are missing; run `clip2seg extract` first")
+        raise InputError(f"{features}: the features of [affinity] are missing; run `clip2seg extract` first")
     if tokens.summary() is None:
         raise InputError(f"{tokens}: extract has not finished; run `clip2seg extract` first")
     tokens.check_rows(len(data) * views.count)

@@ -25,7 +25,7 @@ from pipeline.benchmarks.scale import scale
 from pipeline.benchmarks.training import STEPS, train
 from pipeline.benchmarks.world import PHOTOS, VOC_PHOTOS, open_world
 from pipeline.run import Machine
-from pipeline.text import markdown_page, write_markdown
+from pipeline.text import fenced, markdown_page, write_markdown
 from stages.running.progress import say
 
 SMALL = ["extract.batch=16", "extract.shard=32"]
@@ -82,7 +82,7 @@ def run_suite(name: str, asked: Mapping[str, Any], machine: Machine, markdown: s
     if name == "gpu-check":
         checked = gpu_check(device)
         if markdown:
-            write_markdown(markdown, "benchmark gpu-check", check_text(checked))
+            write_markdown(markdown, "benchmark gpu-check", fenced(check_text(checked)))
         return check_text(checked), {"benchmarks": {"benchmark gpu-check": checked}, "failed": checked["failed"]}
     found: dict[str, dict[str, Any]] = {}
     begun, left, failed = time.perf_counter(), list[str](), list[str]()
@@ -108,7 +108,7 @@ def run_suite(name: str, asked: Mapping[str, Any], machine: Machine, markdown: s
             if name == "gpu":  # whoever is cut off keeps what was measured
                 say(text(made))
             if markdown:
-                write_markdown(markdown, key, text(found[key]))
+                write_markdown(markdown, key, fenced(text(found[key])))
     if left:
         say(f"benchmark {name}: no time left for {', '.join(left)}")
     return "\n\n".join(text(one) for one in found.values()), {"benchmarks": found, "failed": failed}

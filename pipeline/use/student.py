@@ -240,8 +240,8 @@ class Student:
         """Finds classes in a picture (a path, an array uint8 [H, W, 3] RGB, a Pillow image), or in each of a list.
 
         classes: what `embed` takes, or its result; None for the trained vocabulary. options: `threshold`,
-        `short_side`, `mode` and `seen_bias`, as in `SegmentOptions`. Of a list pictures of one size go through a GPU
-        together. Raises InputError for an unreadable picture and impossible options.
+        `short_side`, `mode`, `seen_bias` and `pamr`, as in `SegmentOptions`. Of a list pictures of one size go through
+        a GPU together. Raises InputError for an unreadable picture and impossible options.
         """
         words = classes if isinstance(classes, ClassEmbeddings) else self.embed(classes, synonyms=synonyms)
         chosen = segment_options(**options)

@@ -42,6 +42,9 @@ class SegmentOptions(Settings):
     seen_bias: float = 0.0
     """Subtracted from the scores of classes seen in training."""
 
+    pamr: int = Field(default=0, ge=0, le=100)
+    """Rounds of PAMR, which moves borders to where the colours change; 0: none."""
+
 
 @dataclass(frozen=True)
 class ClassEmbeddings:
@@ -147,6 +150,7 @@ class Segmenter:
             short_side=max(short, 16),
             crop=crop,
             stride=crop - crop // 6,  # 426 of 512, as in evaluation
+            pamr=options.pamr,
         )
 
 
