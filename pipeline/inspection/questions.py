@@ -148,7 +148,7 @@ QUESTIONS: Mapping[str, tuple[str, int]] = {
 
 
 def ask(
-    of: Inspection, question: str, what: str, *, count: int, full_labels: bool, vocabulary: str
+    of: Inspection, question: str, what: str, *, count: int, full_labels: bool, vocabulary: str, split: str = "train"
 ) -> tuple[str, dict[str, Any]]:
     """One question answered: text for people, JSON for programs. Raises InputError for one that is none."""
     from pipeline.inspection import text as text
@@ -161,6 +161,8 @@ def ask(
         words = [question, *(["WHAT"] if wanted else [])]
         right = of.plan.invocation.command("inspect", *words).replace("WHAT", wanted)
         raise InputError(f"inspect {question} {what}".rstrip() + f": write `{right}`")
+    if split != "train" and question != "explore":
+        raise InputError(f"inspect {question} --split {split}: only `explore` has another split; leave it out")
     if count < -1 or (count == 0 and question != "quality"):
         raise InputError(f"--count {count}: give 1 or more")
     k = usual if count < 0 else count
@@ -189,7 +191,7 @@ def ask(
         case "explore":
             from pipeline.inspection.explore import write_explorer
 
-            found = write_explorer(of, k, full_labels=full_labels)
+            found = write_explorer(of, k, full_labels=full_labels, split=split)
             return text.explore_text(found), found
         case "search":
             found = search(of, what, k)

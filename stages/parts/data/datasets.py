@@ -31,7 +31,7 @@ class DataConfig(Settings):
     """Table [data]: which photos, which classes, which of them unseen."""
 
     layout: LayoutName
-    """How the folder is laid out: "voc", "folder", "coco_stuff" or "context" (`layouts.LAYOUTS`)."""
+    """How the folder is laid out: "folder" (images + masks), or as a published data set is (`layouts.LAYOUTS`)."""
     root: PathSetting = ""
     """The data set's folder; empty in a preset that leaves it to the command line."""
     vocabulary: str = Field(min_length=1)
