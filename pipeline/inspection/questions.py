@@ -14,6 +14,7 @@ import numpy as np
 from cache.errors import InputError, nearest
 from cache.search import Hit
 from cache.summary import summarise
+from pipeline.inspection.naming import naming
 from pipeline.inspection.opened import Inspection
 from pipeline.inspection.pictures import image, plain, sheet
 from pipeline.shown import link
@@ -34,6 +35,9 @@ def summary(of: Inspection) -> dict[str, Any]:
     if names:
         ordered = of.plan.vocabulary.ordered
         names["nearest"] = [ordered[names["nearest"][0]], ordered[names["nearest"][1]], names["nearest"][2]]
+    named = naming(of.tiers["tokens"], of.tiers["text"], of.plan.vocabulary.seen) if "text" in of.tiers else None
+    if named is not None:
+        found["naming"] = named
     settings = {table: getattr(c, table).described_fields() for table in ("teacher", "views", "extract", "mine_latent")}
     return {"preset": of.plan.name, "settings": settings, **found}
 
