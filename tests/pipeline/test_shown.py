@@ -43,7 +43,12 @@ def test_a_page_is_a_link_and_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     page = tmp_path / "a b.html"
     assert link(str(page)) == f"file://{tmp_path}/a%20b.html" and link("s3://b/x") == "s3://b/x"
     opened: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", lambda address: not opened.append(address))
+
+    def browser(address: str) -> bool:
+        opened.append(address)
+        return True
+
+    monkeypatch.setattr(webbrowser, "open", browser)
     assert open_page(str(page)) == "" and opened == [link(str(page))]
     monkeypatch.setattr(webbrowser, "open", lambda address: False)
     assert f"no browser here; open {link(str(page))}" in open_page(str(page))
