@@ -45,7 +45,7 @@ def quality(of: Inspection, *, images: int, full_labels: bool, vocabulary: str) 
     names: Sequence[str] = of.plan.vocabulary.ordered
     text = cached.text
     if vocabulary:
-        names = _words(vocabulary)
+        names = word_list(vocabulary)
         text = of.teacher.encode_text(names, of.plan.prompts).float().cpu().numpy()
     return quality(cached, images=images, full_labels=full_labels, names=names, names_text=text)
 
@@ -139,6 +139,7 @@ QUESTIONS: Mapping[str, tuple[str, int]] = {
     "outliers": ("", 18),
     "losses": ("", 0),
     "explore": ("", 24),
+    "concepts": ("", 8),
 }
 """Question -> what it asks for, and its default --count."""
 
@@ -187,6 +188,11 @@ def ask(
 
             found = write_explorer(of, k, full_labels=full_labels)
             return text.explore_text(found), found
+        case "concepts":
+            from pipeline.inspection.concepts import concepts, concepts_text
+
+            found = concepts(of, examples=k, full_labels=full_labels, vocabulary=vocabulary)
+            return concepts_text(of.plan.invocation, found), found
         case "search":
             found = search(of, what, k)
         case "neighbours":
@@ -203,7 +209,7 @@ def _split(what: str) -> tuple[str, str]:
     return (view_id, region) if colon else (what, "global")
 
 
-def _words(vocabulary: str) -> list[str]:
+def word_list(vocabulary: str) -> list[str]:
     """Words to call regions by: a shipped vocabulary or a TOML file of one, or a text file with one name a line."""
     from stages.parts.data.vocabulary import load_vocabulary
 
@@ -212,7 +218,7 @@ def _words(vocabulary: str) -> list[str]:
             lines = Path(vocabulary).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{vocabulary}: can't be read ({error}); give one name a line") from error
-        names = [line.strip() for line in lines if line.strip()]
+        names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not names:
             raise InputError(f"{vocabulary}: no name in it; give one name a line")
         return names

@@ -24,6 +24,8 @@ from cache.errors import InputError, nearest
 from cache.settings import IGNORE, Settings
 
 _FOLDER = Path(__file__).parent / "vocabularies"
+WORDS = Path(__file__).parent / "words.txt"
+"""The shipped list of words that concepts are named by."""
 _MAX_CLASSES = 254
 _MAX_RAW = 65535
 
