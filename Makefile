@@ -10,8 +10,8 @@ BIN := $(VENV)/bin
 RUN = $(BIN)/clip2seg $@ $(PRESET) --artifacts $(ARTIFACTS) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo plan extract mine-latent mine-concepts train eval inspect ablate sweep teacher export runs doctor bench \
-	bench-gpu test test-slow torture fuzz coverage lint audit clean
+.PHONY: help demo plan extract mine-latent mine-concepts train eval inspect ablate sweep teacher export runs doctor \
+	bench bench-gpu pictures test test-slow torture fuzz coverage lint audit clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ bench: $(VENV)/.dev ## every benchmark beside its limit, one thread; tables into
 bench-gpu: $(VENV)/.dev ## on one GPU: does it compute as a CPU, waiting for nothing; then the record (4 minutes each)
 	$(BIN)/clip2seg benchmark gpu-check --device cuda $(ARGS)
 	$(BIN)/clip2seg benchmark gpu --device cuda --markdown docs/performance.md $(ARGS)
+
+pictures: $(VENV)/.user ## the pictures of README and docs, from docs/results.md and a finished `make demo`
+	$(BIN)/python experiments/pictures.py --artifacts $(ARTIFACTS) $(ARGS)
 
 test: $(VENV)/.dev ## install, then run the tests, all but the slow ones
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup -m "not slow" $(ARGS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import textwrap
 import types
 import typing
 from typing import Any
@@ -25,17 +26,19 @@ HEAD = """# Presets: every setting
 
 Made by `python -m pipeline.reference > docs/presets.md` from the classes that own the settings.
 
-A preset is a TOML file; the shipped ones are {shipped}. `extends = "NAME"` starts from another one, and
-`--set table.key=value` overrides one setting on the command line. Unknown tables and keys, wrong types and impossible
-values are refused. A setting marked *location* only says where something lies: what is found there enters the
-fingerprint by its digest, the path does not. P: the paper says so; R: recovered from its tables; C: the closest public
-code does so; D: our default.
+A preset is a TOML file. `extends = "NAME"` starts from another one, and `--set table.key=value` overrides one setting
+on the command line. Shipped:
+{shipped}.
+
+Unknown tables and keys, wrong types and impossible values are refused. A setting marked *location* only says where
+something lies: what is found there enters the fingerprint by its digest, the path does not. P: the paper says so; R:
+recovered from its tables; C: the closest public code does so; D: our default.
 """
 
 
 def markdown() -> str:
     """The whole page."""
-    parts = [HEAD.format(shipped=", ".join(f"`{name}`" for name in shipped()))]
+    parts = [HEAD.format(shipped=textwrap.fill(", ".join(f"`{name}`" for name in shipped()), 118))]
     for name, field in Config.model_fields.items():
         owner = table_type(name)
         about = " ".join(inspect.cleandoc(owner.__doc__ or "").splitlines()[0].split())

@@ -15,7 +15,7 @@ from pipeline.benchmarks import gpu, inference
 from pipeline.benchmarks.allocator import allocator
 from pipeline.benchmarks.extract import extract
 from pipeline.benchmarks.gpu_check import check_text, gpu_check
-from pipeline.benchmarks.growth import growth
+from pipeline.benchmarks.growth import added, growth
 from pipeline.benchmarks.harness import text
 from pipeline.benchmarks.loader import loader
 from pipeline.benchmarks.mining import mine_concepts, mine_latent
@@ -25,7 +25,7 @@ from pipeline.benchmarks.scale import scale
 from pipeline.benchmarks.training import STEPS, train
 from pipeline.benchmarks.world import PHOTOS, VOC_PHOTOS, open_world
 from pipeline.run import Machine
-from pipeline.text import markdown_page, write_markdown
+from pipeline.text import fenced, markdown_page, write_markdown
 from stages.running.progress import say
 
 SMALL = ["extract.batch=16", "extract.shard=32"]
@@ -46,6 +46,7 @@ RUNS: Mapping[str, tuple[tuple[str, int, int, tuple[str, ...]], ...]] = {
     "allocator": (("", 0, 3, ()),),
     "recipes": (("", 0, 5, ()),),
     "growth": (("", 0, 1, ()),),
+    "added-photos": (("", 400, 1, ()),),
     "scale": (("", 0, 1, ()),),
     "efficiency": (("", 0, 10, ()),),
     "inference-compiled": (("", 0, 5, ()),),
@@ -82,7 +83,7 @@ def run_suite(name: str, asked: Mapping[str, Any], machine: Machine, markdown: s
     if name == "gpu-check":
         checked = gpu_check(device)
         if markdown:
-            write_markdown(markdown, "benchmark gpu-check", check_text(checked))
+            write_markdown(markdown, "benchmark gpu-check", fenced(check_text(checked)))
         return check_text(checked), {"benchmarks": {"benchmark gpu-check": checked}, "failed": checked["failed"]}
     found: dict[str, dict[str, Any]] = {}
     begun, left, failed = time.perf_counter(), list[str](), list[str]()
@@ -108,7 +109,7 @@ def run_suite(name: str, asked: Mapping[str, Any], machine: Machine, markdown: s
             if name == "gpu":  # whoever is cut off keeps what was measured
                 say(text(made))
             if markdown:
-                write_markdown(markdown, key, text(found[key]))
+                write_markdown(markdown, key, fenced(text(found[key])))
     if left:
         say(f"benchmark {name}: no time left for {', '.join(left)}")
     return "\n\n".join(text(one) for one in found.values()), {"benchmarks": found, "failed": failed}
@@ -145,6 +146,7 @@ def _run(
         "recipes": lambda: recipes(device, rounds),
         "allocator": lambda: allocator(device, rounds),
         "growth": lambda: growth(device, folder),
+        "added-photos": lambda: added(device, folder, images),
         "scale": lambda: scale(device),
         "mine-concepts": lambda: mine_concepts(device, folder, images),
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +27,30 @@ from pipeline.invocation import Invocation
 PANEL = "Experiments"
 app = typer.Typer()
 
+Chart = Annotated[str, typer.Option("--chart", help="Draw the table as bars with error bars: FILE.svg or FILE.png.")]
+
+
+def _check_files(markdown: str, chart: str) -> None:
+    """Raises InputError for files that could not be written hours later."""
+    from pipeline.study.ablate import chart_file
+    from pipeline.text import markdown_page
+
+    markdown_page(markdown)
+    if chart:
+        chart_file(chart)
+
+
+def _written(title: str, rows: Sequence[Mapping[str, Any]], key: str, markdown: str, chart: str) -> str:
+    """A table as text, put into the files that were asked for."""
+    from pipeline.study.ablate import table_markdown, table_scores, table_text, write_chart
+    from pipeline.text import write_markdown
+
+    if markdown:
+        write_markdown(markdown, key, table_markdown(title, rows))
+    if chart:
+        write_chart(chart, title, table_scores(rows))
+    return table_text(title, rows)
+
 
 @app.command(rich_help_panel=PANEL)
 def ablate(
@@ -38,21 +63,20 @@ def ablate(
     table: Annotated[int, typer.Option("--table", help="The paper's table: 3, 4, 5 or 6.")] = 3,
     seeds: Seeds = 1,
     markdown: Markdown = "",
+    chart: Chart = "",
     as_json: Json = False,
 ) -> None:
     """Train and score an ablation table of the paper.
 
     All rows share one cache.
     """
-    from pipeline.study.ablate import run_table, table_text
-    from pipeline.text import markdown_page, write_markdown
+    from pipeline.study.ablate import run_table
 
-    markdown_page(markdown)
+    _check_files(markdown, chart)
     typed = Invocation(preset, artifacts, data, tuple(set_))
     rows = run_table(typed, table, seeds, make_machine(device, workers))
-    text = table_text(f"{preset}, Table {table}", rows)
-    if markdown:
-        write_markdown(markdown, f"{preset} table {table} {' '.join(set_)}".strip(), text)
+    key = f"{preset} table {table} {' '.join(set_)}".strip()
+    text = _written(f"{preset}, Table {table}", rows, key, markdown, chart)
     emit(text, {"table": table, "rows": rows}, as_json)
 
 
@@ -69,21 +93,19 @@ def sweep(
     set_: Set = [],
     seeds: Seeds = 1,
     markdown: Markdown = "",
+    chart: Chart = "",
     as_json: Json = False,
 ) -> None:
     """Train and score combinations of settings.
 
     All rows share one cache. Meant for the settings that the paper does not publish.
     """
-    from pipeline.study.ablate import run_rows, sweep_rows, table_text
-    from pipeline.text import markdown_page, write_markdown
+    from pipeline.study.ablate import run_rows, sweep_rows
 
-    markdown_page(markdown)
+    _check_files(markdown, chart)
     typed = Invocation(preset, artifacts, data, tuple(set_))
     rows = run_rows(typed, sweep_rows(over), seeds, make_machine(device, workers))
-    text = table_text(f"{preset}, sweep", rows)
-    if markdown:
-        write_markdown(markdown, f"{preset} sweep {' '.join([*over, *set_])}", text)
+    text = _written(f"{preset}, sweep", rows, f"{preset} sweep {' '.join([*over, *set_])}", markdown, chart)
     emit(text, {"over": over, "rows": rows}, as_json)
 
 
@@ -118,8 +140,8 @@ def benchmark(
         str,
         typer.Argument(
             help="extract, mine-latent, train, loader, cache, inference, precision, pixel-loss, allocator, "
-            "recipes, growth, scale, efficiency, inference-compiled; all: every one of these; on a GPU: gpu-check "
-            "(does it compute what a CPU does?), gpu (the record).",
+            "recipes, growth, added-photos, scale, efficiency, inference-compiled; all: every one of these; on a GPU: "
+            "gpu-check (does it compute what a CPU does?), gpu (the record).",
             metavar="NAME",
         ),
     ],

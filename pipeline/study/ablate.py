@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError
 from pipeline import run
 from pipeline.invocation import Invocation
 from pipeline.plan import Plan
-from pipeline.text import columns
+from pipeline.text import columns, markdown_table
+from stages.parts.drawing.bars import KINDS, Score, score_bars
 from stages.running.progress import say
 
 OFF, FULL = ["latent-embedding.enabled=false"], ["latent-embedding.enabled=true"]
@@ -109,19 +111,58 @@ def sweep_rows(over: Sequence[str]) -> dict[str, list[str]]:
 
 def table_text(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """The paper's layout: hIoU, sIoU, uIoU, mean and sd over seeds; then the means over well supported classes."""
-    least = rows[-1]["reports"][0].supported.min_pixels
-    lines: list[list[object]] = [["", *SCORES, "|", *(f"{s} ({least}_pixels)" for s in SCORES)]]
-    for row in rows:
-        all_of = [_mean_sd([getattr(r, s) for r in row["reports"]]) for s in SCORES]
-        supported = [_mean_sd([getattr(r.supported, s) for r in row["reports"]]) for s in SCORES]
-        lines.append([row["name"], *all_of, "|", *supported])
+    return f"{title}, {_seeds(rows)}\n\n{columns(_table(rows, '|'))}"
+
+
+def table_markdown(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """`table_text` as a Markdown table below its title."""
+    return f"{title}, {_seeds(rows)}\n\n{markdown_table(_table(rows))}"
+
+
+def table_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Score]]:
+    """Mean and sd over seeds of each row, for a chart."""
+    return {row["name"]: {s: _score([getattr(r, s) for r in row["reports"]]) for s in SCORES} for row in rows}
+
+
+def write_chart(path: str, title: str, rows: Mapping[str, Mapping[str, Score]], *, dark: bool = False) -> None:
+    """Draws rows as a bar chart into a file whose ending says which kind."""
+    file = chart_file(path)
+    file.write_bytes(score_bars(title, rows, dark=dark, kind=file.suffix[1:].lower()))
+
+
+def chart_file(path: str) -> Path:
+    """The file of `--chart`. Raises InputError, before hours of training, where it can't be written."""
+    file = Path(path)
+    if file.suffix[1:].lower() not in KINDS:
+        raise InputError(f"--chart {path}: name a file that ends in {' or '.join(f'.{kind}' for kind in KINDS)}")
+    if not file.parent.is_dir():
+        raise InputError(f"--chart {path}: no such folder; name a file in one that is there")
+    return file
+
+
+def _seeds(rows: Sequence[Mapping[str, Any]]) -> str:
     seeds = max(len(row["reports"]) for row in rows)
-    return f"{title}, {seeds} seed{'s' if seeds > 1 else ''}\n\n{columns(lines)}"
+    return f"{seeds} seed{'s' if seeds > 1 else ''}"
 
 
-def _mean_sd(values: Sequence[float | None]) -> str:
+def _table(rows: Sequence[Mapping[str, Any]], *bar: str) -> list[list[object]]:
+    """Head and rows; `bar` stands between the means over all classes and those over well supported ones."""
+    least = rows[-1]["reports"][0].supported.min_pixels
+    lines: list[list[object]] = [["", *SCORES, *bar, *(f"{s} ({least:,} px)" for s in SCORES)]]
+    for row in rows:
+        all_of = [_cell([getattr(r, s) for r in row["reports"]]) for s in SCORES]
+        supported = [_cell([getattr(r.supported, s) for r in row["reports"]]) for s in SCORES]
+        lines.append([row["name"], *all_of, *bar, *supported])
+    return lines
+
+
+def _score(values: Sequence[float | None]) -> Score:
     known = [v for v in values if v is not None]
-    if not known:
+    return Score(statistics.fmean(known) if known else None, statistics.stdev(known) if len(known) > 1 else None)
+
+
+def _cell(values: Sequence[float | None]) -> str:
+    score = _score(values)
+    if score.mean is None:
         return "-"
-    spread = f" ±{statistics.stdev(known):.1f}" if len(known) > 1 else ""
-    return f"{statistics.fmean(known):.1f}{spread}"
+    return f"{score.mean:.1f}" + ("" if score.sd is None else f" ±{score.sd:.1f}")

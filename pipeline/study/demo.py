@@ -10,6 +10,7 @@ from pipeline.inspection.opened import Inspection
 from pipeline.inspection.questions import ask
 from pipeline.invocation import Invocation
 from pipeline.plan import Plan
+from pipeline.study import showcase
 from stages.running.progress import say
 
 
@@ -31,7 +32,7 @@ def run_demo(preset: str, artifacts: str, overrides: list[str], machine: run.Mac
     plan = Plan.open(preset, overrides, artifacts)
     # What a stage found is said when it ends: a log that tells nothing for minutes looks like a hang.
     say(report.plan_table(plan))
-    say(report.extract_text(run.extract(plan, machine)))
+    say(report.extract_text(plan.invocation, run.extract(plan, machine)))
     say(report.mine_text(run.mine_latent(plan, machine)))
     say("teacher, training-free: scoring it, for comparison")
     run.evaluate_teacher(plan, machine)
@@ -47,5 +48,7 @@ def run_demo(preset: str, artifacts: str, overrides: list[str], machine: run.Mac
     view = next(iter(plan.artifact("tokens").ids()))
     for question, what in (("summary", ""), ("image", view)):
         texts.append(ask(of, question, what, count=-1, full_labels=False, vocabulary="")[0])
-    texts += [report.eval_text(plan, result), next_steps(plan.invocation)]
+    result["strip"] = showcase.draw(plan, reference, machine)
+    looked = f"baseline and full method side by side: {result['strip']}"
+    texts += [f"{report.eval_text(plan, result)}\n{looked}", next_steps(plan.invocation)]
     return "\n\n".join(texts), result

@@ -74,8 +74,7 @@ def parsed(words: list[str], *, whole: bool) -> Any:
     while words and hasattr(command, "commands") and words[0] in command.commands:
         name.append(words[0])
         command, words = command.commands[words[0]], words[1:]
-    if words in ([], ["--help"]) or words[0] == "X":  # only named, or a field of a message
-        assert not whole or words
+    if words == ["--help"] or (not whole and words == []) or words[:1] == ["X"]:  # only named, or a field of a message
         return None
     assert not hasattr(command, "commands"), f"{' '.join(name)}: no command {words}"
     try:

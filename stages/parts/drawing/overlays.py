@@ -22,6 +22,9 @@ from stages.parts.drawing.palette import palette
 
 matplotlib.use("Agg")
 
+Box = tuple[int, int, int, int]
+"""Top, left, bottom, right [pixels]; bottom and right are the first outside."""
+
 BAND = 2**18
 """Pixels that are mixed at once."""
 _DARK, _LIGHT = 25, 245
@@ -38,12 +41,14 @@ def overlay(
     names: Sequence[str] = (),
     contours: bool = True,
     pale: bool = True,
+    text: int = 0,
 ) -> Array:
     """Labels uint8 [H, W] laid over an image uint8 [H, W, 3]: a new array of the image's shape.
 
     names: class k is called `names[k]`, written on its widest region where there is room; none: nothing is written.
     contours: a dark and a light line where two labels meet, so that it shows on every ground.
     pale: ignored pixels (255) are paled; else they keep the image. Ignored means: no label, not scored, or background.
+    text: height of the names [pixels]; 0: by the picture's size.
 
     Works in bands of rows: floats of a whole photo of 24 megapixels would take more than a gigabyte.
     """
@@ -62,8 +67,9 @@ def overlay(
             inside = slice(start - above, stop - above)
             mixed[band][light[inside]] = _LIGHT
             mixed[band][dark[inside]] = _DARK
+    taken: list[Box] = []
     for name, place in _places(labels, names):
-        _write(mixed, name, place)
+        _write(mixed, name, place, text or max(10, min(mixed.shape[:2]) // 22), taken)
     return mixed
 
 
@@ -99,25 +105,37 @@ def _places(labels: Array, names: Sequence[str]) -> list[tuple[str, tuple[int, i
     return found
 
 
-def _write(picture: Array, name: str, place: tuple[int, int, int]) -> None:
-    """White with a dark rim, centred at `place`; nothing where the region is too flat, or the picture too narrow."""
+def _write(picture: Array, name: str, place: tuple[int, int, int], size: int, taken: list[Box]) -> None:
+    """White with a dark rim, centred at `place`; nothing where the region is too flat, or the picture too narrow.
+
+    A name that would cover one of those `taken` goes above or below it, if it fits there.
+    """
     row, column, room = place
-    size = max(10, min(picture.shape[:2]) // 22)
     rim = max(1, size // 9)
-    left, top, right, bottom = (round(v) for v in _font(size).getbbox(name, stroke_width=rim))
+    left, top, right, bottom = (round(v) for v in font(size).getbbox(name, stroke_width=rim))
     wide, high = right - left, bottom - top
     if room < 1.2 * size or wide > picture.shape[1] or high > picture.shape[0]:
         return
-    y = min(max(0, row - high // 2), picture.shape[0] - high)
     x = min(max(0, column - wide // 2), picture.shape[1] - wide)
+    middle = min(max(0, row - high // 2), picture.shape[0] - high)
+    for y in (middle, middle - high, middle + high):
+        if 0 <= y <= picture.shape[0] - high and not any(_meet((y, x, y + high, x + wide), box) for box in taken):
+            break
+    else:
+        return
+    taken.append((y, x, y + high, x + wide))
     # Only the patch goes through Pillow: a whole photo would be copied for every name.
     patch = Image.fromarray(np.ascontiguousarray(picture[y : y + high, x : x + wide]))
-    ImageDraw.Draw(patch).text((-left, -top), name, "white", _font(size), stroke_width=rim, stroke_fill="#141414")
+    ImageDraw.Draw(patch).text((-left, -top), name, "white", font(size), stroke_width=rim, stroke_fill="#141414")
     picture[y : y + high, x : x + wide] = np.asarray(patch)
 
 
+def _meet(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
     """matplotlib's own DejaVu Sans: Pillow's built-in font has Latin letters only."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans-Bold.ttf", size)
 
@@ -131,11 +149,11 @@ def with_legend(picture: Array, entries: Sequence[tuple[str, Array]]) -> Array:
         return picture
     wide = max(240, picture.shape[1])
     size = max(11, wide // 60)
-    font, gap, line = _font(size), size // 2, round(1.5 * size)
+    letters, gap, line = font(size), size // 2, round(1.5 * size)
     places: list[tuple[int, int]] = []
     x, y = gap, gap
     for text, _ in entries:
-        length = round(size + gap + font.getlength(text) + 2 * gap)
+        length = round(size + gap + letters.getlength(text) + 2 * gap)
         if x > gap and x + length > wide:
             x, y = gap, y + line
         places.append((x, y))
@@ -144,7 +162,7 @@ def with_legend(picture: Array, entries: Sequence[tuple[str, Array]]) -> Array:
     draw = ImageDraw.Draw(strip)
     for (text, colour), (x, y) in zip(entries, places, strict=True):
         draw.rectangle((x, y, x + size, y + size), fill=tuple(colour.tolist()), outline="#555555")
-        draw.text((x + size + gap, y + size // 2), text, "#141414", font, anchor="lm")
+        draw.text((x + size + gap, y + size // 2), text, "#141414", letters, anchor="lm")
     full = np.full((picture.shape[0], wide, 3), 255, np.uint8)
     full[:, : picture.shape[1]] = picture
     return np.concatenate([full, np.asarray(strip)])

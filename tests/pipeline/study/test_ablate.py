@@ -10,8 +10,18 @@ import pytest
 from cache.errors import InputError
 from pipeline import run
 from pipeline.invocation import Invocation
-from pipeline.study.ablate import TABLES, run_rows, run_table, sweep_rows, table_text
+from pipeline.study.ablate import (
+    TABLES,
+    chart_file,
+    run_rows,
+    run_table,
+    sweep_rows,
+    table_markdown,
+    table_scores,
+    table_text,
+)
 from pipeline.text import write_markdown
+from stages.parts.drawing.bars import Score
 from stages.parts.eval_report import EvalReport
 from tests.reports import MEANS, eval_report
 
@@ -94,12 +104,23 @@ def test_a_table_gives_mean_and_spread_over_seeds() -> None:
     ]
     lines = table_text("demo, Table 3", rows).splitlines()
     assert lines[0] == "demo, Table 3, 3 seeds"
-    assert lines[2].split("|")[1].split("  ")[-1].strip().startswith("uIoU (5_pixels)")
+    assert lines[2].split("|")[1].split("  ")[-1].strip().startswith("uIoU (5 px)")
     assert lines[3].split() == ["teacher", "30.0", "10.0", "-", "|", "30.0", "20.0", "0.5"]
     # mean of 40 and 44; their sample deviation is sqrt(8) = 2.83
     assert lines[4].split() == [
         "ours", "42.0", "±2.8", "10.0", "±0.0", "-", "|", "42.0", "±2.8", "20.0", "±0.0", "0.5", "±0.0"
     ]  # fmt: skip
+    page = table_markdown("demo, Table 3", rows).splitlines()
+    assert page[0] == lines[0] and page[1] == "" and page[3] == "| --- | --: | --: | --: | --: | --: | --: |"
+    assert page[5] == "| ours | 42.0 ±2.8 | 10.0 ±0.0 | - | 42.0 ±2.8 | 20.0 ±0.0 | 0.5 ±0.0 |"
+    assert table_scores(rows)["ours"]["hIoU"] == Score(42.0, pytest.approx(8**0.5))
+    assert table_scores(rows)["teacher"] == {"hIoU": Score(30.0), "sIoU": Score(10.0), "uIoU": Score(None)}
+
+
+@pytest.mark.parametrize("path", ["chart.jpg", "chart", "nowhere/chart.svg"])
+def test_a_chart_that_could_not_be_written_is_refused_before_training(path: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--chart .*: (name a file that ends in \.svg or \.png|no such folder)"):
+        chart_file(str(tmp_path / path))
 
 
 def test_markdown_goes_between_its_markers_and_nowhere_else(tmp_path: Path) -> None:
@@ -111,10 +132,10 @@ def test_markdown_goes_between_its_markers_and_nowhere_else(tmp_path: Path) -> N
     text = page.read_text()
     assert text.startswith("# Results\n")
     assert text.count("<!-- voc table 3 -->") == 1 and "first" not in text
-    assert "<!-- voc table 3 -->\n```\nsecond \\g<0>\n```\n<!-- end voc table 3 -->" in text
+    assert "<!-- voc table 3 -->\nsecond \\g<0>\n<!-- end voc table 3 -->" in text
     assert "other" in text
     write_markdown(str(tmp_path / "new.md"), "k", "t")
-    assert (tmp_path / "new.md").read_text() == "<!-- k -->\n```\nt\n```\n<!-- end k -->\n"
+    assert (tmp_path / "new.md").read_text() == "<!-- k -->\nt\n<!-- end k -->\n"
 
 
 def test_an_unknown_table_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
