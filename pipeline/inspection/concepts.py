@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import InputError
-from pipeline.inspection.questions import word_list
 from pipeline.invocation import Invocation
 from pipeline.text import columns
-from stages.parts.data.vocabulary import WORDS
+from stages.parts.data.vocabulary import WORDS, word_list
 from stages.running.progress import Bar
 
 if TYPE_CHECKING:

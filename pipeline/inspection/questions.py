@@ -6,7 +6,6 @@ The summary and the losses load no torch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from cache.summary import summarise
 from pipeline.inspection.naming import naming
 from pipeline.inspection.opened import Inspection
 from pipeline.inspection.pictures import image, plain, sheet
+from stages.parts.data.vocabulary import word_list
 from stages.running.curves import curves_at
 
 THRESHOLDS = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
@@ -213,19 +213,3 @@ def ask(
 def _split(what: str) -> tuple[str, str]:
     view_id, colon, region = what.rpartition(":")
     return (view_id, region) if colon else (what, "global")
-
-
-def word_list(vocabulary: str) -> list[str]:
-    """Words to call regions by: a shipped vocabulary or a TOML file of one, or a text file with one name a line."""
-    from stages.parts.data.vocabulary import load_vocabulary
-
-    if vocabulary.endswith(".txt"):
-        try:
-            lines = Path(vocabulary).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{vocabulary}: can't be read ({error}); give one name a line") from error
-        names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-        if not names:
-            raise InputError(f"{vocabulary}: no name in it; give one name a line")
-        return names
-    return list(load_vocabulary(vocabulary, "official").classes)

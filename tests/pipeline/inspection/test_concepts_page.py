@@ -15,10 +15,10 @@ from PIL import Image
 from cache.errors import InputError
 from pipeline import run
 from pipeline.inspection.opened import Inspection
-from pipeline.inspection.questions import ask, word_list
+from pipeline.inspection.questions import ask
 from pipeline.plan import Plan
 from pipeline.upkeep.apply_concepts import applied_text, apply_concepts
-from stages.parts.data.vocabulary import WORDS
+from stages.parts.data.vocabulary import WORDS, word_list
 from tests.conftest import write_tiny
 from tests.pipeline.inspection.test_explorer_page import browser as browser
 
