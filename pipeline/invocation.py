@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 ARTIFACTS_FOLDER = "artifacts"
 """Default of --artifacts."""
-_STAGES = ("extract", "mine-latent", "mine-concepts", "train", "eval", "plan")
+_BARE = re.compile("(?<=`)clip2seg (extract|mine-latent|mine-concepts|train|eval|plan)(?=`)")
+"""A stage's command without a preset."""
 
 
 @dataclass(frozen=True)
@@ -28,5 +29,5 @@ class Invocation:
         return shlex.join(["clip2seg", *name.split(), self.preset, *words, *options])
 
     def completed(self, message: str) -> str:
-        """A message of a stage, which knows no preset, with its `clip2seg STAGE` written as it has to be typed."""
-        return re.sub(rf"`clip2seg ({'|'.join(_STAGES)})`", lambda found: f"`{self.command(found[1])}`", message)
+        """A message of a stage, which knows no preset, with each command of a stage as it has to be typed."""
+        return _BARE.sub(lambda found: self.command(found[1]), message)

@@ -78,5 +78,5 @@ def inspect(
     ask_of = Inspection(make_plan(preset, data, artifacts, set_), make_machine(device, 0), out)
     text, found = ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary, split=split)
     emit(text, found, as_json)
-    if open_ and (address := found.get("file") or found.get("picture")):
+    if open_ and (address := found.get("file") or found.get("page") or found.get("picture")):
         show(address)

@@ -88,7 +88,7 @@ def loss_charts(runs: Sequence[Run]) -> list[Chart]:
     charts = []
     for loss in losses:
         lines = [(run, [(p["iteration"], p[loss]) for p in points if loss in p]) for run, points in curves.items()]
-        charts.append(line_chart(f"{loss} loss", [(run, line) for run, line in lines if line], "iteration", "loss"))
+        charts.append(line_chart(f"{loss} loss", lines, "iteration", "loss"))
     return charts
 
 
