@@ -48,7 +48,7 @@ ARTIFACTS: Mapping[str, Mapping[str, Array]] = {
         "dense": Array(TOKEN, ("n", "h", "w", "D"), "dense tokens of each view, unnormalised", by_row=True),
     },
     "affinity": {
-        "features": Array(TOKEN, ("n", "h", "w", "C"), "feature map of the second network of each view", by_row=True),
+        "features": Array(TOKEN, ("n", "h", "w", "C"), "feature map of each view that [affinity] names", by_row=True),
     },
     "latent": {
         "cells": Array("uint8", ("n", "h", "w"), "latent id of each cell, 0..L-1; 255 = none"),

@@ -109,6 +109,7 @@ def run_teacher(
     compute: Compute,
 ) -> EvalReport:
     """Scores the teacher training-free: its refined dense tokens against the same text embeddings, by the same code."""
+    from stages.parts.teacher.features import load_features
     from stages.parts.teacher.refine import Refiner
     from stages.parts.teacher.teacher import load_teacher  # the one place of this stage that needs CLIP
 
@@ -116,17 +117,13 @@ def run_teacher(
     arrays = text.read(0)
     embeddings = torch.from_numpy(np.concatenate([arrays["seen"], arrays["unseen"]])).to(compute.device)
     side = teacher.input_size
-    network = None
-    if refiner.refine.affinity == "network":
-        from stages.parts.students.backbone import load_backbone
-
-        network = load_backbone(refiner.affinity, compute.device)
+    features = load_features(refiner.affinity, teacher) if refiner.refine.affinity == "network" else None
 
     def score(pixels: torch.Tensor) -> torch.Tensor:
         squashed = torch.nn.functional.interpolate(pixels, (side, side), mode="bicubic", antialias=True)
         views = squashed.round().clamp(0, 255).to(torch.uint8)
         _, dense = teacher.encode_views(views)
-        dense = refiner.tokens(dense, None if network is None else network(views))
+        dense = refiner.tokens(dense, None if features is None else features(views))
         return torch.einsum("bhwd,kd->bkhw", torch.nn.functional.normalize(dense, dim=-1), embeddings)
 
     about = {"scored": "teacher, training-free", "recipe": teacher.recipe}

@@ -21,8 +21,8 @@ from stages.parts.mining.clustering import mine_at
 from stages.parts.scoring.metrics import confusion
 from stages.parts.scoring.quality import Match, cell_classes, matches, matches_report, on_pixels, scores_report
 from stages.parts.settings import MiningConfig
-from stages.parts.students.backbone import Backbone
 from stages.parts.teacher.crops import cached_view
+from stages.parts.teacher.features import Features
 from stages.parts.teacher.refine import Refiner
 from stages.parts.teacher.teacher import Teacher
 from stages.parts.teacher.tokens import to_pixels
@@ -72,7 +72,7 @@ def run(
     text: np.ndarray,
     variants: Sequence[Variant],
     thresholds: Sequence[float],
-    network: Backbone | None,
+    affinity: Features | None,
     *,
     images: int,
     full_labels: bool,
@@ -90,7 +90,7 @@ def run(
         for fold, row in enumerate(rows.tolist()):
             view = _view(data, views, row, fold, full_labels)
             squeezed = to_pixels(whole(view.pixels, teacher.input_size)[None])
-            features = None if network is None else network(squeezed.to(teacher.device))[0].cpu().numpy()
+            features = None if affinity is None else affinity(squeezed)[0].cpu().numpy()
             maps = {k: t.encode_views(squeezed)[1][0].cpu().numpy() for k, t in teachers.items()}
             for variant in variants:
                 _look(found[variant.name], view, variant, maps[variant.recipe], features, text, mining, thresholds)

@@ -39,7 +39,9 @@ def data_init(
     ),
     teacher: Teacher = "",
     weights: Annotated[str, typer.Option("--weights", help="Encoder weights for the preset: a local file.")] = "",
-    force: Annotated[bool, typer.Option("--force", help="Count anew; an earlier init's names stay.")] = (False),
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier preset, a damaged classes.toml.")] = (
+        False
+    ),
     out: Annotated[
         str, typer.Option("--out", help="Folder for classes.toml and the preset, where FOLDER can't be written to.")
     ] = "",

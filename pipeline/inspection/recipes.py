@@ -24,7 +24,7 @@ OWN = {
     "tokens above 0.5": RefineConfig(affinity="tokens", threshold=0.5),
     "tokens softmax": RefineConfig(affinity="tokens", form="softmax"),
 }
-"""Refinements tried with every recipe; and, where the preset names a second network:"""
+"""Refinements tried with every recipe; and, where its [affinity] names features:"""
 SECOND = {
     "network above 0.3": RefineConfig(affinity="network"),
     "network softmax": RefineConfig(affinity="network", form="softmax"),
@@ -34,7 +34,7 @@ SECOND = {
 def compare(of: Inspection, *, images: int, full_labels: bool) -> dict[str, Any]:
     """The comparison as JSON: rows sorted by the IoU of mined regions with what was hidden. Loads CLIP, no cache."""
     from stages.inspect_recipes import run, seen_text
-    from stages.parts.students.backbone import load_backbone
+    from stages.parts.teacher.features import load_features
     from stages.parts.teacher.files import load_text_source
 
     draw_world(of.plan)
@@ -47,7 +47,6 @@ def compare(of: Inspection, *, images: int, full_labels: bool) -> dict[str, Any]
         text = seen_text(teacher, words.seen, of.plan.prompts)
     now = c.mine_latent.merge_threshold
     thresholds = sorted({round(t, 4) for t in (now - STEP, now, now + STEP) if 0 <= t <= 1})
-    network = load_backbone(c.affinity, teacher.device) if c.affinity.encoder else None
     rows = run(
         c.mine_latent,
         c.views,
@@ -56,7 +55,7 @@ def compare(of: Inspection, *, images: int, full_labels: bool) -> dict[str, Any]
         text,
         list(_variants(teacher.recipes(), c.affinity)),
         thresholds,
-        network,
+        load_features(c.affinity, teacher),
         images=images,
         full_labels=full_labels,
     )
@@ -73,9 +72,9 @@ def _variants(recipes: list[str], affinity: AffinityConfig) -> Iterator[Variant]
 
     alone = affinity.model_copy(update={"kmeans_weight": 0.0})
     for recipe in recipes:
-        for name, refine in {**OWN, **(SECOND if affinity.encoder else {})}.items():
+        for name, refine in {**OWN, **(SECOND if affinity.stored else {})}.items():
             yield Variant(_named(recipe, name), recipe, Refiner(refine, alone), _lines(recipe, refine, 0.0))
-        if affinity.encoder:
+        if affinity.stored:
             both = affinity.model_copy(update={"kmeans_weight": affinity.kmeans_weight or 0.5})
             lines = _lines(recipe, RefineConfig(), both.kmeans_weight)
             yield Variant(_named(recipe, "k-means by both"), recipe, Refiner(RefineConfig(), both), lines)

@@ -30,11 +30,18 @@ class ExtractConfig(Settings):
 
 
 class AffinityConfig(Settings):
-    """A second frozen network that says where: CLIP says what. Table [affinity]."""
+    """Features that say where, while CLIP's last layer says what: table [affinity].
+
+    Of a second frozen network, or of an earlier layer of the teacher itself.
+    """
 
     encoder: str = ""
     """An smp encoder (mobilenet_v2, resnet50, ...) or any timm model as `tu-NAME`, DINO's ViTs among them
     (tu-vit_small_patch16_224.dino); empty: no second network (P)."""
+
+    layer: int = Field(default=0, ge=0)
+    """In the place of a second network, what leaves this block of the teacher's own tower, from 1 (a native ViT; C:
+    SC-CLIP pools by block 4 of 12); 0: none (P)."""
 
     weights: PathSetting = ""
     """Its weights: the path of a .safetensors or .pth checkpoint, or "imagenet", the library's own download; empty:
@@ -52,6 +59,17 @@ class AffinityConfig(Settings):
     kmeans_weight: Annotated[float, Apart("enters latent classes alone")] = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of its cosine in the clustering of cells, the teacher's tokens having the rest; 0: tokens alone (P)."""
 
+    @property
+    def stored(self) -> bool:
+        """Whether there are features that `extract` stores."""
+        return bool(self.encoder or self.layer)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.encoder and self.layer:
+            raise ValueError(f"encoder = {self.encoder!r} and layer = {self.layer} exclude each other; set one of them")
+        return self
+
 
 class RefineConfig(Settings):
     """Refinement of the teacher's dense map, whatever recipe it came by: table [refine].
@@ -61,7 +79,7 @@ class RefineConfig(Settings):
 
     affinity: Literal["none", "tokens", "network"] = "none"
     """Each token becomes a mean of its image's, weighted by the cosines of the tokens themselves, or of the features
-    of the second network; none: as extracted (P)."""
+    that [affinity] names; none: as extracted (P)."""
 
     form: Literal["threshold", "softmax"] = "threshold"
     """Weights from cosines s: those above `threshold` (C: CLIP-DINOiser), or softmax(3 (s - 1.2 mean s)) of what is
@@ -85,7 +103,7 @@ class RefineConfig(Settings):
 
 
 def reads_network(refine: RefineConfig, affinity: AffinityConfig) -> bool:
-    """Whether mining asks the second network for anything."""
+    """Whether mining reads the features that [affinity] names."""
     return refine.affinity == "network" or affinity.kmeans_weight > 0
 
 
@@ -304,6 +322,10 @@ class EvaluateConfig(Settings):
     seen_bias: float = 0.0
     """Subtracted from the scores of seen classes; reported when it is not 0. C2S mentions none (P), ZegCLIP and
     OTSeg subtract 0.1 from sigmoids."""
+
+    pamr: int = Field(default=0, ge=0, le=100)
+    """Rounds of PAMR: scores become means over the neighbours of a pixel's own colour, at the resized image's size; 0:
+    none (P). NACLIP reports its own scores with 10 (C)."""
 
     min_pixels: int = Field(default=20_000, ge=0)
     """Means over well supported classes count those with at least this many evaluation pixels (D)."""

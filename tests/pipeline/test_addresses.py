@@ -61,6 +61,7 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "teacher.prompts": (("teacher.prompts=",), TEXT),
     "teacher.text": ((), NOTHING),
     "affinity.encoder": (("affinity.encoder=mobilenet_v2",), {"affinity"}),
+    "affinity.layer": (("affinity.layer=1",), {"affinity"}),
     "affinity.weights": ((), NOTHING),
     "affinity.stride": (("affinity.stride=8",), {"affinity"}),
     "affinity.input_size": (("affinity.input_size=96",), {"affinity"}),
@@ -139,6 +140,7 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "eval.crop": (("eval.crop=80",), SCORES),
     "eval.stride": (("eval.stride=32",), SCORES),
     "eval.seen_bias": (("eval.seen_bias=0.1",), SCORES),
+    "eval.pamr": (("eval.pamr=10",), SCORES),
     "eval.min_pixels": (("eval.min_pixels=10",), SCORES),
     "eval.pictures": (("eval.pictures=3",), NOTHING),  # drawn beside the scores
 }

@@ -18,6 +18,7 @@ from stages.parts.mining.clustering import mine
 from stages.parts.settings import AffinityConfig, RefineConfig
 from stages.parts.students.backbone import load_backbone
 from stages.parts.teacher.refine import Refiner
+from stages.parts.teacher.teacher import load_teacher
 from stages.parts.teacher.tokens import to_pixels
 
 if TYPE_CHECKING:
@@ -98,6 +99,20 @@ def test_the_teachers_scores_are_those_of_the_refined_map(tiny: Tiny, tmp_path: 
     assert len({r.pixel_accuracy for r in reports.values()}) == 3
 
 
+def test_a_layer_of_the_teacher_stands_in_the_place_of_a_network(tiny: Tiny, tmp_path: Path) -> None:
+    tiny.run("extract", artifacts=tmp_path)
+    settings = ("affinity.layer=1", "affinity.dim=0", "refine.affinity=network", "refine.threshold=0.5")
+    tiny.run("mine-latent", *settings, artifacts=tmp_path)
+    plan = tiny.plan(*settings, artifacts=tmp_path)
+    assert plan.fingerprint("tokens") == tiny.plan(artifacts=tmp_path).fingerprint("tokens")
+    stored = plan.artifact("affinity").load(["features"])["features"]
+    teacher = load_teacher(plan.config.teacher)
+    wanted = teacher.encode_layer(to_pixels(whole(plan.train_data.image(3), teacher.input_size)[None]), 1)[0].numpy()
+    np.testing.assert_allclose(stored[3], wanted, rtol=1e-2, atol=1e-2)
+    plain, refined = (run.evaluate_teacher(p, CPU)["report"] for p in (tiny.plan(artifacts=tmp_path), plan))
+    assert plain.pixel_accuracy != refined.pixel_accuracy
+
+
 def test_a_refinement_without_its_network_is_refused_by_name(
     tiny: Tiny, tmp_path: Path, network: tuple[str, ...]
 ) -> None:
@@ -108,7 +123,7 @@ def test_a_refinement_without_its_network_is_refused_by_name(
     ):
         with pytest.raises(InputError, match=f"{said}.*affinity.encoder"):
             run.mine_latent(tiny.plan(setting, artifacts=tmp_path), CPU)
-    with pytest.raises(InputError, match="features are missing; run `clip2seg extract`"):
+    with pytest.raises(InputError, match=r"\[affinity\] are missing; run `clip2seg extract`"):
         run.mine_latent(tiny.plan(*network, "refine.affinity=network", artifacts=tmp_path), CPU)
     with pytest.raises(InputError, match="--online"):
         run.train(tiny.plan(*network, "refine.affinity=network", artifacts=tmp_path), CPU, online=True)

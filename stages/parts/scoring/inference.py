@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from cache.settings import IGNORE
 from stages.parts.data.views import Array, shrunk
+from stages.parts.scoring.pamr import pamr
 from stages.parts.settings import EvaluateConfig
 from stages.parts.students.inputs import normalised
 
@@ -71,7 +72,7 @@ def coarse_scores(score: Scorer, images: Array, cfg: EvaluateConfig, device: tor
     """Scores of images uint8 [n, H, W, 3] as the network gives them: float32 [n, K, h, w].
 
     They are resized to `cfg.short_side`, ratio kept; `slide` averages overlapping windows, and its scores are
-    as fine as the resized images.
+    as fine as the resized images, and so are those that `cfg.pamr` smoothed.
     """
     height, width = images.shape[1:3]
     smaller = np.stack([shrunk(image, 2 * cfg.short_side) for image in images])
@@ -80,7 +81,11 @@ def coarse_scores(score: Scorer, images: Array, cfg: EvaluateConfig, device: tor
     factor = cfg.short_side / min(height, width)
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
-    return score(pixels) if cfg.mode == "whole" else _slide(score, pixels, cfg.crop, cfg.stride)
+    scores = score(pixels) if cfg.mode == "whole" else _slide(score, pixels, cfg.crop, cfg.stride)
+    if cfg.pamr:
+        scores = F.interpolate(scores.float(), size, mode="bilinear", align_corners=False)
+        scores = pamr(pixels, scores, cfg.pamr)
+    return scores
 
 
 def _slide(score: Scorer, pixels: Tensor, crop: int, stride: int) -> Tensor:

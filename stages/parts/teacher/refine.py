@@ -1,6 +1,6 @@
 """Refinement of a stored dense map: [refine] and [affinity] at work, for any teacher and recipe (docs/teachers.md).
 
-h w token grid, N = h*w, D embedding size, C channels of the second network's map (which has its own grid).
+h w token grid, N = h*w, D embedding size, C channels of the map of features (which has its own grid).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROXY_SCALE, PROXY_SHIFT = 3.0, 1.2
 class Refiner:
     """What becomes of a stored map before it is mined, scored or drawn; by default nothing.
 
-    `features`: the second network's map of the same view, wanted where `needs_features`.
+    `features`: the map that [affinity] names, of the same view, wanted where `needs_features`.
     """
 
     refine: RefineConfig = field(default_factory=RefineConfig)
@@ -32,7 +32,7 @@ class Refiner:
 
     @property
     def needs_features(self) -> bool:
-        """Whether mining reads the second network's features."""
+        """Whether mining reads the features of [affinity]."""
         return reads_network(self.refine, self.affinity)
 
     def tokens(self, dense: Tensor, features: Tensor | None = None) -> Tensor:

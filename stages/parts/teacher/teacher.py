@@ -247,6 +247,21 @@ class Teacher:
         with self._frozen():
             return self._crops(self._normalised(images, self.crop_size)).float()
 
+    def encode_layer(self, images: Tensor, number: int) -> Tensor:
+        """uint8 [B, 3, S, S], S = `input_size` -> what leaves block `number` of its ViT, from 1: float32 [B, h, w, C].
+
+        Computes no later block. Raises InputError where there is no such block.
+        """
+        from stages.parts.teacher.towers import VitTower
+
+        tower = self._views
+        if not isinstance(tower, VitTower):
+            raise InputError(f"affinity.layer = {number}: only a native ViT has it; name a network in affinity.encoder")
+        if number > tower.depth:
+            raise InputError(f"affinity.layer = {number}: {self.cfg.model} has {tower.depth} blocks; lower it")
+        with self._frozen():
+            return tower.layer(self._normalised(images, self.input_size), number).float()
+
     @property
     def family(self) -> str:
         """What kind of image tower it is, in words."""

@@ -47,7 +47,7 @@ class VitTower(nn.Module):
             raise InputError(f"recipe {recipe} needs plain attention; this teacher has its own: use vanilla")
         self._layers = sorted((self.recipe.layers(len(blocks)) | {len(blocks)}) - {0})
         self.visual = _at_size(visual, size)
-        self.grid = (size // patch, size // patch)
+        self.grid, self.depth = (size // patch, size // patch), len(blocks)
         bias = neighbourhood(self.grid, gaussian_std) if recipe == "naclip" else None
         self.register_buffer("nearness", bias, persistent=False)
 
@@ -76,6 +76,14 @@ class VitTower(nn.Module):
         dense = self.recipe.tokens(ForwardPass(blocks, layers, self.grid, self.nearness))
         dense = visual.ln_post(dense) @ visual.proj
         return done["image_features"], dense.unflatten(1, self.grid)
+
+    def layer(self, images: Tensor, number: int) -> Tensor:
+        """[B, 3, S, S] -> what leaves block `number`, from 1, without the class token: [B, h, w, C]."""
+        done = self.visual.forward_intermediates(
+            images, indices=[number - 1], stop_early=True, intermediates_only=True, output_fmt="NLC"
+        )
+        result: Tensor = done["image_intermediates"][0].unflatten(1, self.grid)
+        return result
 
 
 class ResNetTower(nn.Module):

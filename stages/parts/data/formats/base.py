@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 from cache.errors import InputError
 from stages.parts.data.formats.drawing import NO_LABEL, NOTHING, Drawing
+from stages.parts.data.id_lists import NESTED, PHOTOS
 from stages.parts.data.images import MAX_BYTES, BadSample
-from stages.parts.data.layouts import NESTED, PHOTOS, refuse_link_out
+from stages.parts.data.layouts import refuse_link_out
 from stages.parts.data.proposals import BACKGROUND, says_nothing
 
 _MAX_JSON = 2**32
