@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from stages.parts.scoring.bias_curve import Point
     from stages.running.board import OnScalar
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 """Names of glibc's malloc.h."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from PIL import Image
 
@@ -32,7 +33,7 @@ def draw(plan: Plan, reference: Plan, machine: Machine) -> str:
     """
     data, words, cfg = plan.val_data, plan.vocabulary, plan.config.eval
     every, num_seen = len(words.ordered), len(words.seen)
-    asked = {"mode": cfg.mode, "short_side": cfg.short_side, "seen_bias": cfg.seen_bias}
+    asked: dict[str, Any] = {"mode": cfg.mode, "short_side": cfg.short_side, "seen_bias": cfg.seen_bias}
     before, after = (load_student(str(one.address("train")), device=machine.device) for one in (reference, plan))
     images = range(min(len(data), _LOOKED_AT))
     scores = []
