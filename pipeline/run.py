@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -78,21 +77,6 @@ class Machine:
         return found
 
 
-def _as_typed(stage: Callable[Concatenate[Plan, P], R]) -> Callable[Concatenate[Plan, P], R]:
-    """A function of a plan whose errors suggest commands for that plan, not for the default preset."""
-
-    @functools.wraps(stage)
-    def run(plan: Plan, *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return stage(plan, *args, **kwargs)
-        except InputError as error:
-            if (message := plan.invocation.completed(str(error))) == str(error):
-                raise
-            raise type(error)(message) from error
-
-    return run
-
-
 def draw_world(plan: Plan) -> None:
     """Draws the demo world that a plan reads, unless it is there; does nothing for other data."""
     if plan.world is not None:
@@ -103,7 +87,18 @@ def draw_world(plan: Plan) -> None:
             say(f"demo world: {world.train} + {world.val} images drawn -> {root}")
 
 
-@_as_typed
+def suggesting(stage: Callable[Concatenate[Plan, P], R]) -> Callable[Concatenate[Plan, P], R]:
+    """A stage whose errors suggest commands for the plan's own configuration."""
+
+    @wraps(stage)
+    def run(plan: Plan, *args: P.args, **kwargs: P.kwargs) -> R:
+        with plan.invocation.suggestions():
+            return stage(plan, *args, **kwargs)
+
+    return run
+
+
+@suggesting
 def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Tokens, dense tokens and text embeddings; `naming` of the result: how well they name seen regions, or None."""
     if unlisted := plan.unlisted:
@@ -128,7 +123,7 @@ def _extracted(plan: Plan, machine: Machine) -> dict[str, Any]:
     return _result("extract", False, summary, plan.address("tokens"))
 
 
-@_as_typed
+@suggesting
 def mine_latent(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict[str, Any]:
     """Cell masks of latent classes and their local tokens. `kmeans`: where faiss clusters, auto, gpu or cpu."""
     if (done := _done(plan, "mine-latent")) is not None:
@@ -150,7 +145,7 @@ def mine_latent(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict[s
     return _result("mine-latent", False, summary, plan.address("latent"))
 
 
-@_as_typed
+@suggesting
 def mine_concepts(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict[str, Any]:
     """Concepts of the latent regions of the whole data set. `kmeans`: where faiss clusters, auto, gpu or cpu."""
     tiers = plan.tiers()
@@ -167,7 +162,7 @@ def mine_concepts(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict
     return _result("mine-concepts", False, summary, plan.address("membership"))
 
 
-@_as_typed
+@suggesting
 def train(
     plan: Plan, machine: Machine, *, compiled: bool = False, online: bool = False, on_scalar: OnScalar | None = None
 ) -> dict[str, Any]:
@@ -230,7 +225,7 @@ def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
     return OnlineTeacher(teacher, plan.cache_recipe)
 
 
-@_as_typed
+@suggesting
 def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Scores of the student; `report` of the result is an EvalReport."""
     if (done := _done(plan, "eval")) is not None:
@@ -250,7 +245,7 @@ def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
     return _result("eval", False, {}, plan.address("eval")) | {"report": report}
 
 
-@_as_typed
+@suggesting
 def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list[Point]:
     """The student's scores over the seen bias, at those of `also` too, from one pass over the evaluation images."""
     draw_world(plan)
@@ -261,7 +256,7 @@ def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list
     )
 
 
-@_as_typed
+@suggesting
 def evaluate_transfer(plan: Plan, words: Plan, data: Dataset, at: Location, on: str, machine: Machine) -> EvalReport:
     """Scores of the student on another data set; the artifact `text` of `words` has its names, or gets them."""
     from stages import evaluate as stage
@@ -284,7 +279,7 @@ def evaluate_transfer(plan: Plan, words: Plan, data: Dataset, at: Location, on: 
     )
 
 
-@_as_typed
+@suggesting
 def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Scores of the teacher, training-free; loads CLIP. `report` of the result is an EvalReport."""
     at = plan.address("teacher")
@@ -299,7 +294,7 @@ def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
     return _result("eval", False, {}, at) | {"report": report}
 
 
-@_as_typed
+@suggesting
 def verify_teacher(plan: Plan, machine: Machine, sample: int) -> dict[str, Any]:
     """A sample of cached views encoded again and compared; loads CLIP."""
     draw_world(plan)

@@ -76,7 +76,8 @@ def inspect(
     if open_ and question in WITHOUT_PICTURE:
         raise InputError(f"inspect {question} --open: it draws nothing to show; leave --open out")
     ask_of = Inspection(make_plan(preset, data, artifacts, set_), make_machine(device, 0), out)
-    text, found = ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary, split=split)
+    with ask_of.plan.invocation.suggestions():
+        text, found = ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary, split=split)
     emit(text, found, as_json)
     if open_ and (address := found.get("file") or found.get("page") or found.get("picture")):
         show(address)

@@ -65,7 +65,6 @@ def test_what_a_stage_suggests_is_for_what_was_typed(tiny: Tiny, tmp_path: Path)
         with pytest.raises(InputError) as caught:
             stage(plan, run.Machine("cpu", 0))
         assert f"`clip2seg {needed} {options}`" in str(caught.value)
-    assert Invocation("p").completed("`clip2seg doctor` or `clip2seg eval`") == "`clip2seg doctor` or `clip2seg eval p`"
 
 
 def suggested(text: str) -> set[str]:
