@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
+from pipeline.inspection.naming import naming
 from pipeline.plan import Plan
 from stages.running.compute import Compute, check_flags, resolve
 from stages.running.progress import rank_and_world, say
@@ -83,9 +84,14 @@ def draw_world(plan: Plan) -> None:
 
 
 def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
-    """Tokens, dense tokens and text embeddings."""
-    if (done := _done(plan, "extract")) is not None:
-        return done
+    """Tokens, dense tokens and text embeddings; `naming` of the result: how well they name seen regions, or None."""
+    if unlisted := plan.unlisted:
+        say(f"{unlisted} photos of {plan.data_config.root} are on neither list and take no part; add them to one")
+    result = _done(plan, "extract") or _extracted(plan, machine)
+    return result | {"naming": naming(plan.artifact("tokens"), plan.artifact("text"), plan.vocabulary.seen)}
+
+
+def _extracted(plan: Plan, machine: Machine) -> dict[str, Any]:
     draw_world(plan)
     from stages import extract as stage
 
@@ -95,7 +101,9 @@ def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
     wanted += [tiers.affinity] if c.affinity.stored else []
     for artifact in wanted:
         _create(plan, artifact, "extract")
-    summary = stage.run(plan.cache_recipe, plan.train_data, plan.prompts, tiers, compute=machine.compute)
+    summary = stage.run(
+        plan.cache_recipe, plan.train_data, plan.prompts, tiers, compute=machine.compute, earlier=plan.earlier()
+    )
     return _result("extract", False, summary, plan.address("tokens"))
 
 
@@ -109,7 +117,14 @@ def mine_latent(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict[s
     plan.reads_network()  # refuses settings whose features nothing names
     tiers = plan.tiers()
     _create(plan, tiers.latent, "mine-latent")
-    summary = stage.run(plan.cache_recipe, plan.train_data, tiers, compute=machine.compute, kmeans=kmeans)
+    summary = stage.run(
+        plan.cache_recipe,
+        plan.train_data,
+        tiers,
+        compute=machine.compute,
+        kmeans=kmeans,
+        earlier=[one for one in plan.earlier() if one.same_seen],
+    )
     return _result("mine-latent", False, summary, plan.address("latent"))
 
 

@@ -15,7 +15,7 @@ from pipeline.benchmarks import gpu, inference
 from pipeline.benchmarks.allocator import allocator
 from pipeline.benchmarks.extract import extract
 from pipeline.benchmarks.gpu_check import check_text, gpu_check
-from pipeline.benchmarks.growth import growth
+from pipeline.benchmarks.growth import added, growth
 from pipeline.benchmarks.harness import text
 from pipeline.benchmarks.loader import loader
 from pipeline.benchmarks.mining import mine_latent
@@ -45,6 +45,7 @@ RUNS: Mapping[str, tuple[tuple[str, int, int, tuple[str, ...]], ...]] = {
     "allocator": (("", 0, 3, ()),),
     "recipes": (("", 0, 5, ()),),
     "growth": (("", 0, 1, ()),),
+    "added-photos": (("", 400, 1, ()),),
     "scale": (("", 0, 1, ()),),
     "efficiency": (("", 0, 10, ()),),
     "inference-compiled": (("", 0, 5, ()),),
@@ -144,6 +145,7 @@ def _run(
         "recipes": lambda: recipes(device, rounds),
         "allocator": lambda: allocator(device, rounds),
         "growth": lambda: growth(device, folder),
+        "added-photos": lambda: added(device, folder, images),
         "scale": lambda: scale(device),
     }
     if name in alone:

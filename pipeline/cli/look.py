@@ -49,6 +49,9 @@ def inspect(
     vocabulary: Annotated[
         str, typer.Option("--vocabulary", help="quality: names for latent regions: a vocabulary, FILE.toml, FILE.txt.")
     ] = "",
+    split: Annotated[
+        str, typer.Option("--split", help="explore: train (the cache), or val: prediction beside ground truth.")
+    ] = "train",
     as_json: Json = False,
 ) -> None:
     """Ask the cache how good teacher and mining are.
@@ -59,4 +62,4 @@ def inspect(
     from pipeline.inspection.questions import ask
 
     ask_of = Inspection(make_plan(preset, data, artifacts, set_), make_machine(device, 0), out)
-    emit(*ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary), as_json)
+    emit(*ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary, split=split), as_json)

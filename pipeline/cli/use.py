@@ -14,6 +14,7 @@ from pipeline.cli.common import (
     Device,
     Json,
     SeenBias,
+    Synonyms,
     Teacher,
     emit,
     open_student,
@@ -41,6 +42,7 @@ def predict(
         "auto"
     ),
     seen_bias: SeenBias = 0,
+    synonyms: Synonyms = "mean",
     pamr: Annotated[int, typer.Option("--pamr", help="Rounds of smoothing scores by colour, 10 say; 0: none.")] = 0,
     plain: Annotated[bool, typer.Option("--plain", help="Overlays without contours, names and legend.")] = False,
     max_pixels: Annotated[int, typer.Option("--max-pixels", help="Larger pictures are refused.")] = 100_000_000,
@@ -65,7 +67,7 @@ def predict(
         "seen_bias": seen_bias,
         "pamr": pamr,
     }
-    result = run_predict(student, source, out, classes or None, options, max_pixels, plain)
+    result = run_predict(student, source, out, classes or None, options, max_pixels, plain, synonyms)
     emit(predict_text(result, out), result, as_json)
 
 

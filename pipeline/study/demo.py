@@ -32,7 +32,7 @@ def run_demo(preset: str, artifacts: str, overrides: list[str], machine: run.Mac
     plan = Plan.open(preset, overrides, artifacts)
     # What a stage found is said when it ends: a log that tells nothing for minutes looks like a hang.
     say(report.plan_table(plan))
-    say(report.extract_text(run.extract(plan, machine)))
+    say(report.extract_text(plan.invocation, run.extract(plan, machine)))
     say(report.mine_text(run.mine_latent(plan, machine)))
     say("teacher, training-free: scoring it, for comparison")
     run.evaluate_teacher(plan, machine)

@@ -19,12 +19,13 @@ def predict(
     options: dict[str, Any],
     max_pixels: int,
     plain: bool = False,
+    synonyms: str = "mean",
 ) -> dict[str, Any]:
     """Segments `source` into the folder `out`; returns what predict.json says. Raises InputError."""
     if max_pixels < 1:
         raise InputError(f"--max-pixels {max_pixels}: give 1 or more")
     chosen = segment_options(**options)
-    words = student.embed(classes)
+    words = student.embed(classes, synonyms=synonyms)
     return stage.run(
         lambda image: student.segmenter.labels(image, words, chosen),
         words,

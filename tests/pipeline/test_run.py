@@ -42,7 +42,7 @@ def test_every_result_can_be_printed(tiny: Tiny) -> None:
     scored = tiny.run("eval")
     text = report.eval_text(plan, scored)
     assert "UNSEEN" in text and "sIoU" in text and str(plan.address("eval")) in text
-    assert "12 views, " in report.extract_text(tiny.run("extract"))
+    assert "12 views, " in report.extract_text(tiny.plan().invocation, tiny.run("extract"))
     assert "unannotated cells covered: " in report.mine_text(tiny.run("mine-latent"))
     assert "train: 6 iterations" in report.train_text(tiny.run("train"))
 

@@ -59,6 +59,8 @@ class Dataset:
     records: list[Record]
     drawn_from: str = ""
     """What photos that a program draws are drawn from: with the ids it says what they are, before they are there."""
+    unlisted: int = 0
+    """Photos in the folder that are on neither list."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -150,7 +152,8 @@ def open_dataset(cfg: DataConfig, subset: Subset) -> Dataset:
             f"{found.missing[0]}; restore it or list the images to use "
             f"({len(found.missing)} files missing for the {found.listed} ids of {found.source})"
         )
-    return Dataset(cfg, dataset_vocabulary(cfg, found.renumbered), subset, found.records)
+    words = dataset_vocabulary(cfg, found.renumbered)
+    return Dataset(cfg, words, subset, found.records, unlisted=found.unlisted)
 
 
 def locate_subset(cfg: DataConfig, subset: Subset) -> Located:

@@ -22,6 +22,7 @@ from pydantic import AliasChoices, Field, ValidationError
 from cache.digests import fingerprint
 from cache.errors import InputError, nearest
 from cache.settings import IGNORE, MOST_IN_A_BYTE, Settings, ignore_index
+from stages.parts.data.words import Word, word_of
 
 _FOLDER = Path(__file__).parent / "vocabularies"
 _MAX_CLASSES = 65_534
@@ -43,6 +44,8 @@ class _File(Settings):
     """Short for `splits.official`."""
     splits: dict[str, list[str]] = Field(default={})
     """Unseen class names of each named split."""
+    say: dict[str, str] = Field(default={})
+    """What CLIP is told of a class instead of its name: `sofa = "sofa | couch"`, a description, a prompt with {}."""
     counts: dict[str, int] = Field(default={})
     """Official number of images of each list."""
 
@@ -65,6 +68,19 @@ class Vocabulary:
     """Raw mask values that mean "no label"."""
     official_counts: tuple[tuple[str, int], ...] = ()
     """(list name, official number of images)."""
+    say: tuple[tuple[str, str], ...] = ()
+    """(class, what CLIP is told of it) of the classes whose name is not what it is told."""
+
+    @property
+    def words(self) -> list[Word]:
+        """The classes in index order, with the texts that stand for each."""
+        said = dict(self.say)
+        return [word_of(f"{name} = {said[name]}" if name in said else name, self.name) for name in self.ordered]
+
+    def said_of(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """`say` of some classes as an ingredient: {"say": {...}}, or nothing where nothing is said."""
+        said = {name: text for name, text in self.say if name in names}
+        return {"say": said} if said else {}
 
     @property
     def seen(self) -> tuple[str, ...]:
@@ -131,6 +147,7 @@ class Vocabulary:
             unseen=tuple(name for name in self.seen if name in held_out),
             split=f"{self.split}, inner",
             raw_values=tuple(value[name] for name in self.seen),
+            say=tuple((name, text) for name, text in self.say if name in self.seen),
             ignore=self.ignore | {value[name] for name in self.unseen},
         )
 
@@ -164,9 +181,11 @@ def load_vocabulary(name_or_path: str, split: str) -> Vocabulary:
         raw_values=values,
         ignore=frozenset(ignore),
         official_counts=tuple(file.counts.items()),
+        say=tuple(sorted(file.say.items())),
     )
     if problem := _contradiction(vocabulary, unseen):
         raise InputError(f"{path}: {problem}")
+    _ = vocabulary.words  # refuses what can't be said
     return vocabulary
 
 
@@ -220,6 +239,10 @@ def _contradiction(vocabulary: Vocabulary, unseen: list[str]) -> str | None:
             f"split {vocabulary.split!r} has {len(vocabulary.seen)} seen classes; at most {MOST_IN_A_BYTE} can be "
             "taught by labels: make the others unseen"
         )
+    if unnamed := next((name for name, _ in vocabulary.say if name not in classes), None):
+        return f"say names {unnamed!r}, which isn't one of its classes{nearest(unnamed, classes)}; correct the name"
+    if any(set(name) & set("=|") for name in classes):
+        return "class names hold no = and no |; what else stands for a class goes into `say`"
     if not vocabulary.seen:
         return f"split {vocabulary.split!r} leaves no seen class; take some out of its unseen ones"
     if len(values) != len(classes):

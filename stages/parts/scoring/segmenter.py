@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from stages.parts.drawing.palette import palette
 from stages.parts.scoring.inference import as_labels, coarse_scores, label_type, student_scorer
 from stages.parts.settings import EvaluateConfig
 
+TOGETHER = {"cpu": 1, "cuda": 8}
+"""Pictures in one pass of the network, where they are of one size; on a processor more are no faster."""
 BAND = 2**24
 """Scores upsampled at once (64 MiB in float32), so that a large photo needs no [K, H, W] in memory."""
 
@@ -45,11 +48,15 @@ class SegmentOptions(Settings):
 
 @dataclass(frozen=True)
 class ClassEmbeddings:
-    """Class names with their text embeddings [K, D], unit norm; `seen[k]`: labelled in training."""
+    """Class names with their text embeddings [K, D], unit norm; `seen[k]`: labelled in training.
+
+    `owners`: where a class has several rows, of which the best counts, the class of each row; `text` is then [R, D].
+    """
 
     names: tuple[str, ...]
     text: Tensor
     seen: tuple[bool, ...]
+    owners: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,9 +119,24 @@ class Segmenter:
 
         The same resizing, tiles and bilinear scores as `eval`; `short_side` 0 is the training crop.
         """
-        view = self._view(image, options)
-        score = student_scorer(self.student, words.text.to(self.device))
-        scores = coarse_scores(score, image[None], view, self.device)[0]
+        return self.labels_of([image], words, options)[0]
+
+    def labels_of(self, images: Sequence[Array], words: ClassEmbeddings, options: SegmentOptions) -> list[Array]:
+        """`labels` of each image; on a GPU those of one size that follow each other are one pass of the network."""
+        score, found = student_scorer(self.student, words.text.to(self.device)), list[Array]()
+        for _, group in itertools.groupby(images, key=lambda image: image.shape):
+            same, most = list(group), TOGETHER[self.device.type]
+            for batch in (same[i : i + most] for i in range(0, len(same), most)):
+                scores = coarse_scores(score, np.stack(batch), self._view(batch[0], options), self.device)
+                found += [self._labels(one, image, words, options) for one, image in zip(scores, batch, strict=True)]
+        return found
+
+    def _labels(self, scores: Tensor, image: Array, words: ClassEmbeddings, options: SegmentOptions) -> Array:
+        """Labels of one image from its coarse scores [R, h, w]."""
+        if words.owners:
+            owners = torch.tensor(words.owners, device=self.device)[:, None, None].expand_as(scores)
+            best = scores.new_full((len(words.names), *scores.shape[1:]), -math.inf)
+            scores = best.scatter_reduce(0, owners, scores, "amax")
         seen = torch.tensor(words.seen, device=self.device)
         scores[seen] -= options.seen_bias
         # sigmoid is monotone, so the threshold can be applied to the raw scores.
@@ -156,14 +178,3 @@ def argmax_at(scores: Tensor, size: tuple[int, int], least: float = -math.inf) -
         label[best < least] = ignore_index(len(scores))
         found[band] = label.to(found.dtype)
     return as_labels(found)
-
-
-def is_plain(name: str) -> bool:
-    """Whether a class name may go to a tokenizer, a file, a web page: 1 to 100 printable characters, not blank."""
-    return 1 <= len(name) <= 100 and name.isprintable() and bool(name.strip())
-
-
-def split_names(text: str | Sequence[str]) -> list[str]:
-    """Class names out of "sheep, sofa, grass" or a list; blanks around them go."""
-    parts = text.split(",") if isinstance(text, str) else text
-    return [part.strip() for part in parts]
