@@ -122,7 +122,7 @@ def concepts_text(result: dict[str, Any]) -> str:
     s = result["summary"]
     sizes = sorted(s["sizes"], reverse=True)
     judged = ", ".join(f"{k}: {v:.3f}" for k, v in sorted(s.get("judged", {}).items(), key=lambda item: int(item[0])))
-    how = f"silhouette of held-out regions by number: {judged}" if judged else "number of concepts as set"
+    how = f"prediction strength by number of concepts: {judged}" if judged else "number of concepts as set"
     if "reused" in s:
         how = f"concepts of {s['reused']}, reused"
     return (

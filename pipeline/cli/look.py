@@ -29,7 +29,8 @@ def inspect(
     question: Annotated[
         str,
         typer.Argument(
-            help="summary, quality, mining, recipes, image, search, neighbours, duplicates, outliers, losses, explore.",
+            help="summary, quality, mining, recipes, image, search, neighbours, duplicates, outliers, losses, explore, "
+            "concepts.",
             metavar="[QUESTION]",
         ),
     ] = "summary",
@@ -41,13 +42,20 @@ def inspect(
     out: Annotated[str, typer.Option("--out", help="Folder for pictures; default: beside the artifacts.")] = "",
     count: Annotated[
         int,
-        typer.Option("--count", help="Hits to show; images in quality (0: all), mining, recipes.", metavar="N"),
+        typer.Option(
+            "--count",
+            help="Hits to show; images in quality (0: all), mining, recipes; examples of a concept.",
+            metavar="N",
+        ),
     ] = -1,
     labels: Annotated[
         bool, typer.Option("--labels", help="Evaluation only: also read the labels of unseen classes.")
     ] = False,
     vocabulary: Annotated[
-        str, typer.Option("--vocabulary", help="quality: names for latent regions: a vocabulary, FILE.toml, FILE.txt.")
+        str,
+        typer.Option(
+            "--vocabulary", help="quality, concepts: names for latent regions: a vocabulary, FILE.toml, FILE.txt."
+        ),
     ] = "",
     split: Annotated[
         str, typer.Option("--split", help="explore: train (the cache), or val: prediction beside ground truth.")

@@ -102,6 +102,26 @@ def data_check(
         raise typer.Exit(1)
 
 
+@data_app.command("apply-concepts")
+def data_apply_concepts(
+    preset: Annotated[str, typer.Argument(help="The preset whose concepts were chosen from.")],
+    choices: Annotated[str, typer.Argument(help="choices.json, saved on the page of `inspect PRESET concepts`.")],
+    out: Annotated[str, typer.Option("--out", help="A new folder; default: PRESET_concepts.")] = "",
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
+    set_: Set = [],
+    as_json: Json = False,
+) -> None:
+    """Make classes of chosen concepts.
+
+    Writes classes.toml, a preset and, for seen classes, masks.
+    """
+    from pipeline.upkeep.apply_concepts import applied_text, apply_concepts
+
+    found = apply_concepts(make_plan(preset, data, artifacts, set_), choices, out)
+    emit(applied_text(found), found, as_json)
+
+
 prepare_app = typer.Typer(help="Make a published data set ready.", no_args_is_help=True)
 data_app.add_typer(prepare_app, name="prepare")
 

@@ -25,6 +25,8 @@ from cache.settings import IGNORE, Settings
 from stages.parts.data.words import Word, word_of
 
 _FOLDER = Path(__file__).parent / "vocabularies"
+WORDS = Path(__file__).parent / "words.txt"
+"""The shipped list of words that concepts are named by."""
 _MAX_CLASSES = 254
 _MAX_RAW = 65535
 
@@ -266,3 +268,17 @@ def prompt_set(name: str) -> tuple[str, ...]:
     if name not in PROMPTS:
         raise InputError(f"prompts: no set {name!r}{nearest(name, PROMPTS)}; name one of {', '.join(PROMPTS)}")
     return PROMPTS[name]
+
+
+def word_list(vocabulary: str) -> list[str]:
+    """Words to call regions by: a shipped vocabulary or a TOML file of one, or a text file with one name a line."""
+    if vocabulary.endswith(".txt"):
+        try:
+            lines = Path(vocabulary).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{vocabulary}: can't be read ({error}); give one name a line") from error
+        names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if not names:
+            raise InputError(f"{vocabulary}: no name in it; give one name a line")
+        return names
+    return list(load_vocabulary(vocabulary, "official").classes)
