@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from cache.settings import IGNORE
 from stages.parts.data.views import Array
 from stages.parts.drawing.overlays import font, overlay
 
@@ -23,7 +22,7 @@ def window(labels: Array, num_seen: int) -> tuple[int, int]:
     rows = min(labels.shape[0], round(labels.shape[1] * SHAPE[0]))
     weight = np.zeros(labels.shape[0])
     for k in np.unique(labels):
-        if num_seen <= k < IGNORE:
+        if num_seen <= k < np.iinfo(labels.dtype).max:
             weight += (labels == k).sum(axis=1) / (labels == k).sum()
     inside = np.convolve(weight, np.ones(rows), mode="valid")
     # Of equals the middle one.
@@ -48,7 +47,7 @@ def resized(labels: Array, size: tuple[int, int]) -> Array:
         )
         for k in present
     ]
-    return present[np.argmax(np.stack(cover), axis=0)].astype(np.uint8)
+    return present[np.argmax(np.stack(cover), axis=0)]
 
 
 def strip(rows: Sequence[Sequence[Array]], titles: Sequence[str], note: str) -> Array:
