@@ -37,6 +37,7 @@ class StudentPredictor:
         pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
         features = self.student(normalised(pixels)).float()
         if most and (shrink := most / max(features.shape[2:])) < 1:
-            features = F.adaptive_avg_pool2d(features, [max(1, round(side * shrink)) for side in features.shape[2:]])
+            height, width = (max(1, round(side * shrink)) for side in features.shape[2:])
+            features = F.adaptive_avg_pool2d(features, (height, width))
         found: np.ndarray = features[0].permute(1, 2, 0).cpu().numpy()
         return found

@@ -20,7 +20,7 @@ from PIL import Image
 
 from cache.errors import InputError
 from cache.files import write_whole
-from cache.settings import IGNORE
+from cache.settings import ignore_index
 from stages.parts.data.images import BadSample, read_image
 from stages.parts.data.video import VideoEncoder, frames, is_video
 from stages.parts.data.views import Array
@@ -72,7 +72,7 @@ def run(
             {"index": k, "name": name, "seen": words.seen[k], "colour": colours[k].tolist()}
             for k, name in enumerate(words.names)
         ],
-        "background": {"index": IGNORE, "threshold": options.threshold},
+        "background": {"index": ignore_index(len(words.names)), "threshold": options.threshold},
         "options": options.fingerprint_fields(),
         "images": found,
         "left_out": bad,
@@ -165,13 +165,14 @@ def _video(
 
 def areas(result: Segmentation) -> dict[str, Any]:
     """What a picture shows, for JSON: pixels and share of each class found, and of the background."""
-    pixels = np.bincount(result.labels.ravel(), minlength=256)
+    none = ignore_index(len(result.classes))
+    pixels = np.bincount(result.labels.ravel(), minlength=none + 1)
     of = {name: k for k, name in enumerate(result.classes)}
     listed = [
         {"class": name, "pixels": int(pixels[of[name]]), "share": round(share, 6)}
         for name, share in result.areas.items()
     ]
-    background = int(pixels[IGNORE])
+    background = int(pixels[none])
     return {
         "areas": listed,
         "background": {"pixels": background, "share": round(background / result.labels.size, 6)},
@@ -215,8 +216,10 @@ def _decoded(files: Iterable[Path], max_pixels: int) -> Iterator[tuple[Path, Arr
 
 
 def _labels_png(labels: Array, colours: Array, path: Path) -> None:
-    image = Image.fromarray(labels).convert("P")
-    image.putpalette(colours.tobytes())
+    image = Image.fromarray(labels)
+    if labels.dtype == np.uint8:  # a palette has 256 colours: more classes are grey of 16 bits
+        image = image.convert("P")
+        image.putpalette(colours.tobytes())
     packed = io.BytesIO()
     image.save(packed, "PNG")
     write_whole(path, packed.getvalue())

@@ -70,4 +70,5 @@ def inspect(
     from pipeline.inspection.questions import ask
 
     ask_of = Inspection(make_plan(preset, data, artifacts, set_), make_machine(device, 0), out)
-    emit(*ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary, split=split), as_json)
+    with ask_of.plan.invocation.suggestions():
+        emit(*ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary, split=split), as_json)

@@ -8,7 +8,7 @@ from pipeline import run
 from pipeline import text as report
 from pipeline.inspection.opened import Inspection
 from pipeline.inspection.questions import ask
-from pipeline.invocation import Invocation
+from pipeline.invocation import Invocation, program
 from pipeline.plan import Plan
 from pipeline.study import showcase
 from stages.running.progress import say
@@ -23,7 +23,7 @@ def next_steps(typed: Invocation) -> str:
         f"  {typed.command('inspect', 'quality')}\n    does the teacher name what it sees?\n"
         f"  {typed.command('inspect', 'explore')}\n    one HTML file to look around in\n"
         f"  {table}\n    the paper's Table 3 on this world\n"
-        f"  clip2seg extract voc --data VOCdevkit/VOC2012\n    the real thing (needs OpenAI CLIP weights and a GPU)"
+        f"  {program()} extract voc --data VOCdevkit/VOC2012\n    the real thing (needs OpenAI CLIP weights and a GPU)"
     )
 
 

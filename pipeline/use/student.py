@@ -42,7 +42,7 @@ from stages.running.progress import say
 
 MAX_PIXELS = 100_000_000
 """Photos with more pixels are refused before they are decoded."""
-MAX_CLASSES = 254
+MAX_CLASSES = 65_534
 Picture = str | Path | Array | Image.Image
 Classes = str | Sequence[str] | ClassEmbeddings | None
 

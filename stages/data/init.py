@@ -35,7 +35,8 @@ from stages.running.progress import Bar
 
 VOCABULARY = "classes.toml"
 _NAMED = 3
-_MAX_CLASSES = 254
+_UNNAMED = 254
+"""The most mask values that may be classes without anybody naming them."""
 
 
 @dataclass(frozen=True)
@@ -229,9 +230,11 @@ def _classes(
     if not held:
         raise InputError(f"{root}: no mask holds anything but {', '.join(map(str, sorted(ignored)))} (no label)")
     values = sorted(held | (named.keys() - set(ignored)))
-    if len(values) > _MAX_CLASSES:
+    if len(values) > _UNNAMED and not held <= named.keys():
         reason = suspected[0] if suspected else "are they numbers of objects, depths or colours instead of classes?"
-        raise InputError(f"{root}: {len(values)} mask values, at most {_MAX_CLASSES} can be classes; {reason}")
+        raise InputError(
+            f"{root}: {len(values)} mask values, at most {_UNNAMED} can be classes without a name for each; {reason}"
+        )
     classes = tuple(_count(v, named.get(v, f"class {v}"), masks, on_val) for v in values)
     doubled = next((c.name for c in classes if sum(c.name == d.name for d in classes) > 1), None)
     if doubled is not None:

@@ -53,10 +53,10 @@ def test_stages_out_of_order_say_what_to_run_first(tiny: Tiny, tmp_path: Path) -
         run.mine_latent(plan, CPU)
     with pytest.raises(InputError, match="nothing there; run the stage that writes it"):
         run.train(plan, CPU)
-    with pytest.raises(InputError, match="no trained student there; run `clip2seg train` first"):
+    with pytest.raises(InputError, match=r"no trained student there; run `clip2seg train tiny --artifacts .*` first"):
         run.evaluate(plan, CPU)
     tiny.run("extract", artifacts=tmp_path)
-    with pytest.raises(InputError, match="run `clip2seg mine-latent` first"):
+    with pytest.raises(InputError, match=r"run `clip2seg mine-latent tiny --artifacts .*` first"):
         run.train(plan, CPU)
 
 

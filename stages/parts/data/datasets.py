@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +101,8 @@ class Dataset:
         return file_crc(self.records[i].image)
 
     def labels(self, i: int, which: Which = "seen") -> NDArray[np.uint8]:
-        """Class indices of photo i, uint8 [H, W]; 255 = no label; with "seen", unseen pixels are 255 too.
+        """Class indices of photo i, uint8 [H, W]; 255 = no label; with "seen", unseen pixels are 255 too. "all" of more
+        than 254 classes: uint16, and 65535 for 255.
 
         Raises BadSample for an unreadable mask, one of another size than its photo, or a value outside the
         class list.
@@ -111,10 +112,11 @@ class Dataset:
         if problem := mask_size_problem(record.mask, raw.shape, record.image, self.cfg.max_pixels):
             raise BadSample(problem)
         self._audit(raw, record.mask)
-        return self._tables[which].take(raw)
+        found: NDArray[np.uint8] = self._tables[which].take(raw)
+        return found
 
     @cached_property
-    def _tables(self) -> dict[Which, NDArray[np.uint8]]:
+    def _tables(self) -> dict[Which, NDArray[Any]]:
         return {"seen": self.vocabulary.lookup("seen"), "all": self.vocabulary.lookup("all")}
 
     @cached_property
@@ -211,14 +213,17 @@ def class_statistics(dataset: Dataset, which: Which = "seen", quarantine: Quaran
     """
     quarantine = quarantine or Quarantine(dataset.cfg.max_bad)
     names = dataset.vocabulary.seen if which == "seen" else dataset.vocabulary.ordered
-    pixels = np.zeros(256, np.int64)
-    images = np.zeros(256, np.int64)
+    pixels = np.zeros(len(names), np.int64)
+    images = np.zeros(len(names), np.int64)
+    unlabelled = 0
     for i in range(len(dataset)):
         try:
-            counts = np.bincount(dataset.labels(i, which).ravel(), minlength=256)
+            labels = dataset.labels(i, which)
         except BadSample as error:
             quarantine.add(error)
             continue
+        counts = np.bincount(labels.ravel(), minlength=len(names))[: len(names)]
         pixels += counts
         images += counts > 0
-    return ClassStatistics(names, pixels[: len(names)], images[: len(names)], int(pixels[255]))
+        unlabelled += labels.size - int(counts.sum())
+    return ClassStatistics(names, pixels, images, unlabelled)

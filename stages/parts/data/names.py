@@ -33,7 +33,7 @@ def read_names(path: Path) -> dict[int, str]:
             raise InputError(f"{path}: line {number}: a mask can't hold {value}; use 0 to {_MAX_RAW}")
         if value in found:
             raise InputError(f"{path}: line {number}: value {value} is named twice")
-        if not name.isprintable() or set(name) & set("<>/\\") or name.startswith(".") or len(name) > 100:
+        if not name.isprintable() or set(name) & set("<>/\\=|") or name.startswith(".") or len(name) > 100:
             raise InputError(f"{path}: line {number}: {name[:60]!r} is no class name; use plain words")
         found[value] = name
     return found

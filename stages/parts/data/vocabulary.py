@@ -21,13 +21,13 @@ from pydantic import AliasChoices, Field, ValidationError
 
 from cache.digests import fingerprint
 from cache.errors import InputError, nearest
-from cache.settings import IGNORE, Settings
+from cache.settings import IGNORE, MOST_IN_A_BYTE, Settings, ignore_index
 from stages.parts.data.words import Word, word_of
 
 _FOLDER = Path(__file__).parent / "vocabularies"
 WORDS = Path(__file__).parent / "words.txt"
 """The shipped list of words that concepts are named by."""
-_MAX_CLASSES = 254
+_MAX_CLASSES = 65_534
 _MAX_RAW = 65535
 
 
@@ -35,11 +35,11 @@ class _File(Settings):
     """A vocabulary's TOML file."""
 
     classes: list[str] = Field(validation_alias=AliasChoices("classes", "names"))
-    """Class names, at most 254. A data folder's own `classes.toml` may call them `names`."""
+    """Class names, at most 65,534, 254 of them seen. A data folder's own `classes.toml` may call them `names`."""
     values: list[int] | None = None
     """Raw mask value of each class, 0..65535, in the same order; left out: 0, 1, 2, ..."""
-    ignore: list[int] = Field(default=[IGNORE])
-    """Raw values that mean "no label"."""
+    ignore: list[int] | None = None
+    """Raw values that mean "no label"; left out: 255, or 65535 in vocabularies of more than 254 classes."""
     ignore_others_up_to: int | None = Field(default=None, ge=0, le=_MAX_RAW)
     """Every raw value from 0 to this one that isn't a class means "no label" too."""
     unseen: list[str] | None = None
@@ -67,7 +67,7 @@ class Vocabulary:
     raw_values: tuple[int, ...]
     """Raw mask value of each of `classes`."""
     ignore: frozenset[int]
-    """Raw mask values that mean 255."""
+    """Raw mask values that mean "no label"."""
     official_counts: tuple[tuple[str, int], ...] = ()
     """(list name, official number of images)."""
     say: tuple[tuple[str, str], ...] = ()
@@ -110,15 +110,18 @@ class Vocabulary:
         value = dict(zip(self.classes, self.raw_values, strict=True))
         return [[name, value[name]] for name in self.seen]
 
-    def lookup(self, which: Literal["seen", "all"]) -> NDArray[np.uint8]:
+    def lookup(self, which: Literal["seen", "all"]) -> NDArray[Any]:
         """Table [1 + highest known raw value] from raw value to class index, or 255 where there is none.
 
-        "seen": unseen classes are 255 too, so that training can't tell them from unlabelled pixels.
-        Raw values that are neither a class nor ignored are 255 here; `known` tells them apart.
+        "seen": unseen classes are 255 too, so that training can't tell them from unlabelled pixels. "all" of more than
+        254 classes: uint16, and 65535 for 255. Raw values that are neither a class nor ignored are 255 here; `known`
+        tells them apart.
         """
-        table = np.full(self.known.size, IGNORE, np.uint8)
+        names = self.seen if which == "seen" else self.ordered
+        none = ignore_index(len(names))
+        table = np.full(self.known.size, none, np.uint8 if none == IGNORE else np.uint16)
         value = dict(zip(self.classes, self.raw_values, strict=True))
-        for index, name in enumerate(self.seen if which == "seen" else self.ordered):
+        for index, name in enumerate(names):
             table[value[name]] = index
         return table
 
@@ -153,7 +156,7 @@ class Vocabulary:
     def renumbered(self) -> Vocabulary:
         """The same classes for masks that hold 1..K in vocabulary order, with 0 and 255 ignored."""
         count = len(self.classes)
-        return replace(self, raw_values=tuple(range(1, count + 1)), ignore=frozenset({0, IGNORE}))
+        return replace(self, raw_values=tuple(range(1, count + 1)), ignore=frozenset({0, ignore_index(count)}))
 
 
 def load_vocabulary(name_or_path: str, split: str) -> Vocabulary:
@@ -168,7 +171,7 @@ def load_vocabulary(name_or_path: str, split: str) -> Vocabulary:
         have = ", ".join(sorted(splits)) or "none (add `unseen = [...]`)"
         raise InputError(f"{path}: has no split {split!r}{nearest(split, splits)}; it has: {have}")
     values = tuple(range(len(file.classes))) if file.values is None else tuple(file.values)
-    ignore = set(file.ignore)
+    ignore = {ignore_index(len(file.classes))} if file.ignore is None else set(file.ignore)
     if file.ignore_others_up_to is not None:
         ignore |= set(range(file.ignore_others_up_to + 1)) - set(values)
     unseen = splits[split]
@@ -233,6 +236,11 @@ def _contradiction(vocabulary: Vocabulary, unseen: list[str]) -> str | None:
     if unknown := next((name for name in unseen if name not in classes), None):
         close = nearest(unknown, classes)
         return f"split {vocabulary.split!r} names {unknown!r}, which isn't one of its classes{close}; correct the name"
+    if len(vocabulary.seen) > MOST_IN_A_BYTE:
+        return (
+            f"split {vocabulary.split!r} has {len(vocabulary.seen)} seen classes; at most {MOST_IN_A_BYTE} can be "
+            "taught by labels: make the others unseen"
+        )
     if unnamed := next((name for name, _ in vocabulary.say if name not in classes), None):
         return f"say names {unnamed!r}, which isn't one of its classes{nearest(unnamed, classes)}; correct the name"
     if any(set(name) & set("=|") for name in classes):

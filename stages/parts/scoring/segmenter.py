@@ -14,11 +14,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cache.settings import IGNORE, Settings
+from cache.settings import Settings, ignore_index
 from stages.parts.data.views import Array
 from stages.parts.drawing.overlays import overlay, with_legend
 from stages.parts.drawing.palette import palette
-from stages.parts.scoring.inference import coarse_scores, student_scorer
+from stages.parts.scoring.inference import as_labels, coarse_scores, label_type, student_scorer
 from stages.parts.settings import EvaluateConfig
 
 TOGETHER = {"cpu": 1, "cuda": 8}
@@ -61,7 +61,10 @@ class ClassEmbeddings:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a student found in one picture: `labels` uint8 [H, W], an index into `classes` or 255 = background."""
+    """What a student found in one picture: `labels` uint8 [H, W], an index into `classes` or 255 = background.
+
+    Of more than 254 classes `labels` is uint16 and the background 65535.
+    """
 
     image: Array
     labels: Array
@@ -100,7 +103,7 @@ class Segmentation:
         """
         colour = dict(zip(self.classes, self.colours, strict=True))
         entries = [(f"{name} {100 * share:.1f} %", colour[name]) for name, share in self.areas.items()]
-        if background := float((self.labels == IGNORE).mean()):
+        if background := float((self.labels == ignore_index(len(self.classes))).mean()):
             entries.append((f"(background) {100 * background:.1f} %", np.full(3, 255, np.uint8)))
         return with_legend(self.overlay(strength), entries)
 
@@ -161,7 +164,7 @@ def argmax_at(scores: Tensor, size: tuple[int, int], least: float = -math.inf) -
     """
     height, width = size
     rows = max(1, BAND // (scores.shape[0] * width))
-    found = torch.empty(size, dtype=torch.uint8, device=scores.device)  # to the host once, not band by band
+    found = torch.empty(size, dtype=label_type(len(scores)), device=scores.device)  # to the host once, not band by band
     # F.interpolate's own rule with align_corners=False: pixel centres meet, edges repeat.
     centre = ((torch.arange(height, dtype=torch.float64) + 0.5) * scores.shape[1] / height - 0.5).clamp(min=0)
     upper = centre.floor().long().clamp(max=scores.shape[1] - 1)
@@ -172,7 +175,6 @@ def argmax_at(scores: Tensor, size: tuple[int, int], least: float = -math.inf) -
         mixed = scores[:, upper[band]] * (1 - share[band]) + scores[:, lower[band]] * share[band]
         wide = F.interpolate(mixed[None], (mixed.shape[1], width), mode="bilinear", align_corners=False)[0]
         best, label = wide.max(0)
-        label[best < least] = IGNORE
-        found[band] = label.to(torch.uint8)
-    result: Array = found.cpu().numpy()
-    return result
+        label[best < least] = ignore_index(len(scores))
+        found[band] = label.to(found.dtype)
+    return as_labels(found)

@@ -178,7 +178,7 @@ def test_a_teacher_that_moved_can_be_named(run_folder: Path, tiny: Tiny, tmp_pat
 
 @pytest.mark.parametrize("names", ["", " , ", "a,,b", "cat, Cat", "x" * 101, "a\x07b"])
 def test_impossible_names_are_refused(student: Student, names: str) -> None:
-    with pytest.raises(InputError, match="^classes: "):
+    with pytest.raises(InputError, match=r"^classes: "):
         student.embed(names)
 
 

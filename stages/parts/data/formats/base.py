@@ -150,8 +150,8 @@ def read_text(path: Path) -> str:
 
 
 def class_name(text: object) -> str:
-    """A class name as it can be kept: without what marks paths and HTML, at most 100 characters."""
-    plain = re.sub(r"[<>/\\\s]+", " ", str(text)).strip(" .")
+    """A class name as it can be kept: without what marks paths, HTML and words, at most 100 characters."""
+    plain = re.sub(r"[<>/\\=|\s]+", " ", str(text)).strip(" .")
     return "".join(c for c in plain if c.isprintable())[:100].strip() or "nameless"
 
 
