@@ -184,7 +184,8 @@ class Plan:
     def ingredients(self) -> dict[str, dict[str, Any]]:
         """Kind of artifact -> its ingredients (JSON)."""
         c, seen = self.config, list(self.vocabulary.seen)
-        data = {"digest": self.train_data.digest, "seen": self.vocabulary.seen_table()}
+        data: dict[str, Any] = {"digest": self.train_data.digest, "seen": self.vocabulary.seen_table()}
+        data |= self.train_data.labelled_ingredient()
         cache = self._cache_ingredients(data)
         refined_map = cache.pop("refined map")
         identity = dict(self._teacher)
@@ -201,7 +202,10 @@ class Plan:
             "text": {"words": words, "seen": seen, **self.vocabulary.said_of(seen)},
             "views": c.views.fingerprint_fields(),
             "student": {**c.student.fingerprint_fields(), "weights": weights_digest(c.student)},
-            "pixel-loss": c.pixel_loss.fingerprint_fields(),
+            "pixel-loss": {
+                **c.pixel_loss.fingerprint_fields(),
+                **({"unlabelled": c.pixel_loss.unlabelled} if self.train_data.unlabelled else {}),
+            },
             "train": c.train.fingerprint_fields(),
             **(cached if self.distilled else {}),
             **({"membership": fingerprint(cache["membership"])} if self.reads_concepts else {}),
@@ -295,7 +299,7 @@ class Plan:
             made = about["ingredients"]
             data = made.get("data")
             fits = isinstance(data, dict) and {**made, "data": None} == {**own, "data": None}
-            if not fits or str(at) == here or data.keys() != own["data"].keys():
+            if not fits or str(at) == here or not {"digest", "seen"} <= data.keys():
                 continue
             same_seen = data["seen"] == own["data"]["seen"]
             if same_seen or self.config.views.count == 1:

@@ -13,11 +13,13 @@ from pipeline.cli.common import (
     Data,
     Device,
     Json,
+    Open,
     SeenBias,
     Synonyms,
     Teacher,
     emit,
     open_student,
+    show,
 )
 
 PANEL = "Use"
@@ -32,7 +34,9 @@ Run = Annotated[
 
 @app.command(rich_help_panel=PANEL)
 def predict(
-    source: Annotated[str, typer.Argument(metavar="PICTURE|FOLDER|VIDEO", help="What to segment.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="PICTURE|FOLDER|VIDEO...", help="What to segment: one or more, or a video.")
+    ],
     run: Run,
     classes: Classes = "",
     out: Annotated[str, typer.Option("--out", help="The folder to write to.")] = "predictions",
@@ -45,11 +49,13 @@ def predict(
     synonyms: Synonyms = "mean",
     pamr: Annotated[int, typer.Option("--pamr", help="Rounds of smoothing scores by colour, 10 say; 0: none.")] = 0,
     plain: Annotated[bool, typer.Option("--plain", help="Overlays without contours, names and legend.")] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Folders within folders too.")] = False,
     max_pixels: Annotated[int, typer.Option("--max-pixels", help="Larger pictures are refused.")] = 100_000_000,
     teacher: Teacher = "",
     data: Data = "",
     artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
+    open_: Open = False,
     as_json: Json = False,
 ) -> None:
     """Segment pictures, folders or a video.
@@ -58,6 +64,7 @@ def predict(
     """
     from pipeline.use.predict import predict as run_predict
     from pipeline.use.predict import predict_text
+    from stages.predict import PAGE
 
     student = open_student(run, artifacts, data, device, teacher)
     options = {
@@ -67,8 +74,10 @@ def predict(
         "seen_bias": seen_bias,
         "pamr": pamr,
     }
-    result = run_predict(student, source, out, classes or None, options, max_pixels, plain, synonyms)
+    result = run_predict(student, sources, out, classes or None, options, max_pixels, plain, synonyms, recursive)
     emit(predict_text(result, out), result, as_json)
+    if open_:
+        show(f"{out}/{PAGE}")
 
 
 @app.command(rich_help_panel=PANEL)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError
+from pipeline.shown import link
 from pipeline.text import columns
 from pipeline.use.student import Student, segment_options
 from stages import predict as stage
@@ -13,15 +15,16 @@ from stages import predict as stage
 
 def predict(
     student: Student,
-    source: str,
+    sources: Sequence[str],
     out: str,
     classes: str | None,
     options: dict[str, Any],
     max_pixels: int,
     plain: bool = False,
     synonyms: str = "mean",
+    recursive: bool = False,
 ) -> dict[str, Any]:
-    """Segments `source` into the folder `out`; returns what predict.json says. Raises InputError."""
+    """Segments `sources` into the folder `out`; returns what predict.json says. Raises InputError."""
     if max_pixels < 1:
         raise InputError(f"--max-pixels {max_pixels}: give 1 or more")
     chosen = segment_options(**options)
@@ -30,10 +33,12 @@ def predict(
         lambda image: student.segmenter.labels(image, words, chosen),
         words,
         chosen,
-        Path(source).expanduser(),
+        [Path(source).expanduser() for source in sources],
         Path(out).expanduser(),
         max_pixels=max_pixels,
         plain=plain,
+        recursive=recursive,
+        student=student.about,
         about={"run": str(student.at), "known": [name for name in words.names if name in student.classes]},
     )
 
@@ -59,6 +64,6 @@ def predict_text(report: dict[str, Any], out: str) -> str:
     return (
         f"predict: {len(images)} pictures in {report['seconds']} s\n"
         f"  -> {out}/overlays, {out}/labels, {out}/predict.json\n"
-        f"  look at them: {(Path(out).expanduser() / stage.PAGE).resolve().as_uri()}\n\n"
+        f"  look at them: {link(f'{out}/{stage.PAGE}')}\n\n"
         f"{columns(rows, left=2)}{left}"
     )

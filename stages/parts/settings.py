@@ -252,6 +252,9 @@ class PixelLossConfig(Settings):
     ignored_are_negatives: bool = True
     """In NEL, a pixel of 255 is a negative of every class (C: the public code); false: it is left out."""
 
+    unlabelled: Annotated[Literal["none", "latent"], Apart("enters where photos are unlabelled")] = "none"
+    """Photos whose mask is not read: no pixel loss, or that of their latent classes alone (D)."""
+
 
 class TrainConfig(Settings):
     """[train]: optimisation (method.md section 5)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -127,13 +127,25 @@ class Located:
     """Photos in the folder that are on none of the lists."""
     dealt: bool = False
     """Whether there are no lists, so that the ids were dealt out by hash."""
+    unlabelled: frozenset[str] = frozenset()
+    """Ids whose masks are not read."""
 
 
-def locate(layout: Layout, root: Path, lists: Mapping[Subset, str], subset: Subset) -> Located:
+class Labels(NamedTuple):
+    """Which photos of a list have their masks read: a `share` of them by the hash of their ids, or those of a list."""
+
+    share: float = 1.0
+    listed: str = ""
+
+
+def locate(
+    layout: Layout, root: Path, lists: Mapping[Subset, str], subset: Subset, labels: Labels | None = None
+) -> Located:
     """The files of the list `lists[subset]`, by folder listings alone: no file is opened, nothing is fetched.
 
-    Ids without a photo or mask are reported in `missing`. Raises InputError for a missing folder or list, an
-    empty list, an id or list name that isn't a plain name, and a file that is a link out of `root`.
+    Photos that `labels` leaves out need no mask. Ids without a photo or mask are reported in `missing`. Raises
+    InputError for a missing folder or list, an empty list, an id or list name that isn't a plain name, and a file that
+    is a link out of `root`.
     """
     list_name = lists[subset]
     check_plain(list_name, f"data.{subset}")
@@ -152,11 +164,36 @@ def locate(layout: Layout, root: Path, lists: Mapping[Subset, str], subset: Subs
     ]
     place, mask_folder, names = min(found, key=lambda candidate: sum(i not in candidate[2] for i in ids))
     missing = [f"{image_folder / i}{layout.suffixes[0]}: no such image" for i in ids if i not in images]
-    lacking = [i for i in ids if i not in names]
+    unlabelled = _unlabelled(layout, root, ids, labels or Labels())
+    lacking = [i for i in ids if i not in names and i not in unlabelled]
     seen = f"; {_what_is_there(mask_folder)}" if lacking and layout.nested else ""
     missing += [f"{mask_folder / i}{place.suffixes[0]}: no such mask{seen}" for i in lacking]
-    records = [Record(i, image_folder / images[i], mask_folder / names[i]) for i in ids if i in images and i in names]
-    return Located(named.source, len(ids), records, missing, place.renumbered, named.unlisted, named.dealt)
+    records = [
+        Record(i, image_folder / images[i], mask_folder / names.get(i, f"{i}{place.suffixes[0]}"))
+        for i in ids
+        if i in images and (i in names or i in unlabelled)
+    ]
+    return Located(named.source, len(ids), records, missing, place.renumbered, named.unlisted, named.dealt, unlabelled)
+
+
+def _unlabelled(layout: Layout, root: Path, ids: Sequence[str], labels: Labels) -> frozenset[str]:
+    """The ids whose masks are not read. Raises InputError where the list of labelled photos is not there or odd."""
+    if labels.listed:
+        check_plain(labels.listed, "data.labelled")
+        candidates = [root / template.format(list=labels.listed) for template in layout.lists]
+        path = next((path for path in candidates if path.is_file()), None)
+        if path is None:
+            looked = " or ".join(map(str, candidates)) or "nothing: this layout has no lists"
+            raise InputError(f"data.labelled = {labels.listed!r}: no such list; expected {looked}")
+        labelled = set(read_ids(path, layout.images.format(list=path.stem), nested=layout.nested))
+        if strange := sorted(labelled - set(ids)):
+            raise InputError(f"{path}: {strange[0]!r} is not a training photo; take it out, or add it to that list")
+        return frozenset(ids) - labelled
+    if labels.share >= 1:
+        return frozenset()
+    count = max(1, round(labels.share * len(ids))) if labels.share else 0
+    by_hash = sorted(ids, key=lambda one: hashlib.sha256(f"label\0{one}".encode()).hexdigest())
+    return frozenset(by_hash[count:])
 
 
 def _what_is_there(folder: Path) -> str:

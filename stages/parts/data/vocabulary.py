@@ -167,6 +167,8 @@ def load_vocabulary(name_or_path: str, split: str) -> Vocabulary:
     path = _find(name_or_path)
     file = _read(path)
     splits = file.splits if file.unseen is None else {"official": file.unseen, **file.splits}
+    if split == "none":  # every class is a seen one, in any vocabulary
+        splits = {"none": [], **splits}
     if split not in splits:
         have = ", ".join(sorted(splits)) or "none (add `unseen = [...]`)"
         raise InputError(f"{path}: has no split {split!r}{nearest(split, splits)}; it has: {have}")
