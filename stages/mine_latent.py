@@ -95,7 +95,7 @@ def _run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, compute: Compute
                     for first in todo:
                         some = rows[first : first + extract.batch]
                         with clock("dense"):
-                            fields = [np.asarray(next(maps), np.float32) for _ in some]
+                            fields = [next(maps) for _ in some]
                             others = [next(second) for _ in some]
                         found = []
                         with clock("mine"):
