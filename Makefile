@@ -76,7 +76,7 @@ bench-gpu: $(VENV)/.dev ## on one GPU: does it compute as a CPU, waiting for not
 	$(BIN)/clip2seg benchmark gpu-check --device cuda $(ARGS)
 	$(BIN)/clip2seg benchmark gpu --device cuda --markdown docs/performance.md $(ARGS)
 
-pictures: $(VENV)/.user ## the pictures of README and docs, from docs/results.md and a finished `make demo`
+pictures: $(VENV)/.user ## the pictures of README and docs, from docs/results.md and a finished demo
 	$(BIN)/python experiments/pictures.py --artifacts $(ARTIFACTS) $(ARGS)
 
 test: $(VENV)/.dev ## install, then run the tests, all but the slow ones

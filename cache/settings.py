@@ -13,7 +13,16 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict
 
 IGNORE = 255
-"""Ignore index: excluded from loss and metrics (method.md, symbols)."""
+"""Ignore index: excluded from loss and metrics (method.md, symbols). Of labels in 16 bits it is `WIDE_IGNORE`."""
+
+WIDE_IGNORE = 65535
+MOST_IN_A_BYTE = 254
+"""So many classes fit in 8 bits beside `IGNORE`; labels of more have 16."""
+
+
+def ignore_index(classes: int) -> int:
+    """What "no label" is in labels of so many classes: 255, or 65535 in the 16 bits of more than 254."""
+    return IGNORE if classes <= MOST_IN_A_BYTE else WIDE_IGNORE
 
 
 @dataclass(frozen=True)

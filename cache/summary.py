@@ -27,7 +27,7 @@ def summarise(tiers: Mapping[str, Artifact], wanted: int, seen: Sequence[str]) -
     provenance = tiers["tokens"].provenance()
     found = {kind: _tier(artifact) for kind, artifact in tiers.items()}
     shards = tiers["tokens"].committed()
-    read = _even(shards, SHARDS)
+    read = even(shards, SHARDS)
     summary: dict[str, Any] = {
         "provenance": {k: v for k, v in provenance.items() if k not in ("schema", "kind")},
         "tiers": found,
@@ -109,7 +109,7 @@ def _copies(tokens: np.ndarray, ids: Sequence[str]) -> list[list[str]]:
 
 
 def _dense(dense: Artifact) -> dict[str, Any]:
-    shards = _even(dense.committed(), DENSE_ROWS)
+    shards = even(dense.committed(), DENSE_ROWS)
     return _norms(np.stack([next(dense.rows(s, "dense", [0])) for s in shards]))
 
 
@@ -118,7 +118,7 @@ def _latent(latent: Artifact) -> tuple[dict[str, Any], dict[str, Any]]:
     stats = [mark["stats"] for _, mark in latent.marks(latent.committed())]
     classes = np.array([c for s in stats for c in s["classes"]], int)
     free = sum(s["unannotated_cells"] for s in stats)
-    parts = [latent.read(s, ["cells", "local"]) for s in _even(latent.committed(), SHARDS)]
+    parts = [latent.read(s, ["cells", "local"]) for s in even(latent.committed(), SHARDS)]
     cells = np.concatenate([p["cells"] for p in parts])
     sizes = np.concatenate([np.bincount(c.reshape(-1), minlength=256)[:255] for c in cells])
     mined = {
@@ -153,7 +153,7 @@ def _views(artifact: Artifact, shards: Sequence[int]) -> int:
     return sum(len(artifact.shard_ids(s)) for s in shards)
 
 
-def _even(items: Sequence[int], most: int) -> list[int]:
+def even(items: Sequence[int], most: int) -> list[int]:
     """At most `most` of `items`, evenly spread."""
     step = max(1, -(-len(items) // most))
     return list(items[::step])

@@ -34,3 +34,11 @@ class CacheTiers:
             "concepts": self.concepts,
             "membership": self.membership,
         }
+
+
+@dataclass(frozen=True)
+class EarlierTiers:
+    """The artifacts of an earlier list of the same photos, or of other classes; `same_seen`: of the same seen ones."""
+
+    tiers: CacheTiers
+    same_seen: bool

@@ -1,10 +1,10 @@
-"""Makes the pictures of README and docs: the charts from docs/results.md, the rest from a finished `make demo`.
+"""Makes the pictures of README and docs: the charts from docs/results.md, the rest from a finished `clip2seg demo`.
 
     python experiments/pictures.py                     # everything, from ./artifacts
     python experiments/pictures.py --only charts       # after `ablate --markdown docs/results.md`
 
-docs/pictures/demo.jpg is what `clip2seg demo` draws at its end; predict.jpg is what `predict` makes of evaluation
-scenes; charts/*.svg are the tables of docs/results.md, for light and dark pages.
+docs/pictures/demo.jpg is what `clip2seg demo` draws at its end, charts/*.svg the tables of docs/results.md, for light
+and dark pages. docs/predict.md has the script of its own picture, `inspect` makes those of docs/inspection.md.
 """
 
 from __future__ import annotations
@@ -14,18 +14,13 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cache.errors import InputError
 from pipeline.plan import Plan
 from pipeline.study.ablate import SCORES, write_chart
 from pipeline.study.showcase import FILE
-from pipeline.use.student import load_student
 from stages.parts.drawing.bars import Score
-from stages.parts.drawing.strip import strip
 
 ROOT = Path(__file__).resolve().parents[1]
 CHARTS = {
@@ -36,7 +31,6 @@ CHARTS = {
     "experiments/voc_partial.toml table 6": ("voc_partial-table6", "VOC-partial, Table 6"),
 }
 """Marker of a table of docs/results.md -> name of its chart and title."""
-WIDTH, SCENES, WORDS = 300, 3, "fish, mushroom"
 
 
 def charts(page: str, out: Path) -> None:
@@ -77,32 +71,17 @@ def demo(plan: Plan, out: Path) -> None:
     (out / "demo.jpg").write_bytes(data)
 
 
-def predict(plan: Plan, out: Path) -> None:
-    """Evaluation scenes as `predict` draws them: with the trained vocabulary, and with two names and a threshold."""
-    student, rows = load_student(str(plan.address("train")), device="cpu"), []
-    wanted = [plan.vocabulary.ordered.index(name) for name in WORDS.split(", ")]
-    shown = [i for i in range(len(plan.val_data)) if np.isin(plan.val_data.labels(i, "all"), wanted).mean() > 0.1]
-    for i in shown[:SCENES]:
-        photo = Image.fromarray(plan.val_data.image(i)).resize((WIDTH, WIDTH), Image.Resampling.BICUBIC)
-        every, some = student.segment(photo), student.segment(photo, WORDS, threshold=0.5)
-        rows.append([np.asarray(photo), every.with_legend(), some.with_legend()])
-    titles = ["photo", "predict", f'--classes "{WORDS}" --threshold 0.5']
-    Image.fromarray(strip(rows, titles, "")).save(out / "predict.jpg", quality=88)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--artifacts", default="artifacts", help="where the demo's run lies")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/pictures", help="the folder to write to")
-    parser.add_argument("--only", choices=["charts", "demo", "predict"], help="make these alone")
+    parser.add_argument("--only", choices=["charts", "demo"], help="make these alone")
     asked = parser.parse_args()
     try:
         if asked.only in (None, "charts"):
             charts((ROOT / "docs/results.md").read_text(encoding="utf-8"), asked.out / "charts")
         if asked.only in (None, "demo"):
             demo(Plan.open("demo", artifacts=asked.artifacts), asked.out)
-        if asked.only in (None, "predict"):
-            predict(Plan.open("demo", artifacts=asked.artifacts), asked.out)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

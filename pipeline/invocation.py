@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+
+from cache.errors import InputError
+
+_BARE = re.compile(r"`clip2seg\s(plan|extract|mine-latent|mine-concepts|train|eval)`")
+"""A suggestion by code that knows no preset."""
 
 ARTIFACTS_FOLDER = "artifacts"
 """Default of --artifacts."""
@@ -23,4 +34,19 @@ class Invocation:
         options = ["--data", self.data] if self.data else []
         options += ["--artifacts", self.artifacts] if self.artifacts != ARTIFACTS_FOLDER else []
         options += [word for override in self.overrides for word in ("--set", override)]
-        return shlex.join(["clip2seg", *name.split(), self.preset, *words, *options])
+        return shlex.join([program(), *name.split(), self.preset, *words, *options])
+
+    @contextmanager
+    def suggestions(self) -> Iterator[None]:
+        """Lets an InputError from inside suggest commands for this configuration, where it names a stage alone."""
+        try:
+            yield
+        except InputError as error:
+            error.args = (_BARE.sub(lambda found: f"`{self.command(found[1])}`", str(error)),)
+            raise
+
+
+def program() -> str:
+    """What starts this program from the user's shell: `clip2seg`, or, where the shell finds none, the path typed."""
+    typed = sys.argv[0]
+    return typed if Path(typed).name == "clip2seg" and shutil.which("clip2seg") is None else "clip2seg"

@@ -11,7 +11,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from cache.errors import InputError
 from cache.location import Location
 from cache.schema import ARTIFACTS, SCHEMA
 from cache.store import Artifact
-from cache.tiers import CacheTiers
+from cache.tiers import CacheTiers, EarlierTiers
 from pipeline.config import Config, load_config, preset_name
 from pipeline.invocation import ARTIFACTS_FOLDER, Invocation
+from pipeline.places import Places, known_identity, teacher_names
 from stages import STAGES
 from stages.demo.world import world_dataset
 from stages.parts.data.datasets import Dataset, open_dataset
@@ -31,7 +32,6 @@ from stages.parts.data.layouts import Subset
 from stages.parts.data.vocabulary import Vocabulary, prompt_set
 from stages.parts.settings import reads_network
 from stages.parts.students import StudentConfig, weights_digest
-from stages.parts.teacher.teacher import teacher_identity
 from stages.running.recipes import CacheRecipe, TrainRecipe
 
 PACKAGES = ("clip2seg", "torch", "open_clip_torch", "segmentation-models-pytorch", "zarr", "numpy")
@@ -56,7 +56,8 @@ class Plan:
     ) -> None:
         self.config, self.name = config, name
         self.invocation = invocation or Invocation(name, artifacts, data)
-        self.artifacts = Location(artifacts).child(name)
+        self.places = Places(artifacts, name)
+        self.artifacts = self.places.own
         self.data_config = config.data.model_copy(update={"root": data}) if data else config.data
         self.world = config.demo_world if not self.data_config.root else None
         if self.world is not None:
@@ -78,6 +79,7 @@ class Plan:
         made = Plan.__new__(Plan)
         made.config, made.name = self.config.model_copy(update=tables), self.name
         made.artifacts, made.data_config, made.invocation = self.artifacts, self.data_config, self.invocation
+        made.places = self.places
         made.world = self.world
         made.__dict__ |= {"train_data": self.train_data, "val_data": self.val_data}
         return made
@@ -98,6 +100,11 @@ class Plan:
         """The evaluation images."""
         return self._dataset("val")
 
+    @property
+    def unlisted(self) -> int:
+        """Photos of the data set's folder that are on neither list."""
+        return 0 if self.world is not None else self.train_data.unlisted
+
     def _dataset(self, subset: Subset) -> Dataset:
         if self.world is not None:
             return world_dataset(self.data_config, self.world, subset)
@@ -111,20 +118,31 @@ class Plan:
 
     # -- ingredients: everything that can change the numbers of an artifact ---------------------------------
     @cached_property
-    def ingredients(self) -> dict[str, dict[str, Any]]:
-        """Kind of artifact -> its ingredients (JSON)."""
-        c, seen = self.config, list(self.vocabulary.seen)
-        identity = teacher_identity(c.teacher)
-        text_source = identity.pop("text", "")
+    def _teacher(self) -> dict[str, str]:
+        """What the teacher is (`teacher_identity`); where its files have gone, what the cache says that they were."""
+        return known_identity(self.config.teacher, self.places)
+
+    def _cache_ingredients(self, data: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """The same of the artifacts that are made of photos, for `data` (digest, and seen classes with their values).
+
+        With whole images a map depends on no label, so a dense tier lies where it lies whatever is seen. What reads it
+        reads tokens too, and names both at once.
+        """
+        c = self.config
+        identity = {k: v for k, v in self._teacher.items() if k != "text"}
         views = c.views.fingerprint_fields() if c.views.count > 1 else {"count": 1}
-        data = {"digest": self.train_data.digest, "seen": self.vocabulary.seen_table()}
         tokens = {
             "data": data,
             "teacher": {"identity": identity, **c.teacher.fingerprint_fields()},
             "views": views,
             "extract": c.extract.fingerprint_fields(),
         }
-        dense = {"tokens": fingerprint(tokens), "recipe": c.teacher.recipe_ingredients()}
+        mapped = {"tokens": fingerprint(tokens), "recipe": c.teacher.recipe_ingredients()}
+        dense = (
+            {"images": fingerprint(without_labels(tokens)), "recipe": mapped["recipe"]}
+            if c.views.count == 1
+            else mapped
+        )
         affinity = {
             "tokens": fingerprint(tokens),
             "network": {
@@ -139,11 +157,12 @@ class Plan:
         }
         cells = {"affinity": fingerprint(affinity), "kmeans_weight": c.affinity.kmeans_weight}
         latent = {
-            "dense": fingerprint(dense),
+            "dense": fingerprint(mapped),
             "mine-latent": c.mine_latent.fingerprint_fields(),
             **refined,
             **(cells if c.affinity.kmeans_weight else {}),
         }
+        refined_map = {"dense": fingerprint(mapped), **refined}
         concepts = {
             "teacher": identity,
             "mine-concepts": c.mine_concepts.fingerprint_fields(),
@@ -151,22 +170,45 @@ class Plan:
         }
         if c.mine_concepts.reuse:
             concepts = {"teacher": identity, "reused": self._reused_digest(identity)}
-        membership = {"latent": fingerprint(latent), "concepts": fingerprint(concepts)}
+        return {
+            "tokens": tokens,
+            "dense": dense,
+            "affinity": affinity,
+            "latent": latent,
+            "concepts": concepts,
+            "membership": {"latent": fingerprint(latent), "concepts": fingerprint(concepts)},
+            "refined map": refined_map,
+        }
+
+    @cached_property
+    def ingredients(self) -> dict[str, dict[str, Any]]:
+        """Kind of artifact -> its ingredients (JSON)."""
+        c, seen = self.config, list(self.vocabulary.seen)
+        data: dict[str, Any] = {"digest": self.train_data.digest, "seen": self.vocabulary.seen_table()}
+        data |= self.train_data.labelled_ingredient()
+        cache = self._cache_ingredients(data)
+        refined_map = cache.pop("refined map")
+        identity = dict(self._teacher)
+        text_source = identity.pop("text", "")
         words = {"file": text_source} if text_source else {"identity": identity, "prompts": list(self.prompts)}
         text = {"words": words, "classes": list(self.vocabulary.ordered), "seen": len(seen)}
-        cached = {"tokens": fingerprint(tokens), "latent": fingerprint(latent)}
+        text |= self.vocabulary.said_of(self.vocabulary.ordered)
+        cached = {"tokens": fingerprint(cache["tokens"]), "latent": fingerprint(cache["latent"])}
         distill = c.distill.fingerprint_fields()
         if not self.reads_concepts:  # what isn't used moves no address
             del distill["same_concept"]
         train = {
             "data": data,
-            "text": {"words": words, "seen": seen},
+            "text": {"words": words, "seen": seen, **self.vocabulary.said_of(seen)},
             "views": c.views.fingerprint_fields(),
             "student": {**c.student.fingerprint_fields(), "weights": weights_digest(c.student)},
-            "pixel-loss": c.pixel_loss.fingerprint_fields(),
+            "pixel-loss": {
+                **c.pixel_loss.fingerprint_fields(),
+                **({"unlabelled": c.pixel_loss.unlabelled} if self.train_data.unlabelled else {}),
+            },
             "train": c.train.fingerprint_fields(),
             **(cached if self.distilled else {}),
-            **({"membership": fingerprint(membership)} if self.reads_concepts else {}),
+            **({"membership": fingerprint(cache["membership"])} if self.reads_concepts else {}),
             **({"distill": distill} if c.distill.loss != "none" else {}),
             **({"latent-embedding": c.latent_embedding.fingerprint_fields()} if c.latent_embedding.enabled else {}),
         }
@@ -177,16 +219,11 @@ class Plan:
             "eval": c.eval.fingerprint_fields(),
         }
         kinds: dict[str, dict[str, Any]] = {
-            "tokens": tokens,
-            "dense": dense,
-            "affinity": affinity,
-            "latent": latent,
-            "concepts": concepts,
-            "membership": membership,
+            **cache,
             "text": text,
             "train": train,
             "eval": {"train": fingerprint(train), **scored},
-            "teacher": {"dense": fingerprint(dense), **refined, **scored},
+            "teacher": {**refined_map, **scored},
         }
         return {kind: {"schema": SCHEMA, **what} for kind, what in kinds.items()}
 
@@ -236,9 +273,11 @@ class Plan:
 
     # -- addresses ------------------------------------------------------------------------------------------
     def address(self, kind: str) -> Location:
-        """Where an artifact of this configuration lies."""
+        """Where an artifact of this configuration lies, or will; finished ones of another preset are found too."""
         ending = ".zarr" if kind in ARTIFACTS else ""
-        return self.artifacts.child(f"{kind}-{self.fingerprint(kind)}{ending}")
+        name = f"{kind}-{self.fingerprint(kind)}{ending}"
+        # Scores lie beside the run that they are of.
+        return self.address("train").parent.child(name) if kind == "eval" else self.places.find(name)
 
     def artifact(self, kind: str) -> Artifact:
         """The cache artifact of a kind (tokens, dense, latent, text)."""
@@ -247,6 +286,31 @@ class Plan:
     def tiers(self) -> CacheTiers:
         """The artifacts of the cache, stored or not."""
         return CacheTiers(**{f.name: self.artifact(f.name) for f in fields(CacheTiers)})
+
+    def earlier(self) -> list[EarlierTiers]:
+        """Caches of these settings made of other lists, or of the same under another preset's name.
+
+        With whole images also those of other seen classes: their maps and global tokens are the same. Those of the
+        same seen classes come first.
+        """
+        own, found = self.ingredients["tokens"], []
+        here = str(self.address("tokens"))
+        for at, about in self.places.roots("tokens"):
+            made = about["ingredients"]
+            data = made.get("data")
+            fits = isinstance(data, dict) and {**made, "data": None} == {**own, "data": None}
+            if not fits or str(at) == here or not {"digest", "seen"} <= data.keys():
+                continue
+            same_seen = data["seen"] == own["data"]["seen"]
+            if same_seen or self.config.views.count == 1:
+                cache = self._cache_ingredients(data)
+                names = {
+                    k: f"{k}-{fingerprint({'schema': SCHEMA, **cache[k]})}.zarr"
+                    for k in ("dense", "latent", "affinity")
+                }
+                tiers = {kind: Artifact(self.places.find(name), kind) for kind, name in names.items()}
+                found.append(EarlierTiers(replace(self.tiers(), tokens=Artifact(at, "tokens"), **tiers), same_seen))
+        return sorted(found, key=lambda one: not one.same_seen)
 
     @property
     def cache_recipe(self) -> CacheRecipe:
@@ -271,7 +335,7 @@ class Plan:
             "seen": list(self.vocabulary.seen),
             "split": self.vocabulary.split,
             "split_hash": self.vocabulary.split_hash,
-            "teacher": {"model": self.config.teacher.model, "pretrained": self.config.teacher.pretrained},
+            "teacher": teacher_names(self.config.teacher),
             "versions": versions(),
         }
 
@@ -317,6 +381,11 @@ class Plan:
         at = self.address(kind)
         done = at.get_mark("complete.json") is not None
         return kind, done, "complete" if done else "begun" if at.names() else "missing"
+
+
+def without_labels(tokens: dict[str, Any]) -> dict[str, Any]:
+    """Of the ingredients of `tokens` those that whole images are encoded by: all but the seen classes."""
+    return {**tokens, "data": {"digest": tokens["data"]["digest"]}}
 
 
 def world_folder(artifacts: Location) -> Path:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
+from pipeline.inspection.naming import naming
 from pipeline.plan import Plan
 from stages.running.compute import Compute, check_flags, resolve
 from stages.running.progress import rank_and_world, say
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from stages.parts.eval_report import EvalReport
     from stages.parts.scoring.bias_curve import Point
     from stages.running.board import OnScalar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 """Names of glibc's malloc.h."""
@@ -82,10 +86,27 @@ def draw_world(plan: Plan) -> None:
             say(f"demo world: {world.train} + {world.val} images drawn -> {root}")
 
 
+def suggesting(stage: Callable[Concatenate[Plan, P], R]) -> Callable[Concatenate[Plan, P], R]:
+    """A stage whose errors suggest commands for the plan's own configuration."""
+
+    @wraps(stage)
+    def run(plan: Plan, *args: P.args, **kwargs: P.kwargs) -> R:
+        with plan.invocation.suggestions():
+            return stage(plan, *args, **kwargs)
+
+    return run
+
+
+@suggesting
 def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
-    """Tokens, dense tokens and text embeddings."""
-    if (done := _done(plan, "extract")) is not None:
-        return done
+    """Tokens, dense tokens and text embeddings; `naming` of the result: how well they name seen regions, or None."""
+    if unlisted := plan.unlisted:
+        say(f"{unlisted} photos of {plan.data_config.root} are on neither list and take no part; add them to one")
+    result = _done(plan, "extract") or _extracted(plan, machine)
+    return result | {"naming": naming(plan.artifact("tokens"), plan.artifact("text"), plan.vocabulary.seen)}
+
+
+def _extracted(plan: Plan, machine: Machine) -> dict[str, Any]:
     draw_world(plan)
     from stages import extract as stage
 
@@ -95,10 +116,13 @@ def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
     wanted += [tiers.affinity] if c.affinity.stored else []
     for artifact in wanted:
         _create(plan, artifact, "extract")
-    summary = stage.run(plan.cache_recipe, plan.train_data, plan.prompts, tiers, compute=machine.compute)
+    summary = stage.run(
+        plan.cache_recipe, plan.train_data, plan.prompts, tiers, compute=machine.compute, earlier=plan.earlier()
+    )
     return _result("extract", False, summary, plan.address("tokens"))
 
 
+@suggesting
 def mine_latent(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict[str, Any]:
     """Cell masks of latent classes and their local tokens. `kmeans`: where faiss clusters, auto, gpu or cpu."""
     if (done := _done(plan, "mine-latent")) is not None:
@@ -109,10 +133,18 @@ def mine_latent(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict[s
     plan.reads_network()  # refuses settings whose features nothing names
     tiers = plan.tiers()
     _create(plan, tiers.latent, "mine-latent")
-    summary = stage.run(plan.cache_recipe, plan.train_data, tiers, compute=machine.compute, kmeans=kmeans)
+    summary = stage.run(
+        plan.cache_recipe,
+        plan.train_data,
+        tiers,
+        compute=machine.compute,
+        kmeans=kmeans,
+        earlier=[one for one in plan.earlier() if one.same_seen],
+    )
     return _result("mine-latent", False, summary, plan.address("latent"))
 
 
+@suggesting
 def mine_concepts(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict[str, Any]:
     """Concepts of the latent regions of the whole data set. `kmeans`: where faiss clusters, auto, gpu or cpu."""
     tiers = plan.tiers()
@@ -129,6 +161,7 @@ def mine_concepts(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict
     return _result("mine-concepts", False, summary, plan.address("membership"))
 
 
+@suggesting
 def train(
     plan: Plan, machine: Machine, *, compiled: bool = False, online: bool = False, on_scalar: OnScalar | None = None
 ) -> dict[str, Any]:
@@ -191,6 +224,7 @@ def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
     return OnlineTeacher(teacher, plan.cache_recipe)
 
 
+@suggesting
 def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Scores of the student; `report` of the result is an EvalReport."""
     if (done := _done(plan, "eval")) is not None:
@@ -210,6 +244,7 @@ def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
     return _result("eval", False, {}, plan.address("eval")) | {"report": report}
 
 
+@suggesting
 def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list[Point]:
     """The student's scores over the seen bias, at those of `also` too, from one pass over the evaluation images."""
     draw_world(plan)
@@ -220,6 +255,7 @@ def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list
     )
 
 
+@suggesting
 def evaluate_transfer(plan: Plan, words: Plan, data: Dataset, at: Location, on: str, machine: Machine) -> EvalReport:
     """Scores of the student on another data set; the artifact `text` of `words` has its names, or gets them."""
     from stages import evaluate as stage
@@ -242,6 +278,7 @@ def evaluate_transfer(plan: Plan, words: Plan, data: Dataset, at: Location, on: 
     )
 
 
+@suggesting
 def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Scores of the teacher, training-free; loads CLIP. `report` of the result is an EvalReport."""
     at = plan.address("teacher")
@@ -256,6 +293,7 @@ def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
     return _result("eval", False, {}, at) | {"report": report}
 
 
+@suggesting
 def verify_teacher(plan: Plan, machine: Machine, sample: int) -> dict[str, Any]:
     """A sample of cached views encoded again and compared; loads CLIP."""
     draw_world(plan)

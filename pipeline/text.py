@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError
+from pipeline.inspection import naming
+from pipeline.invocation import Invocation
 from pipeline.plan import Plan
 from stages.parts.eval_report import EvalReport, Means
 from stages.running.reports import read_report
 
+NEAR_ZERO = 2.0
+"""A uIoU below this, in per cent, is none: `eval` says where to look."""
 REFERENCE = ("teacher, training-free", "baseline", "this run")
 
 
@@ -79,8 +83,8 @@ def size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-def extract_text(result: dict[str, Any]) -> str:
-    """Summary of `extract`."""
+def extract_text(typed: Invocation, result: dict[str, Any]) -> str:
+    """Summary of `extract`, and whether the teacher knows the classes."""
     s = result["summary"]
     seconds = s["seconds"]
     sizes = ", ".join(f"{kind} {size(n)}" for kind, n in s["bytes"].items())
@@ -89,11 +93,13 @@ def extract_text(result: dict[str, Any]) -> str:
     return (
         f"extract: {s['views']} views, {s['regions']} seen regions, {s['views_per_second']} views/s "
         f"-> {result['address']}\n"
-        f"  stored: {sizes}\n"
+        + (f"  {copied} of them copied from earlier caches of the same photos\n" if (copied := s.get("copied")) else "")
+        + f"  stored: {sizes}\n"
         f"  teacher {seconds.get('teacher', 0)} s{normalised}, waiting for images {seconds.get('wait', 0)} s, "
         f"waiting for the store {seconds.get('write', 0)} s"
         + (f"\n  seen classes without a single pixel: {', '.join(absent)}" if (absent := s.get("absent")) else "")
         + _bad(s["bad"])
+        + (f"\n{' '.join(naming.verdict(typed, named))}" if (named := result.get("naming")) else "")
     )
 
 
@@ -116,7 +122,7 @@ def concepts_text(result: dict[str, Any]) -> str:
     s = result["summary"]
     sizes = sorted(s["sizes"], reverse=True)
     judged = ", ".join(f"{k}: {v:.3f}" for k, v in sorted(s.get("judged", {}).items(), key=lambda item: int(item[0])))
-    how = f"silhouette of held-out regions by number: {judged}" if judged else "number of concepts as set"
+    how = f"prediction strength by number of concepts: {judged}" if judged else "number of concepts as set"
     if "reused" in s:
         how = f"concepts of {s['reused']}, reused"
     return (
@@ -165,9 +171,29 @@ def eval_text(plan: Plan, result: dict[str, Any]) -> str:
         f"{columns(classes, left=2)}\n\npicture grid: {result['address']}/grid.png"
         + (f"\nseen bias {bias} was subtracted" if bias else "")
         + (f"\nscores smoothed by {report.settings.pamr} rounds of PAMR" if report.settings.pamr else "")
+        + _cause(plan, report)
         + ("\none class alone: where no other competes, its IoU is 100 always" if len(report.classes) == 1 else "")
         + _bad(report.bad)
         + (f"\nnot scored yet: {', '.join(missing)} (`{table}` makes all rows)" if missing else "")
+    )
+
+
+def _cause(plan: Plan, report: EvalReport) -> str:
+    """Where no unseen class is found, what to look at: the teacher, or what training was told to distil."""
+    if report.uIoU is None or report.uIoU >= NEAR_ZERO:
+        return ""
+    head = f"\nuIoU is {report.uIoU:.1f}: "
+    if not plan.distilled or plan.config.distill.loss == "none":
+        return f"{head}nothing was distilled from the teacher (distill.loss), so unseen classes can't be found"
+    named = None
+    if plan.artifact("tokens").at.size("complete.json") is not None:
+        named = naming.naming(plan.artifact("tokens"), plan.artifact("text"), plan.vocabulary.seen)
+    if named is not None and named["above"] < naming.POOR:
+        return head + naming.verdict(plan.invocation, named)[1]
+    look = plan.invocation.command("inspect", "quality", "--labels")
+    return (
+        f"{head}the teacher knows the seen classes, so look whether mining finds the unseen objects ({look}), whether "
+        "latent-embedding.enabled is true, and whether training was long enough"
     )
 
 

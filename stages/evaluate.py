@@ -19,7 +19,7 @@ from cache.errors import InputError
 from cache.headers import FILE as STUDENT
 from cache.headers import student_bytes
 from cache.location import Location
-from cache.settings import IGNORE
+from cache.settings import ignore_index
 from cache.store import Artifact
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.data.views import Array
@@ -320,7 +320,7 @@ def _pictures(shown: list[tuple[Array, Array]], found: list[Array], names: tuple
     rows, maps = [], []
     for (image, labels), drawn in zip(shown, found, strict=True):
         # What is not scored must not look like an error.
-        scored = np.where(labels == IGNORE, IGNORE, drawn).astype(np.uint8)
+        scored = np.where(labels == ignore_index(len(names)), labels, drawn)
         rows.append([image, *(overlay(image, part, colours, names=names) for part in (labels, scored))])
         maps += [labels, scored]
     note = "pale: no label in the ground truth, not scored"

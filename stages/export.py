@@ -126,7 +126,13 @@ def _made(
 
 def _repacked(checkpoint: Checkpoint, words: ClassEmbeddings) -> bytes:
     """The student's file with the embeddings of every chosen name in it, so that it travels without its run."""
-    known = set(checkpoint.seen)
+    known = dict(zip(checkpoint.seen, checkpoint.text, strict=True))
+    for name, own in zip(words.names, words.text, strict=True):
+        if name in known and not torch.allclose(own, known[name], atol=1e-4):
+            raise InputError(
+                f"class {name!r}: stands for other words than in training, and the file would keep both; give it "
+                f"another name, as in 'my {name} = {name} | ...'"
+            )
     more = [k for k, name in enumerate(words.names) if name not in known]
     about = {
         k: v for k, v in checkpoint.about.items() if k not in ("format", "student", "seen", "dim", "more", "sha256")

@@ -20,16 +20,18 @@ from cache.claims import writing
 from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
-from cache.tiers import CacheTiers
+from cache.tiers import CacheTiers, EarlierTiers
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.settings import ExtractConfig
 from stages.parts.teacher.crops import BadView, TeacherBatch, TeacherView, TeacherViews, collate_views
 from stages.parts.teacher.features import load_features
 from stages.parts.teacher.files import load_text_source
 from stages.parts.teacher.teacher import Teacher, load_teacher
+from stages.parts.teacher.texts import class_means, encode_texts
 from stages.parts.teacher.tokens import PendingTokens, encode, token_arrays
 from stages.running.compute import Compute, memory_explained
 from stages.running.drafts import Drafts, Part, whole
+from stages.running.earlier import Earlier, check_same_photos
 from stages.running.loading import loaded, losses_explained
 from stages.running.progress import Bar, Clock, ShardQueue, say
 from stages.running.recipes import CacheRecipe
@@ -41,25 +43,31 @@ TIERS = {"tokens": "", "dense": "dense", "affinity": "features"}
 
 
 def run(
-    recipe: CacheRecipe, data: Dataset, prompts: tuple[str, ...], tiers: CacheTiers, *, compute: Compute
+    recipe: CacheRecipe,
+    data: Dataset,
+    prompts: tuple[str, ...],
+    tiers: CacheTiers,
+    *,
+    compute: Compute,
+    earlier: Sequence[EarlierTiers] = (),
 ) -> dict[str, Any]:
     """Fills the tiers `tokens`, `text` and, where the recipe has them, `dense` and `affinity`; a dropped one stays so.
 
-    Does only what is missing; returns the summary. Raises InputError for bad images past `data.max_bad` and StoreError
-    where the store fails; committed shards, and of those in work the finished batches, stay, also after Ctrl-C,
-    SIGTERM or a kill.
+    Views that `earlier` caches hold, of the same photo and labels, are copied from there. Does only what is missing;
+    returns the summary. Raises InputError for bad images past `data.max_bad`, StoreError where the store fails;
+    committed shards, and of those in work the finished batches, stay, also after Ctrl-C, SIGTERM or a kill.
     """
     kept = [tiers.tokens, tiers.text]
     kept += [tiers.dense] if recipe.extract.store_dense else []
     kept += [tiers.affinity] if recipe.affinity.stored else []
     # One claim over all tiers, from the first moment: some are written late, or between two shards not at all.
     with (
-        writing(*(artifact.at for artifact in kept)),
+        writing(*(artifact.at for artifact in kept), *(source.tiers.tokens.at for source in earlier)),
         memory_explained("lower extract.batch, which has an address of its own; committed shards stay"),
     ):
         teacher = load_teacher(recipe.teacher, compute.device)
         write_text(teacher, prompts, data, tiers.text)
-        return fill(recipe, teacher, data, tiers, workers=compute.workers)
+        return fill(recipe, teacher, data, tiers, workers=compute.workers, earlier=earlier)
 
 
 def fill(
@@ -69,6 +77,7 @@ def fill(
     out: CacheTiers,
     *,
     workers: int,
+    earlier: Sequence[EarlierTiers] = (),
 ) -> dict[str, Any]:
     """`run` with a teacher at hand, and all but the text embeddings."""
     cfg, views, compute = recipe.extract, recipe.views, Compute(teacher.device, workers)
@@ -79,10 +88,13 @@ def fill(
     ready = {kind: a.committed() for kind, a in tiers.items()}
     if data.cfg.max_bad:
         quarantine.bad += [b for _, mark in out.tokens.marks(ready["tokens"]) for b in mark["stats"]["bad"]]
-    features = load_features(recipe.affinity, teacher)
+    # What is whole already, as the maps are where only the seen classes changed, is not made or copied again.
+    kinds = [kind for kind in tiers if len(ready[kind]) < shards]
+    features = load_features(recipe.affinity, teacher) if "affinity" in kinds else None
     # Features that are wanted later do not ask the teacher for its tokens again.
-    asked = None if all(len(ready[kind]) == shards for kind in tiers if kind != "affinity") else teacher
-    source = TeacherViews(data, views, teacher.input_size, teacher.crop_size)
+    asked = teacher if {*kinds} - {"affinity"} else None
+    stored = Earlier(earlier if kinds else (), kinds)
+    source = TeacherViews(data, views, teacher.input_size, teacher.crop_size, stored.known)
     done = len(set.intersection(*map(set, ready.values())))
     with (
         losses_explained(compute),
@@ -92,7 +104,7 @@ def fill(
     ):
         while queue.open():
             writing: Future[None] | None = None
-            work = _Work(cfg, rows, out.tokens.at, [kind for kind in tiers if asked or kind == "affinity"])
+            work = _Work(cfg, rows, out.tokens.at, kinds, stored)
             batches = loaded(source, work.batches(queue, bar, quarantine), collate_views, compute)
             with work.kept():
                 while (batch := _next(batches, clock)) is not None:
@@ -128,6 +140,7 @@ class _Shard:
     """A shard in work: its finished parts by first row, and batches whose tokens are on their way from the device."""
 
     kinds: list[str]
+    stored: Earlier
     drafts: Drafts
     parts: dict[int, Part]
     pending: list[tuple[list[TeacherView | BadView], PendingTokens]] = field(default_factory=list)
@@ -135,7 +148,7 @@ class _Shard:
 
     def take_in(self) -> dict[int, Part]:
         """Waits for the pending batches; returns them as parts, which are now among the finished ones."""
-        new = {batch[0].row: _part(batch, tokens, self.kinds) for batch, tokens in self.pending}
+        new = {batch[0].row: _part(batch, tokens, self.kinds, self.stored) for batch, tokens in self.pending}
         self.pending, self.kept = [], time.perf_counter()
         self.parts |= new
         return new
@@ -149,11 +162,11 @@ class _Shard:
 class _Work:
     """The shards in work of one round, their batches, and the drafts of what an earlier run did of them.
 
-    `kinds`: the artifacts that are made; `at`: the one that keeps the drafts.
+    `kinds`: the artifacts that are made; `at`: the one that keeps the drafts; `stored`: what earlier caches hold.
     """
 
-    def __init__(self, cfg: ExtractConfig, rows: int, at: Location, kinds: list[str]) -> None:
-        self.cfg, self.rows, self.at, self.kinds = cfg, rows, at, kinds
+    def __init__(self, cfg: ExtractConfig, rows: int, at: Location, kinds: list[str], stored: Earlier) -> None:
+        self.cfg, self.rows, self.at, self.kinds, self.stored = cfg, rows, at, kinds, stored
         self.shards: dict[int, _Shard] = {}
 
     def batches(self, queue: ShardQueue, bar: Bar, quarantine: Quarantine) -> Iterable[list[int]]:
@@ -166,8 +179,12 @@ class _Work:
                 drafts = Drafts(self.at, shard)
                 # The last batch is always done anew: it is what ends the shard.
                 kept = {first: part for first, part in drafts.load().items() if first in firsts[:-1]}
-                parts = {first: part for first, part in kept.items() if part.about["kinds"] == self.kinds}
-                self.shards[shard] = _Shard(self.kinds, drafts, parts)
+                parts = {
+                    first: part
+                    for first, part in kept.items()
+                    if part.about["kinds"] == self.kinds and {"photos", "copied"} <= part.about.keys()
+                }
+                self.shards[shard] = _Shard(self.kinds, self.stored, drafts, parts)
                 for first in parts:
                     bar.skip(self.cfg.batch)
                     for bad in parts[first].about["bad"]:
@@ -201,15 +218,20 @@ class _Work:
             raise
 
 
-def _part(batch: list[TeacherView | BadView], tokens: PendingTokens, kinds: list[str]) -> Part:
+def _part(batch: list[TeacherView | BadView], tokens: PendingTokens, kinds: list[str], stored: Earlier) -> Part:
     """The arrays of all artifacts together: no two of them name one alike."""
-    views, encoded = [v for v in batch if isinstance(v, TeacherView)], tokens.arrays()
+    views = stored.with_regions([v for v in batch if isinstance(v, TeacherView)])
+    encoded = stored.filled(views, tokens.arrays())
     arrays = token_arrays(views, encoded) if "tokens" in kinds else {}
     arrays |= {TIERS[kind]: encoded[TIERS[kind]] for kind in kinds if TIERS[kind]}
-    bad = [str(v.error) for v in batch if isinstance(v, BadView)]
-    return Part(
-        [v.id for v in views], arrays, {"kinds": kinds, "bad": bad, "regions": [r for v in views for r in v.regions]}
-    )
+    about = {
+        "kinds": kinds,
+        "bad": [str(v.error) for v in batch if isinstance(v, BadView)],
+        "regions": [r for v in views for r in v.regions],
+        "photos": [v.photo_crc for v in views],
+        "copied": sum(v.known is not None for v in views),
+    }
+    return Part([v.id for v in views], arrays, about)
 
 
 class _Batches:
@@ -233,17 +255,24 @@ def _write(tiers: dict[str, Artifact], queue: ShardQueue, shard: int, work: _Sha
     ids, arrays = whole(work.parts)
     about = [work.parts[first].about for first in sorted(work.parts)]
     classes = [r for part in about for r in part["regions"]]
+    photos = [crc for part in about for crc in part["photos"]]
+    # Of what can be asked of a view alone: a map of whole images may lie beside tokens of other seen classes.
+    map_stats = {"bad": [b for part in about for b in part["bad"]], "photos": photos}
     stats = {
-        "bad": [b for part in about for b in part["bad"]],
+        **map_stats,
         "regions": len(classes),
         "classes": sorted(set(classes)),
+        "copied": sum(part["copied"] for part in about),
     }
     own = {TIERS[kind] for kind in TIERS if TIERS[kind]}
     for kind in reversed(tiers):  # the tokens last: they are what other stages count
         artifact = tiers[kind]
         if artifact.commit(shard) is None:
             names = {TIERS[kind]} if TIERS[kind] else arrays.keys() - own
-            artifact.write(shard, ids, {name: arrays[name] for name in arrays if name in names}, stats)
+            own_stats = stats if kind == "tokens" else map_stats
+            artifact.write(shard, ids, {name: arrays[name] for name in arrays if name in names}, own_stats)
+        else:
+            check_same_photos(artifact, shard, ids, photos)
     work.drafts.clear()
     queue.release(shard)
 
@@ -257,9 +286,14 @@ def write_text(teacher: Teacher, prompts: tuple[str, ...], data: Dataset, out: A
         while queue.open():
             for shard in queue.claims():
                 if teacher.cfg.text:
+                    if words.say:
+                        raise InputError(
+                            f"vocabulary {words.name}: `say` needs a teacher with a text tower, not teacher.text"
+                        )
                     every = load_text_source(teacher.cfg.text, words.ordered)
                 else:
-                    every = teacher.encode_text(words.ordered, prompts).float().cpu().numpy()
+                    rows = encode_texts(teacher.encode_text, words.words, prompts)
+                    every = class_means(rows, words.words).float().cpu().numpy()
                 _check_apart(words.ordered, every)
                 out.write(shard, [], {"seen": every[:k], "unseen": every[k:]}, {})
                 queue.release(shard)
@@ -285,7 +319,7 @@ def _check_bad(tokens: Artifact, shards: int, limit: int) -> None:
 
 def _summary(tiers: Sequence[Artifact], seen: Sequence[str], shards: int, clock: Clock, rate: float) -> dict[str, Any]:
     """Sums over the commit marks, each read once and none kept."""
-    views = regions = 0
+    views = regions = copied = 0
     bad: list[str] = []
     met: set[int] = set()
     sizes: dict[str, int] = {artifact.kind: 0 for artifact in tiers}
@@ -297,10 +331,12 @@ def _summary(tiers: Sequence[Artifact], seen: Sequence[str], shards: int, clock:
             if kind == "tokens":
                 stats = mark["stats"]
                 views, regions = views + len(mark["ids"]), regions + stats["regions"]
+                copied += stats.get("copied", 0)
                 bad += stats["bad"]
                 met |= set(stats["classes"])
     return {
         "views": views,
+        "copied": copied,
         "regions": regions,
         "absent": [name for i, name in enumerate(seen) if i not in met],
         "bad": bad,

@@ -17,7 +17,7 @@ from cache.settings import IGNORE
 from cache.store import Artifact
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.regions import annotated_share, latent_mask, pseudo_mask
-from stages.parts.data.views import Array, View, ViewsConfig, apply_labels, inside
+from stages.parts.data.views import Array, View, ViewsConfig, apply_labels, inside, no_label
 from stages.parts.mining.clustering import MiningConfig, mine
 from stages.parts.scoring.metrics import confusion
 from stages.parts.scoring.quality import (
@@ -179,7 +179,7 @@ class CachedViews:
 
 
 def _without_padding(mask: Array, view: View | None) -> Array:
-    return mask if view is None else np.where(inside(view), mask, np.uint8(IGNORE))
+    return mask if view is None else np.where(inside(view), mask, no_label(mask.dtype))
 
 
 def quality(

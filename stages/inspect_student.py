@@ -18,6 +18,7 @@ class StudentPredictor:
 
     def __init__(self, checkpoint: Checkpoint, text: torch.Tensor, cfg: EvaluateConfig, device: torch.device) -> None:
         self.student, self.cfg, self.device = checkpoint.student.to(device), cfg, device
+        self.text: np.ndarray = text.cpu().numpy()
         self.num_seen, self.scorer = len(checkpoint.seen), student_scorer(self.student, text.to(device))
 
     def labels(self, image: Array) -> Array:
@@ -25,11 +26,18 @@ class StudentPredictor:
         return predicted(class_scores(self.scorer, image.copy(), self.cfg, self.num_seen, self.device))
 
     @torch.no_grad()
-    def features(self, image: Array) -> np.ndarray:
-        """Dense features F of an image at the evaluation size: float32 [h, w, D]."""
+    def features(self, image: Array, most: int = 0) -> np.ndarray:
+        """Dense features F of an image at the evaluation size: float32 [h, w, D].
+
+        `most`: averaged to at most so many cells along the longer side; 0: as they are.
+        """
         pixels = torch.from_numpy(image.copy()).to(self.device).permute(2, 0, 1)[None].float()
         factor = self.cfg.short_side / min(image.shape[:2])
         size = (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor)))
         pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
-        features: np.ndarray = self.student(normalised(pixels))[0].float().permute(1, 2, 0).cpu().numpy()
-        return features
+        features = self.student(normalised(pixels)).float()
+        if most and (shrink := most / max(features.shape[2:])) < 1:
+            height, width = (max(1, round(side * shrink)) for side in features.shape[2:])
+            features = F.adaptive_avg_pool2d(features, (height, width))
+        found: np.ndarray = features[0].permute(1, 2, 0).cpu().numpy()
+        return found

@@ -18,9 +18,10 @@ from cache.schema import ARTIFACTS
 from cache.store import Artifact
 from cache.tiers import CacheTiers
 from stages.parts.mining.clustering import on_gpu, one_blas_thread
-from stages.parts.mining.concepts import Concepts, assign, cluster
+from stages.parts.mining.concepts import assign, cluster
 from stages.parts.settings import ConceptsConfig
 from stages.running.compute import Compute
+from stages.running.concepts import read_concepts
 from stages.running.progress import Bar, ShardQueue, say
 
 
@@ -46,14 +47,6 @@ def run(
         return _assign_all(latent, tiers.concepts, tiers.membership, gpu)
 
 
-def read_concepts(artifact: Artifact) -> Concepts:
-    """The concepts of a complete artifact. Raises InputError where there are none."""
-    if artifact.summary() is None:
-        raise InputError(f"{artifact}: no concepts there; run `clip2seg mine-concepts` first")
-    arrays = artifact.read(0)
-    return Concepts(arrays["centroid"], arrays["token"], arrays["mean"])
-
-
 def _find(cfg: ConceptsConfig, latent: Artifact, out: Artifact, older: Artifact | None, gpu: bool) -> None:
     """Fills the tier `concepts`, unless it is complete."""
     if out.summary(1) is not None:
@@ -68,7 +61,7 @@ def _find(cfg: ConceptsConfig, latent: Artifact, out: Artifact, older: Artifact 
                     tokens = _sampled(latent, cfg)
                     say(f"mine-concepts: clustering {len(tokens)} latent regions")
                     found, judged = cluster(tokens, cfg, gpu)
-                    about = {"clustered": len(tokens), "judged": {str(one.count): one.silhouette for one in judged}}
+                    about = {"clustered": len(tokens), "judged": {str(one.count): one.strength for one in judged}}
                 out.write(shard, [], found.arrays(), about)
                 queue.release(shard)
     mark = out.commit(0) or {}

@@ -7,7 +7,7 @@ the interpreter); the teacher encodes the crops of many images at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import repeat
 from typing import Any
@@ -18,17 +18,18 @@ from cache.claims import writing
 from cache.errors import InputError
 from cache.settings import IGNORE
 from cache.store import Artifact
-from cache.tiers import CacheTiers
+from cache.tiers import CacheTiers, EarlierTiers
 from stages.parts.data.datasets import Dataset
 from stages.parts.mining.clustering import on_gpu
 from stages.parts.mining.miner import Mined, Miner, crops_of, dense_again, latent_arrays
 from stages.parts.settings import ExtractConfig
-from stages.parts.teacher.crops import view_row
+from stages.parts.teacher.crops import Known, view_row
 from stages.parts.teacher.refine import Refiner
 from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import encode_crops
 from stages.running.compute import Compute, memory_explained
 from stages.running.drafts import Drafts, Part, whole
+from stages.running.earlier import MinedEarlier
 from stages.running.progress import Bar, Clock, ShardQueue
 from stages.running.recipes import CacheRecipe
 
@@ -37,9 +38,17 @@ DRAFT_SECONDS = 10.0
 
 
 def run(
-    recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, *, compute: Compute, kmeans: str = "auto"
+    recipe: CacheRecipe,
+    data: Dataset,
+    tiers: CacheTiers,
+    *,
+    compute: Compute,
+    kmeans: str = "auto",
+    earlier: Sequence[EarlierTiers] = (),
 ) -> dict[str, Any]:
     """Fills the tier `latent`; does only what is missing; returns the summary.
+
+    Views that were mined in `earlier` caches, from the same photo and labels, are copied from there.
 
     After an error, Ctrl-C or SIGTERM the finished batches of the shard in work stay.
 
@@ -49,10 +58,12 @@ def run(
     """
     gpu = on_gpu(kmeans, compute.gpu)
     with writing(tiers.latent.at):
-        return _run(recipe, data, tiers, compute, gpu)
+        return _run(recipe, data, tiers, compute, gpu, MinedEarlier(earlier))
 
 
-def _run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, compute: Compute, gpu: bool) -> dict[str, Any]:
+def _run(
+    recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, compute: Compute, gpu: bool, earlier: MinedEarlier
+) -> dict[str, Any]:
     extract, views, tokens, out = recipe.extract, recipe.views, tiers.tokens, tiers.latent
     dense = tiers.dense if tiers.dense.summary() is not None else None
     refiner = Refiner(recipe.refine, recipe.affinity)
@@ -84,8 +95,10 @@ def _run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, compute: Compute
                 parts = {first: part for first, part in drafts.load().items() if first in firsts}
                 bar.skip(sum(len(part.ids) for part in parts.values()))
                 todo = [first for first in firsts if first not in parts]
+                known = earlier.of(tokens, shard)
                 places = [i for first in todo for i in range(first, min(first + extract.batch, len(rows)))]
-                only = places if parts else None
+                places = [i for i in places if known[i] is None]
+                only = places if len(places) < len(rows) else None
                 if dense is not None:
                     maps: Iterator[np.ndarray] = dense.rows(shard, "dense", only)
                 else:
@@ -93,18 +106,21 @@ def _run(recipe: CacheRecipe, data: Dataset, tiers: CacheTiers, compute: Compute
                 second = features.rows(shard, "features", only) if features is not None else repeat(None)
                 with _Kept(drafts, parts) as work:
                     for first in todo:
-                        some = rows[first : first + extract.batch]
+                        batch = range(first, min(first + extract.batch, len(rows)))
+                        some = [rows[i] for i in batch if known[i] is None]
                         with clock("dense"):
                             fields = [next(maps) for _ in some]
                             others = [next(second) for _ in some]
-                        found = []
+                        new: list[Mined] = []
                         with clock("mine"):
                             for mined in pool.map(miner.mine, some, fields, others):
-                                found.append(mined)
+                                new.append(mined)
                                 bar.advance()
                         with clock("teacher"):
-                            local = encode_crops(teacher, crops_of(found), extract)
+                            local = encode_crops(teacher, crops_of(new), extract) if new else _none(teacher, extract)
                         with clock("write"):
+                            found, local = _filled(earlier, miner, [(rows[i], known[i]) for i in batch], new, local)
+                            bar.skip(len(found) - len(new))
                             work.add(first, _part(ids[first : first + extract.batch], found, local, teacher))
                 with clock("write"):
                     _write(out, shard, parts, teacher, extract)
@@ -152,9 +168,35 @@ def _part(ids: list[str], found: list[Mined], local: np.ndarray, teacher: Teache
     return Part(ids, latent_arrays(found, local, teacher.grid), about)
 
 
+def _filled(
+    earlier: MinedEarlier, miner: Miner, batch: list[tuple[int, Known | None]], new: list[Mined], local: np.ndarray
+) -> tuple[list[Mined], np.ndarray]:
+    """The mined views of a batch of (row, where it was mined earlier), and the local tokens [p, D] of all of them.
+
+    `new`: those that are mined nowhere, in order, with their `local` tokens.
+    """
+    found, tokens, fresh, start = [], [local[:0]], iter(new), 0
+    for row, at in batch:
+        if at is None:
+            mined = next(fresh)
+            tokens.append(local[start : start + len(mined.regions)])
+            start += len(mined.regions)
+        else:
+            cells, regions, own = earlier.view(at)
+            mined = Mined(cells, regions, np.zeros((0, 0, 0, 3), np.uint8), miner.unannotated(row, cells.shape), 0.0)
+            tokens.append(own)
+        found.append(mined)
+    return found, np.concatenate(tokens)
+
+
+def _none(teacher: Teacher, extract: ExtractConfig) -> np.ndarray:
+    """The local tokens of no region: [0, D]."""
+    return np.zeros((0, teacher.dim), extract.dtype)
+
+
 def _write(out: Artifact, shard: int, parts: dict[int, Part], teacher: Teacher, extract: ExtractConfig) -> None:
     # A shard whose images were all bad has no part, and is written all the same.
-    nothing = _part([], [], np.zeros((0, teacher.dim), extract.dtype), teacher)
+    nothing = _part([], [], _none(teacher, extract), teacher)
     every = [parts[first] for first in sorted(parts)] or [nothing]
     ids, arrays = whole(dict(enumerate(every)))
     stats = {

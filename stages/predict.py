@@ -6,65 +6,76 @@ OUT/predict.json, OUT/index.html
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from cache.digests import fingerprint
 from cache.errors import InputError
 from cache.files import write_whole
-from cache.settings import IGNORE
+from cache.settings import ignore_index
 from stages.parts.data.images import BadSample, read_image
 from stages.parts.data.video import VideoEncoder, frames, is_video
 from stages.parts.data.views import Array
 from stages.parts.drawing.contact import contact_page
 from stages.parts.drawing.palette import palette
 from stages.parts.scoring.segmenter import ClassEmbeddings, Segmentation, SegmentOptions
+from stages.running.journal import BEGUN, Journal
 from stages.running.progress import Bar
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
 REPORT = "predict.json"
 PAGE = "index.html"
-BEGUN = ".clip2seg-predict"
-"""Lies in the folder of a prediction until its report does: a killed one can be run again there."""
+MORE = (".heic", ".heif", ".avif", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg")
+"""Endings of pictures that are not read: in a folder they are named, never passed over in silence."""
 
 
 def run(
     label: Callable[[Array], Array],
     words: ClassEmbeddings,
     options: SegmentOptions,
-    source: Path,
+    sources: Sequence[Path],
     out: Path,
     *,
     max_pixels: int,
     about: dict[str, Any],
     plain: bool = False,
+    recursive: bool = False,
+    student: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Segments `source` (a picture, a folder of pictures, or a video) into `out`; returns what predict.json says.
+    """Segments `sources` (pictures, folders of pictures, or one video) into `out`; returns what predict.json says.
 
-    label: picture uint8 [H, W, 3] -> uint8 [H, W], index into `words.names` or 255. `plain`: overlays of colours
-    alone, as large as the picture. In a folder, an unusable picture is left out and named. Raises InputError where
-    nothing can be used, and where `out` holds other files.
+    label: picture uint8 [H, W, 3] -> uint8 [H, W], index into `words.names` or 255; `about` says whose it is. `plain`:
+    overlays of colours alone, as large as the picture. In a folder, an unusable picture is left out and named, so is a
+    folder in it unless `recursive`. After a stop the same call goes on, `student` being what it says of itself; files
+    of an earlier, other call go when this one is done. Raises InputError where nothing can be used, and where `out`
+    holds other files.
     """
-    files = pictures(source)
-    _check_out(out, source)
+    files, skipped = listed(sources, recursive)
+    _check_out(out, sources)
     started = time.perf_counter()
     colours = palette(words.names)
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / BEGUN, b"")
+    before = _names_before(out)
+    journal = Journal(out, _key(words, options, {**about, "student": student}, plain))
+    before |= {str(line["entry"].get("name")) for line in journal.earlier}
     for folder in ("labels", "overlays"):
         (out / folder).mkdir(exist_ok=True)
     found, bad = (
-        _video(label, words, source, out, max_pixels, plain=plain)
-        if is_video(source)
-        else _pictures(label, words, files, out, max_pixels, alone=source.is_file(), plain=plain)
+        _video(label, words, files[0], out, max_pixels, plain=plain)
+        if is_video(files[0])
+        else _pictures(label, words, files, out, max_pixels, journal, alone=len(files) == 1, plain=plain)
     )
     report = {
         **about,
@@ -72,26 +83,76 @@ def run(
             {"index": k, "name": name, "seen": words.seen[k], "colour": colours[k].tolist()}
             for k, name in enumerate(words.names)
         ],
-        "background": {"index": IGNORE, "threshold": options.threshold},
+        "background": {"index": ignore_index(len(words.names)), "threshold": options.threshold},
         "options": options.fingerprint_fields(),
         "images": found,
-        "left_out": bad,
+        "left_out": [*bad, *skipped],
         "seconds": round(time.perf_counter() - started, 2),
     }
     # The name of a file may be no UTF-8; JSON must be.
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
     write_whole(out / REPORT, text.encode("utf-8", "backslashreplace"))
-    write_whole(out / PAGE, contact_page(report, source.name).encode("utf-8", "backslashreplace"))
-    (out / BEGUN).unlink(missing_ok=True)
+    write_whole(out / PAGE, contact_page(report, sources[0].name).encode("utf-8", "backslashreplace"))
+    _remove(out, before - {_name_of(image) for image in found})
+    journal.end()
     return report
 
 
-def pictures(source: Path) -> list[Path]:
+def _key(words: ClassEmbeddings, options: SegmentOptions, about: Mapping[str, Any], plain: bool) -> str:
+    """Stands for everything that decides what is written for a picture."""
+    numbers = hashlib.sha256(words.text.detach().cpu().numpy().tobytes()).hexdigest()
+    said = {"names": words.names, "owners": words.owners, "text": numbers, "plain": plain, "about": dict(about)}
+    return fingerprint({**said, "options": options.fingerprint_fields()})
+
+
+def _name_of(image: Mapping[str, Any]) -> str:
+    """How the files of an entry of predict.json are called, without their endings; of a video those of all frames."""
+    return str(image["name"]) if "name" in image else Path(str(image.get("file", ""))).stem
+
+
+def _names_before(out: Path) -> set[str]:
+    """The names of the files that an earlier prediction wrote here."""
+    with suppress(OSError, ValueError, RecursionError):
+        report = json.loads((out / REPORT).read_bytes())
+        images = report.get("images", []) if isinstance(report, dict) else []
+        return {_name_of(image) for image in images if isinstance(image, dict)}
+    return set()
+
+
+def _remove(out: Path, names: set[str]) -> None:
+    """Takes away the files of pictures that this prediction has not. Names come from a file: none leaves the folder."""
+    for name in names:
+        if name and name.isprintable() and not set(name) & set("/\\") and not name.startswith("."):
+            for file in (f"labels/{name}.png", f"overlays/{name}.jpg", f"overlays/{name}.mp4"):
+                with suppress(OSError):
+                    (out / file).unlink(missing_ok=True)
+
+
+def listed(sources: Sequence[Path], recursive: bool) -> tuple[list[Path], list[str]]:
+    """The pictures of all sources, each once, and a line for each thing in their folders that is passed over.
+
+    Raises InputError where a source holds none, and for a video that is not alone.
+    """
+    found: dict[Path, None] = {}
+    skipped: list[str] = []
+    for source in sources:
+        found |= dict.fromkeys(pictures(source, recursive=recursive))
+        if source.is_dir():
+            skipped += _passed_over(source, recursive)
+    if (video := next((f for f in found if is_video(f)), None)) is not None and len(found) > 1:
+        raise InputError(f"{video}: a video is segmented alone; give it without other pictures")
+    return list(found), skipped
+
+
+def pictures(source: Path, *, recursive: bool = False) -> list[Path]:
     """The pictures that `source` stands for, by name. Raises InputError where there is none."""
     if source.is_dir():
-        files = sorted(f for f in source.iterdir() if f.suffix.lower() in PHOTOS and f.is_file())
+        files = [f for folder, _, names in _walked(source, recursive) for f in sorted(folder / n for n in names)]
+        files = [f for f in files if f.suffix.lower() in PHOTOS and f.is_file()]
         if not files:
-            raise InputError(f"{source}: no picture in it ({' '.join(PHOTOS)}); name another folder")
+            inside = any(f.is_dir() for f in source.iterdir()) and not recursive
+            way = "its sub-folders are read with --recursive" if inside else "name another folder"
+            raise InputError(f"{source}: no picture in it ({' '.join(PHOTOS)}); {way}")
         outside = next((f for f in files if not f.resolve().is_relative_to(source.resolve())), None)
         if outside is not None:
             raise InputError(f"{outside}: a link out of {source}; copy the picture there")
@@ -101,13 +162,33 @@ def pictures(source: Path) -> list[Path]:
     return [source]
 
 
-def _check_out(out: Path, source: Path) -> None:
+def _walked(source: Path, recursive: bool) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """(folder, names of folders, names of files) below a folder, by name; links to folders are not followed."""
+    for folder, folders, names in os.walk(source):
+        folders.sort()
+        shown = [name for name in folders if not name.startswith(".")]
+        yield Path(folder), shown, [name for name in names if not name.startswith(".")]
+        folders[:] = shown if recursive else []
+
+
+def _passed_over(source: Path, recursive: bool) -> list[str]:
+    """A line for each folder that is not entered, and for each picture of a kind that is not read."""
+    lines = []
+    for folder, folders, names in _walked(source, recursive):
+        if not recursive:
+            lines += [f"{folder / name}: a folder; --recursive reads it too" for name in folders]
+        odd = [name for name in sorted(names) if Path(name).suffix.lower() in MORE]
+        lines += [f"{folder / name}: pictures of this kind are not read; save it as PNG or JPEG" for name in odd]
+    return lines
+
+
+def _check_out(out: Path, sources: Sequence[Path]) -> None:
     """Never among other files: `out` is new, empty, or an earlier prediction."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; name a folder")
     if out.is_dir() and not (out / REPORT).is_file() and not (out / BEGUN).is_file() and any(out.iterdir()):
         raise InputError(f"--out {out}: holds other files; name a new folder")
-    if source.is_dir() and out.resolve() == source.resolve():
+    if any(source.is_dir() and out.resolve() == source.resolve() for source in sources):
         raise InputError(f"--out {out}: is the folder of the pictures; name another one")
 
 
@@ -117,29 +198,34 @@ def _pictures(
     files: list[Path],
     out: Path,
     max_pixels: int,
+    journal: Journal,
     *,
     alone: bool,
     plain: bool,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     colours = palette(words.names)
-    found: list[dict[str, Any]] = []
     bad: list[str] = []
     names = _names(files)
-    with Bar("predict", len(files), "images") as bar:
-        for file, image in _decoded(files, max_pixels):
+    made = {f: (out / "labels" / f"{names[f]}.png", out / "overlays" / f"{names[f]}.jpg") for f in files}
+    done = {f: entry for f in files if (entry := journal.done(f, names[f], made[f])) is not None}
+    with Bar("predict", len(files), "images", done=len(done)) as bar:
+        for file, image in _decoded([f for f in files if f not in done], max_pixels):
             bar.advance()
             if isinstance(image, BadSample):
                 bad.append(str(image))
                 continue
             result = Segmentation(image, label(image), words.names)
-            _labels_png(result.labels, colours, out / "labels" / f"{names[file]}.png")
+            _labels_png(result.labels, colours, made[file][0])
             overlay = io.BytesIO()
             Image.fromarray(result.overlay(plain=True) if plain else result.with_legend()).save(
                 overlay, "JPEG", quality=92
             )
-            write_whole(out / "overlays" / f"{names[file]}.jpg", overlay.getvalue())
+            write_whole(made[file][1], overlay.getvalue())
             height, width = result.labels.shape
-            found.append({"file": str(file), "name": names[file], "height": height, "width": width, **areas(result)})
+            entry = {"file": str(file), "name": names[file], "height": height, "width": width, **areas(result)}
+            journal.add(file, entry)
+            done[file] = entry
+    found = [done[file] for file in files if file in done]
     if not found:
         raise InputError(bad[0] if alone else f"no picture could be used; first: {bad[0]}")
     return found, bad
@@ -165,13 +251,14 @@ def _video(
 
 def areas(result: Segmentation) -> dict[str, Any]:
     """What a picture shows, for JSON: pixels and share of each class found, and of the background."""
-    pixels = np.bincount(result.labels.ravel(), minlength=256)
+    none = ignore_index(len(result.classes))
+    pixels = np.bincount(result.labels.ravel(), minlength=none + 1)
     of = {name: k for k, name in enumerate(result.classes)}
     listed = [
         {"class": name, "pixels": int(pixels[of[name]]), "share": round(share, 6)}
         for name, share in result.areas.items()
     ]
-    background = int(pixels[IGNORE])
+    background = int(pixels[none])
     return {
         "areas": listed,
         "background": {"pixels": background, "share": round(background / result.labels.size, 6)},
@@ -215,8 +302,10 @@ def _decoded(files: Iterable[Path], max_pixels: int) -> Iterator[tuple[Path, Arr
 
 
 def _labels_png(labels: Array, colours: Array, path: Path) -> None:
-    image = Image.fromarray(labels).convert("P")
-    image.putpalette(colours.tobytes())
+    image = Image.fromarray(labels)
+    if labels.dtype == np.uint8:  # a palette has 256 colours: more classes are grey of 16 bits
+        image = image.convert("P")
+        image.putpalette(colours.tobytes())
     packed = io.BytesIO()
     image.save(packed, "PNG")
     write_whole(path, packed.getvalue())

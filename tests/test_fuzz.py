@@ -21,10 +21,11 @@ from cache.location import Location, StoreError
 from cache.settings import IGNORE
 from pipeline.config import Config, load_config, table_type
 from stages.parts.data.datasets import BadSample, DataConfig, Dataset
+from stages.parts.data.id_lists import read_ids
 from stages.parts.data.images import MAX_PIXELS, read_image, read_mask
-from stages.parts.data.layouts import Record, read_ids
+from stages.parts.data.layouts import Record
 from stages.parts.data.vocabulary import Vocabulary, load_vocabulary
-from stages.parts.scoring.segmenter import is_plain
+from stages.parts.data.words import is_plain
 from stages.parts.students.checkpoint import read_header
 
 QUICK = settings(

@@ -1,23 +1,39 @@
-"""mine-latent over its limit: the faiss calls that it can't do without; and other ways to cluster the same cells."""
+"""mine-latent over its limit, the faiss calls that it can't do without; mine-concepts on planted concepts."""
 
 from __future__ import annotations
 
 import importlib.util
+import shutil
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.benchmarks.harness import interleaved, result
+from cache.location import Location
+from cache.store import Artifact
+from cache.tiers import CacheTiers
+from pipeline.benchmarks.harness import in_child, interleaved, peak_mib, result
 from pipeline.benchmarks.world import World, dense_like
 from stages import extract as stage
+from stages import mine_concepts as concepts_stage
 from stages.parts.data.regions import annotated_share
 from stages.parts.mining.clustering import bare_kmeans, gpus, kmeans_inputs, mine, one_blas_thread, one_thread, seeds
+from stages.parts.mining.concepts import ConceptsConfig
 from stages.parts.mining.miner import Miner, latent_arrays
+from stages.running.compute import Compute
+from stages.running.progress import say
 
 TARGET = 2.0
 """Most time of the stage, the teacher's crops left out, over bare faiss (issue 15)."""
+REGIONS = (10**5, 10**6)
+"""Latent regions that `mine_concepts` measures, unless it is asked for another number."""
+PLANTED, DIM, AXES, SHARD, VIEW = 200, 512, 24, 10_000, 100
+"""Planted concepts, length of a token, axes that the concepts differ in, regions of a shard and of a view."""
 
 
 def mine_latent(world: World, rounds: int, device: torch.device, workers: int) -> dict[str, Any]:
@@ -135,3 +151,83 @@ def _agreement(inputs: list[tuple[np.ndarray, np.ndarray]], iterations: int) -> 
     """Share of all cells that GPU and CPU put into the same cluster."""
     pairs = [(bare_kmeans(p, s, iterations, True)[1], bare_kmeans(p, s, iterations)[1]) for p, s in inputs]
     return round(float(np.concatenate([a.ravel() == b.ravel() for a, b in pairs]).mean()), 5)
+
+
+def mine_concepts(device: torch.device, folder: Path, regions: int = 0) -> dict[str, Any]:
+    """Time, memory and recall of `mine-concepts` on float16 tokens around planted concepts, each in its own process.
+
+    Recall: share of the regions that stand in the concept which is matched, one to one, with their planted one.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    # The choice of a number looks at so many regions and no more: it costs the same at any size.
+    for place, count in enumerate((regions,) if regions else REGIONS):
+        say(f"mine-concepts: {count} regions")
+        at = folder / str(count)
+        in_child(write_planted, str(at), count)
+        for name, asked in (("number set", PLANTED), ("number chosen", 0))[: 1 if place else 2]:
+            rows[f"{count:.0e} regions, {name}"] = in_child(find_planted, str(at), asked, device.type)
+        shutil.rmtree(at)  # a million regions are a gigabyte
+    settings = {"planted concepts": PLANTED, "D": DIM, "sample": ConceptsConfig().sample, "regions a shard": SHARD}
+    return result("mine-concepts", device, settings, rows, {})
+
+
+def _planted(at: Path, asked: int) -> CacheTiers:
+    """New tiers; those that a number of concepts decides stand apart."""
+    own = {"concepts": f"{asked}/concepts", "membership": f"{asked}/membership"}
+    about = {"dtype": "float16", "stage": "benchmark", "seen": []}
+    return CacheTiers(
+        **{
+            f.name: Artifact(Location(str(at / own.get(f.name, f.name))), f.name).create(about)
+            for f in fields(CacheTiers)
+        }
+    )
+
+
+def _groups(count: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(shard, planted concept of each of its regions): as unlike in size as real ones are."""
+    share = 1 / np.arange(5, PLANTED + 5)
+    for shard in range(-(-count // SHARD)):
+        random = np.random.default_rng([1, shard])
+        yield shard, random.choice(PLANTED, min(SHARD, count - shard * SHARD), p=share / share.sum())
+
+
+def write_planted(at: str, count: int) -> None:
+    """What one process runs: a latent tier whose concepts differ in few axes, under noise that makes them overlap."""
+    random, latent = np.random.default_rng(0), _planted(Path(at), 0).latent
+    axes = np.linalg.qr(random.normal(size=(DIM, AXES)))[0].T.astype(np.float32)
+    centres = random.normal(size=(PLANTED, AXES)).astype(np.float32)
+    common = 3 * random.normal(size=DIM).astype(np.float32) / np.sqrt(DIM) * np.sqrt(AXES)
+    for shard, group in _groups(count):
+        random = np.random.default_rng([2, shard])
+        inside = centres[group] + 0.45 * random.standard_normal((len(group), AXES), np.float32)
+        tokens = common + inside @ axes + 0.05 * random.standard_normal((len(group), DIM), np.float32)
+        views = len(group) // VIEW
+        arrays = {
+            "cells": np.zeros((views, 1, 1), np.uint8),
+            "local": tokens.astype(np.float16),
+            "local_region": np.tile(np.arange(VIEW, dtype=np.uint8), views),
+            "local_offsets": VIEW * np.arange(views + 1),
+        }
+        ids = [f"{shard}-{view}" for view in range(views)]
+        latent.write(shard, ids, arrays, {"classes": [VIEW] * views})
+    latent.finish({}, -(-count // SHARD))
+
+
+def find_planted(at: str, asked: int, device: str) -> dict[str, Any]:
+    """What another process runs: the stage; returns its figures."""
+    from scipy.optimize import linear_sum_assignment
+
+    tiers, start = _planted(Path(at), asked), time.perf_counter()
+    processor = time.process_time()
+    found = concepts_stage.run(ConceptsConfig(count=asked), tiers, compute=Compute(torch.device(device)))
+    taken = {"seconds": round(time.perf_counter() - start, 1), "processor s": round(time.process_time() - processor, 1)}
+    together = np.zeros((PLANTED, found["concepts"]), np.int64)
+    for shard, group in _groups(found["regions"]):
+        np.add.at(together, (group, tiers.membership.read(shard, ["concept"])["concept"]), 1)
+    matched = together[linear_sum_assignment(-together)].sum()
+    return {
+        "concepts": found["concepts"],
+        **taken,
+        "peak MiB": round(peak_mib()),
+        "recall": round(float(matched / together.sum()), 4),
+    }

@@ -15,10 +15,10 @@ from pipeline.benchmarks import gpu, inference
 from pipeline.benchmarks.allocator import allocator
 from pipeline.benchmarks.extract import extract
 from pipeline.benchmarks.gpu_check import check_text, gpu_check
-from pipeline.benchmarks.growth import growth
+from pipeline.benchmarks.growth import added, growth
 from pipeline.benchmarks.harness import text
 from pipeline.benchmarks.loader import loader
-from pipeline.benchmarks.mining import mine_latent
+from pipeline.benchmarks.mining import mine_concepts, mine_latent
 from pipeline.benchmarks.reading import reading
 from pipeline.benchmarks.recipes import recipes
 from pipeline.benchmarks.scale import scale
@@ -36,6 +36,7 @@ FULL = ["extract.batch=2", "extract.shard=2"]
 RUNS: Mapping[str, tuple[tuple[str, int, int, tuple[str, ...]], ...]] = {
     "extract": (("demo", 384, 3, ()), (PHOTOS, 2, 3, tuple(FULL))),
     "mine-latent": (("demo", 64, 5, tuple(SMALL)), (PHOTOS, 32, 5, tuple(SMALL))),
+    "mine-concepts": (("", 0, 1, ()),),
     "train": (("demo", 96, 3, ()), (PHOTOS, 4, 6, ("train.batch=1",))),
     "cache": ((PHOTOS, 256, 5, ()),),
     "loader": ((VOC_PHOTOS, 64, 5, ()), (PHOTOS, 64, 5, ())),
@@ -45,6 +46,7 @@ RUNS: Mapping[str, tuple[tuple[str, int, int, tuple[str, ...]], ...]] = {
     "allocator": (("", 0, 3, ()),),
     "recipes": (("", 0, 5, ()),),
     "growth": (("", 0, 1, ()),),
+    "added-photos": (("", 400, 1, ()),),
     "scale": (("", 0, 1, ()),),
     "efficiency": (("", 0, 10, ()),),
     "inference-compiled": (("", 0, 5, ()),),
@@ -144,7 +146,9 @@ def _run(
         "recipes": lambda: recipes(device, rounds),
         "allocator": lambda: allocator(device, rounds),
         "growth": lambda: growth(device, folder),
+        "added-photos": lambda: added(device, folder, images),
         "scale": lambda: scale(device),
+        "mine-concepts": lambda: mine_concepts(device, folder, images),
     }
     if name in alone:
         return alone[name]()

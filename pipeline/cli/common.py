@@ -30,7 +30,15 @@ Markdown = Annotated[str, typer.Option("--markdown", help="Put the table into th
 Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
 SeenBias = Annotated[float, typer.Option("--seen-bias", help="Subtracted from classes seen in training.")]
 Classes = Annotated[
-    str, typer.Option("--classes", help='Names between commas: "sheep, sofa, grass". Default: the trained vocabulary.')
+    str,
+    typer.Option(
+        "--classes",
+        help='"sheep, sofa | couch, car = a parked car", or a FILE of them. Default: the trained vocabulary.',
+    ),
+]
+Synonyms = Annotated[
+    str,
+    typer.Option("--synonyms", help="Of a class of several words: their mean, or the best.", metavar="mean|max"),
 ]
 Teacher = Annotated[
     str,
@@ -65,7 +73,9 @@ def open_student(run: str, artifacts: str, data: str, device: str, teacher: str)
     from pipeline.use.student import load_student
 
     _ = machine.compute  # prepares this process, which `load_student` leaves as it is
-    return load_student(found, device=device, teacher=teacher, pretrained=pretrained)
+    student = load_student(found, device=device, teacher=teacher, pretrained=pretrained)
+    student.word_source, student.teacher_source = "--classes", "--teacher {}"
+    return student
 
 
 def emit(text: str, result: Mapping[str, Any], as_json: bool) -> None:

@@ -140,8 +140,8 @@ def benchmark(
         str,
         typer.Argument(
             help="extract, mine-latent, train, loader, cache, inference, precision, pixel-loss, allocator, "
-            "recipes, growth, scale, efficiency, inference-compiled; all: every one of these; on a GPU: gpu-check "
-            "(does it compute what a CPU does?), gpu (the record).",
+            "recipes, growth, added-photos, scale, efficiency, inference-compiled; all: every one of these; on a GPU: "
+            "gpu-check (does it compute what a CPU does?), gpu (the record).",
             metavar="NAME",
         ),
     ],

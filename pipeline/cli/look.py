@@ -29,7 +29,8 @@ def inspect(
     question: Annotated[
         str,
         typer.Argument(
-            help="summary, quality, mining, recipes, image, search, neighbours, duplicates, outliers, losses, explore.",
+            help="summary, quality, mining, recipes, image, search, neighbours, duplicates, outliers, losses, explore, "
+            "concepts.",
             metavar="[QUESTION]",
         ),
     ] = "summary",
@@ -41,14 +42,24 @@ def inspect(
     out: Annotated[str, typer.Option("--out", help="Folder for pictures; default: beside the artifacts.")] = "",
     count: Annotated[
         int,
-        typer.Option("--count", help="Hits to show; images in quality (0: all), mining, recipes.", metavar="N"),
+        typer.Option(
+            "--count",
+            help="Hits to show; images in quality (0: all), mining, recipes; examples of a concept.",
+            metavar="N",
+        ),
     ] = -1,
     labels: Annotated[
         bool, typer.Option("--labels", help="Evaluation only: also read the labels of unseen classes.")
     ] = False,
     vocabulary: Annotated[
-        str, typer.Option("--vocabulary", help="quality: names for latent regions: a vocabulary, FILE.toml, FILE.txt.")
+        str,
+        typer.Option(
+            "--vocabulary", help="quality, concepts: names for latent regions: a vocabulary, FILE.toml, FILE.txt."
+        ),
     ] = "",
+    split: Annotated[
+        str, typer.Option("--split", help="explore: train (the cache), or val: prediction beside ground truth.")
+    ] = "train",
     as_json: Json = False,
 ) -> None:
     """Ask the cache how good teacher and mining are.
@@ -59,4 +70,5 @@ def inspect(
     from pipeline.inspection.questions import ask
 
     ask_of = Inspection(make_plan(preset, data, artifacts, set_), make_machine(device, 0), out)
-    emit(*ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary), as_json)
+    with ask_of.plan.invocation.suggestions():
+        emit(*ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary, split=split), as_json)

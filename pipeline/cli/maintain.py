@@ -39,7 +39,9 @@ def data_init(
     ),
     teacher: Teacher = "",
     weights: Annotated[str, typer.Option("--weights", help="Encoder weights for the preset: a local file.")] = "",
-    force: Annotated[bool, typer.Option("--force", help="Count anew; an earlier init's names stay.")] = (False),
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier preset, a damaged classes.toml.")] = (
+        False
+    ),
     out: Annotated[
         str, typer.Option("--out", help="Folder for classes.toml and the preset, where FOLDER can't be written to.")
     ] = "",
@@ -98,6 +100,26 @@ def data_check(
     emit(found.text(), result, as_json)
     if found.problems:
         raise typer.Exit(1)
+
+
+@data_app.command("apply-concepts")
+def data_apply_concepts(
+    preset: Annotated[str, typer.Argument(help="The preset whose concepts were chosen from.")],
+    choices: Annotated[str, typer.Argument(help="choices.json, saved on the page of `inspect PRESET concepts`.")],
+    out: Annotated[str, typer.Option("--out", help="A new folder; default: PRESET_concepts.")] = "",
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
+    set_: Set = [],
+    as_json: Json = False,
+) -> None:
+    """Make classes of chosen concepts.
+
+    Writes classes.toml, a preset and, for seen classes, masks.
+    """
+    from pipeline.upkeep.apply_concepts import applied_text, apply_concepts
+
+    found = apply_concepts(make_plan(preset, data, artifacts, set_), choices, out)
+    emit(applied_text(found), found, as_json)
 
 
 prepare_app = typer.Typer(help="Make a published data set ready.", no_args_is_help=True)

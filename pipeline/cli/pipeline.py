@@ -96,8 +96,9 @@ def extract(
     from pipeline import run
     from pipeline import text as report
 
-    result = run.extract(make_plan(preset, data, artifacts, set_), make_machine(device, workers))
-    emit(report.extract_text(result), result, as_json)
+    made = make_plan(preset, data, artifacts, set_)
+    result = run.extract(made, make_machine(device, workers))
+    emit(report.extract_text(made.invocation, result), result, as_json)
 
 
 @app.command("mine-latent", rich_help_panel=PANEL)

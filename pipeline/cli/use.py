@@ -14,6 +14,7 @@ from pipeline.cli.common import (
     Device,
     Json,
     SeenBias,
+    Synonyms,
     Teacher,
     emit,
     open_student,
@@ -31,7 +32,9 @@ Run = Annotated[
 
 @app.command(rich_help_panel=PANEL)
 def predict(
-    source: Annotated[str, typer.Argument(metavar="PICTURE|FOLDER|VIDEO", help="What to segment.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="PICTURE|FOLDER|VIDEO...", help="What to segment: one or more, or a video.")
+    ],
     run: Run,
     classes: Classes = "",
     out: Annotated[str, typer.Option("--out", help="The folder to write to.")] = "predictions",
@@ -41,8 +44,10 @@ def predict(
         "auto"
     ),
     seen_bias: SeenBias = 0,
+    synonyms: Synonyms = "mean",
     pamr: Annotated[int, typer.Option("--pamr", help="Rounds of smoothing scores by colour, 10 say; 0: none.")] = 0,
     plain: Annotated[bool, typer.Option("--plain", help="Overlays without contours, names and legend.")] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Folders within folders too.")] = False,
     max_pixels: Annotated[int, typer.Option("--max-pixels", help="Larger pictures are refused.")] = 100_000_000,
     teacher: Teacher = "",
     data: Data = "",
@@ -65,7 +70,7 @@ def predict(
         "seen_bias": seen_bias,
         "pamr": pamr,
     }
-    result = run_predict(student, source, out, classes or None, options, max_pixels, plain)
+    result = run_predict(student, sources, out, classes or None, options, max_pixels, plain, synonyms, recursive)
     emit(predict_text(result, out), result, as_json)
 
 

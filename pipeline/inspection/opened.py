@@ -6,11 +6,15 @@ a tier not stored, a student not trained.
 
 from __future__ import annotations
 
+import hashlib
+import io
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cache.digests import fingerprint
 from cache.errors import InputError
 from cache.location import Location
 from cache.search import TokenIndex, open_index
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
     from stages.parts.teacher.teacher import Teacher
 
 
+KINDS = ("tokens", "text", "dense", "affinity", "latent", "concepts", "membership")
+"""Artifacts in the order in which they are shown."""
+
+
 class Inspection:
     """The cache of one configuration. `out`: where pictures and the explorer go."""
 
@@ -36,7 +44,7 @@ class Inspection:
     @cached_property
     def tiers(self) -> dict[str, Artifact]:
         """The artifacts that exist, by kind."""
-        every = {kind: self.plan.artifact(kind) for kind in ("tokens", "text", "dense", "affinity", "latent")}
+        every = {kind: self.plan.artifact(kind) for kind in KINDS}
         return {k: a for k, a in every.items() if k == "tokens" or a.at.size("zarr.json") is not None}
 
     @cached_property
@@ -94,6 +102,21 @@ class Inspection:
         )
         if found.rebuilt:
             say(f"search index built: {len(found.ids)} views, {len(found.regions)} regions")
+        return found
+
+    def words(self, names: Sequence[str]) -> np.ndarray:
+        """Text embeddings [W, D] of a list of words by the preset's prompts, kept beside the cache."""
+        made_of = {"text": self.plan.ingredients["text"]["words"], "names": list(names)}
+        at = self.plan.artifacts.child(f"words-{fingerprint(made_of)}")
+        mark, data = at.get_mark("words.json"), at.get("words.npy")
+        if mark and data and mark.get("sha256") == hashlib.sha256(data).hexdigest():
+            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+        say(f"{len(names)} words are embedded, once")
+        found: np.ndarray = self.teacher.encode_text(names, self.plan.prompts).float().cpu().numpy()
+        buffer = io.BytesIO()
+        np.save(buffer, found)
+        at.put("words.npy", buffer.getvalue())
+        at.put_mark("words.json", {"sha256": hashlib.sha256(buffer.getvalue()).hexdigest(), "words": len(names)})
         return found
 
     def begun(self, kind: str, stage: str) -> None:

@@ -6,7 +6,6 @@ The summary and the losses load no torch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,10 @@ import numpy as np
 from cache.errors import InputError, nearest
 from cache.search import Hit
 from cache.summary import summarise
+from pipeline.inspection.naming import naming
 from pipeline.inspection.opened import Inspection
 from pipeline.inspection.pictures import image, plain, sheet
+from stages.parts.data.vocabulary import word_list
 from stages.running.curves import curves_at
 
 THRESHOLDS = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
@@ -33,6 +34,9 @@ def summary(of: Inspection) -> dict[str, Any]:
     if names:
         ordered = of.plan.vocabulary.ordered
         names["nearest"] = [ordered[names["nearest"][0]], ordered[names["nearest"][1]], names["nearest"][2]]
+    named = naming(of.tiers["tokens"], of.tiers["text"], of.plan.vocabulary.seen) if "text" in of.tiers else None
+    if named is not None:
+        found["naming"] = named
     settings = {table: getattr(c, table).described_fields() for table in ("teacher", "views", "extract", "mine_latent")}
     return {"preset": of.plan.name, "settings": settings, **found}
 
@@ -45,7 +49,7 @@ def quality(of: Inspection, *, images: int, full_labels: bool, vocabulary: str) 
     names: Sequence[str] = of.plan.vocabulary.ordered
     text = cached.text
     if vocabulary:
-        names = _words(vocabulary)
+        names = word_list(vocabulary)
         text = of.teacher.encode_text(names, of.plan.prompts).float().cpu().numpy()
     return quality(cached, images=images, full_labels=full_labels, names=names, names_text=text)
 
@@ -139,12 +143,13 @@ QUESTIONS: Mapping[str, tuple[str, int]] = {
     "outliers": ("", 18),
     "losses": ("", 0),
     "explore": ("", 24),
+    "concepts": ("", 8),
 }
 """Question -> what it asks for, and its default --count."""
 
 
 def ask(
-    of: Inspection, question: str, what: str, *, count: int, full_labels: bool, vocabulary: str
+    of: Inspection, question: str, what: str, *, count: int, full_labels: bool, vocabulary: str, split: str = "train"
 ) -> tuple[str, dict[str, Any]]:
     """One question answered: text for people, JSON for programs. Raises InputError for one that is none."""
     from pipeline.inspection import text as text
@@ -157,6 +162,8 @@ def ask(
         words = [question, *(["WHAT"] if wanted else [])]
         right = of.plan.invocation.command("inspect", *words).replace("WHAT", wanted)
         raise InputError(f"inspect {question} {what}".rstrip() + f": write `{right}`")
+    if split != "train" and question != "explore":
+        raise InputError(f"inspect {question} --split {split}: only `explore` has another split; leave it out")
     if count < -1 or (count == 0 and question != "quality"):
         raise InputError(f"--count {count}: give 1 or more")
     k = usual if count < 0 else count
@@ -185,8 +192,13 @@ def ask(
         case "explore":
             from pipeline.inspection.explore import write_explorer
 
-            found = write_explorer(of, k, full_labels=full_labels)
+            found = write_explorer(of, k, full_labels=full_labels, split=split)
             return text.explore_text(found), found
+        case "concepts":
+            from pipeline.inspection.concepts import concepts, concepts_text
+
+            found = concepts(of, examples=k, full_labels=full_labels, vocabulary=vocabulary)
+            return concepts_text(of.plan.invocation, found), found
         case "search":
             found = search(of, what, k)
         case "neighbours":
@@ -201,19 +213,3 @@ def ask(
 def _split(what: str) -> tuple[str, str]:
     view_id, colon, region = what.rpartition(":")
     return (view_id, region) if colon else (what, "global")
-
-
-def _words(vocabulary: str) -> list[str]:
-    """Words to call regions by: a shipped vocabulary or a TOML file of one, or a text file with one name a line."""
-    from stages.parts.data.vocabulary import load_vocabulary
-
-    if vocabulary.endswith(".txt"):
-        try:
-            lines = Path(vocabulary).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{vocabulary}: can't be read ({error}); give one name a line") from error
-        names = [line.strip() for line in lines if line.strip()]
-        if not names:
-            raise InputError(f"{vocabulary}: no name in it; give one name a line")
-        return names
-    return list(load_vocabulary(vocabulary, "official").classes)

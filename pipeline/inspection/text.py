@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.inspection import naming
 from pipeline.invocation import Invocation
 from pipeline.text import columns, size
 
@@ -114,6 +115,8 @@ def summary_verdicts(typed: Invocation, s: dict[str, Any]) -> list[tuple[str, st
     )
     if "norms" not in s:
         return found
+    if "naming" in s:
+        found.append(naming.verdict(typed, s["naming"]))
     broken = {kind: n["not_finite"] + n["zero"] for kind, n in s["norms"].items() if n["not_finite"] + n["zero"]}
     listed = ", ".join(f"{n} in {kind}" for kind, n in broken.items())
     found.append(

@@ -8,7 +8,7 @@ from pipeline import run
 from pipeline import text as report
 from pipeline.inspection.opened import Inspection
 from pipeline.inspection.questions import ask
-from pipeline.invocation import Invocation
+from pipeline.invocation import Invocation, program
 from pipeline.plan import Plan
 from pipeline.study import showcase
 from stages.running.progress import say
@@ -23,7 +23,7 @@ def next_steps(typed: Invocation) -> str:
         f"  {typed.command('inspect', 'quality')}\n    does the teacher name what it sees?\n"
         f"  {typed.command('inspect', 'explore')}\n    one HTML file to look around in\n"
         f"  {table}\n    the paper's Table 3 on this world\n"
-        f"  clip2seg extract voc --data VOCdevkit/VOC2012\n    the real thing (needs OpenAI CLIP weights and a GPU)"
+        f"  {program()} extract voc --data VOCdevkit/VOC2012\n    the real thing (needs OpenAI CLIP weights and a GPU)"
     )
 
 
@@ -32,7 +32,7 @@ def run_demo(preset: str, artifacts: str, overrides: list[str], machine: run.Mac
     plan = Plan.open(preset, overrides, artifacts)
     # What a stage found is said when it ends: a log that tells nothing for minutes looks like a hang.
     say(report.plan_table(plan))
-    say(report.extract_text(run.extract(plan, machine)))
+    say(report.extract_text(plan.invocation, run.extract(plan, machine)))
     say(report.mine_text(run.mine_latent(plan, machine)))
     say("teacher, training-free: scoring it, for comparison")
     run.evaluate_teacher(plan, machine)

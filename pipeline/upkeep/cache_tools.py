@@ -17,7 +17,7 @@ from cache.location import LARGEST, Location, StoreError, unsealed
 from cache.marks import MARK_BYTES
 from cache.schema import ARTIFACTS
 from cache.store import Artifact
-from pipeline.plan import Plan
+from pipeline.plan import Plan, without_labels
 from stages.running.drafts import is_draft
 from stages.running.progress import Bar
 
@@ -28,7 +28,7 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class Entry:
-    """One address: `name` below its preset's folder; `uses`, `used_by`: names beside it."""
+    """One address: `name` below its preset's folder; `uses`, `used_by`: names beside it, others as preset/name."""
 
     preset: str
     name: str
@@ -47,37 +47,75 @@ class Entry:
 
 
 def entries(artifacts: str, preset: str = "") -> list[Entry]:
-    """All addresses under an artifacts folder, or of one preset in it."""
+    """All addresses under an artifacts folder, or of one preset in it, with what they use and are used by anywhere."""
     root = Location(artifacts)
-    return [e for name in ([preset] if preset else root.children()) for e in _folder(root.child(name), name)]
+    places = {
+        (folder, name): root.child(folder).child(name)
+        for folder in root.children()
+        for name in root.child(folder).children()
+        if _kind(name)
+    }
+    made = {key: _made_from(place, _kind(key[1])) for key, place in places.items()}
+    tokens = [about.get("ingredients", {}) for (_, name), about in made.items() if _kind(name) == "tokens"]
+    uses = {key: _used(key, made, tokens) for key in made}
+    users: dict[tuple[str, str], list[tuple[str, str]]] = {key: [] for key in made}
+    for key, used in uses.items():
+        for other in used:
+            users[other].append(key)
+    return [
+        replace(
+            _entry(place, *key),
+            uses=tuple(_beside(key, other) for other in uses[key]),
+            used_by=tuple(_beside(key, other) for other in users[key]),
+        )
+        for key, place in places.items()
+        if preset in ("", key[0])
+    ]
 
 
-def _folder(at: Location, preset: str) -> list[Entry]:
-    own = [(_entry(at.child(name), preset, name), at.child(name)) for name in at.children() if _kind(name)]
-    made = {entry.name: _made_from(place, entry.kind) for entry, place in own}
-    uses = {entry.name: _used(made[entry.name], entry.kind, made) for entry, _ in own}
-    users = {name: tuple(other for other in uses if name in uses[other]) for name in uses}
-    return [replace(entry, uses=uses[entry.name], used_by=users[entry.name]) for entry, _ in own]
+def _beside(key: tuple[str, str], other: tuple[str, str]) -> str:
+    """How an address is called from another one: by its name, with its preset where that is another."""
+    return other[1] if other[0] == key[0] else "/".join(other)
 
 
-def _used(own: dict[str, Any], kind: str, made: dict[str, dict[str, Any]]) -> tuple[str, ...]:
-    """Names among `made` (name -> provenance) of what an address was made from.
+def _used(
+    key: tuple[str, str], made: dict[tuple[str, str], dict[str, Any]], tokens: list[dict[str, Any]]
+) -> list[tuple[str, str]]:
+    """The addresses among `made` ((preset, name) -> provenance) that one was made from.
 
     Ingredients name what they read by the fingerprint of its ingredients, the schema apart; a run's text embeddings
-    by their words; an evaluation its run.
+    by their words; an evaluation its run. A preset finds what lies in its own folder first. `tokens`: ingredients of
+    all artifacts of that kind.
     """
-    ingredients, found = own.get("ingredients", {}), []
-    for name, other in made.items():
-        theirs, their_kind = other.get("ingredients", {}), _kind(name)
-        key = fingerprint({k: v for k, v in theirs.items() if k != "schema"}) if theirs else ""
-        reads = (
-            their_kind in ("tokens", "dense", "affinity", "latent", "concepts", "membership")
-            and ingredients.get(their_kind) == key
-        )
-        speaks = their_kind == "text" and kind in ("train", "online") and _same_text(ingredients.get("text"), theirs)
-        if (reads and key) or speaks or own.get("run") == name:
-            found.append(name)
-    return tuple(found)
+    own, kind = made[key], _kind(key[1])
+    found = [other for other, about in made.items() if _reads(own, kind, other[1], about, tokens)]
+    beside = {name for folder, name in found if folder == key[0]}
+    return [other for other in found if other[0] == key[0] or other[1] not in beside]
+
+
+def _reads(own: dict[str, Any], kind: str, name: str, other: dict[str, Any], tokens: list[dict[str, Any]]) -> bool:
+    ingredients, theirs, their_kind = own.get("ingredients", {}), other.get("ingredients", {}), _kind(name)
+    named = ingredients.get(their_kind)
+    if their_kind == "text" and kind in ("train", "online"):
+        return _same_text(ingredients.get("text"), theirs)
+    if theirs and named and their_kind in ("tokens", "dense", "affinity", "latent", "concepts", "membership"):
+        return named in (_key(theirs), *_map_keys(theirs, tokens))
+    return own.get("run") == name
+
+
+def _key(ingredients: dict[str, Any]) -> str:
+    """What other ingredients call an artifact of these: their fingerprint, the schema apart."""
+    return fingerprint({k: v for k, v in ingredients.items() if k != "schema"})
+
+
+def _map_keys(dense: dict[str, Any], tokens: list[dict[str, Any]]) -> list[str]:
+    """What is read beside tokens is called by both: a map of whole images has a name with each tokens made of them."""
+    if "images" not in dense:
+        return []
+    of = [t for t in tokens if isinstance(t.get("data"), dict) and "digest" in t["data"]]
+    bare = [{k: v for k, v in t.items() if k != "schema"} for t in of]
+    beside = [t for t in bare if fingerprint(without_labels(t)) == dense["images"]]
+    return [fingerprint({"tokens": fingerprint(t), "recipe": dense.get("recipe")}) for t in beside]
 
 
 def links(artifacts: str, preset: str = "") -> list[str]:
@@ -129,12 +167,14 @@ def collect(artifacts: str, preset: str, keep: set[str] | None, *, dry: bool) ->
     `keep`: also the cache artifacts that neither a run uses nor are named here (addresses of the preset's plan).
     """
     root, junk, gone, freed = Location(artifacts), [], [], 0
-    found = entries(artifacts, preset)
-    for entry in found:
+    every = entries(artifacts)
+    for entry in every:
+        if preset not in ("", entry.preset):
+            continue
         at = root.child(entry.preset).child(entry.name)
         if _writer(at) is not None:
             continue
-        if keep is not None and entry.name not in keep and entry.kind in ARTIFACTS and not _serves_a_run(entry, found):
+        if keep is not None and entry.name not in keep and entry.kind in ARTIFACTS and not _serves_a_run(entry, every):
             gone.append(entry.address)
             freed += entry.bytes
             if not dry:
@@ -262,8 +302,8 @@ def _leftovers(at: Location, kind: str) -> Iterator[tuple[str, int]]:
 
 
 def _serves_a_run(entry: Entry, every: list[Entry]) -> bool:
-    by_name = {(e.preset, e.name): e for e in every}
-    users = [by_name[entry.preset, name] for name in entry.used_by]
+    by_name = {e.address: e for e in every}
+    users = [by_name[name if "/" in name else f"{entry.preset}/{name}"] for name in entry.used_by]
     return any(e.kind in ("train", "online") or _serves_a_run(e, every) for e in users)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,30 @@ from stages import predict as stage
 
 def predict(
     student: Student,
-    source: str,
+    sources: Sequence[str],
     out: str,
     classes: str | None,
     options: dict[str, Any],
     max_pixels: int,
     plain: bool = False,
+    synonyms: str = "mean",
+    recursive: bool = False,
 ) -> dict[str, Any]:
-    """Segments `source` into the folder `out`; returns what predict.json says. Raises InputError."""
+    """Segments `sources` into the folder `out`; returns what predict.json says. Raises InputError."""
     if max_pixels < 1:
         raise InputError(f"--max-pixels {max_pixels}: give 1 or more")
     chosen = segment_options(**options)
-    words = student.embed(classes)
+    words = student.embed(classes, synonyms=synonyms)
     return stage.run(
         lambda image: student.segmenter.labels(image, words, chosen),
         words,
         chosen,
-        Path(source).expanduser(),
+        [Path(source).expanduser() for source in sources],
         Path(out).expanduser(),
         max_pixels=max_pixels,
         plain=plain,
+        recursive=recursive,
+        student=student.about,
         about={"run": str(student.at), "known": [name for name in words.names if name in student.classes]},
     )
 

@@ -15,33 +15,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from cache.errors import InputError
+from cache.errors import InputError, nearest
 from cache.headers import FILE, student_bytes
 from cache.location import Location
 from cache.store import Artifact
 from stages.parts.data.images import read_image
 from stages.parts.data.views import Array
+from stages.parts.data.words import Word, read_words, word_of
 from stages.parts.scoring.segmenter import (
     ClassEmbeddings,
     Segmentation,
     Segmenter,
     SegmentOptions,
-    is_plain,
-    split_names,
 )
 from stages.parts.students.checkpoint import Checkpoint, unpack
+from stages.parts.teacher.texts import class_means, encode_texts, owners
 from stages.running.compute import resolve
+from stages.running.progress import say
 
 MAX_PIXELS = 100_000_000
 """Photos with more pixels are refused before they are decoded."""
-MAX_CLASSES = 254
+MAX_CLASSES = 65_534
+Picture = str | Path | Array | Image.Image
+Classes = str | Sequence[str] | ClassEmbeddings | None
 
 
 def load_student(run: str | Path, *, device: str = "auto", teacher: str = "", pretrained: str = "") -> Student:
@@ -67,7 +70,7 @@ def _located(run: str) -> tuple[Location, str]:
         return Location(str(path)), FILE
     if path.is_file():
         return Location(str(path.parent)), path.name
-    raise InputError(f"--run {run}: no such run folder or student file; `clip2seg runs` lists the runs")
+    raise InputError(f"{run}: no such run folder or student file; `clip2seg runs` lists the runs")
 
 
 class Student:
@@ -78,6 +81,8 @@ class Student:
     ) -> None:
         self.checkpoint, self.at, self.about = checkpoint, at, checkpoint.about
         self._teacher, self._pretrained = teacher, pretrained
+        self.word_source, self.teacher_source = "classes", "load_student(..., teacher='{}')"
+        """How errors call what gives names and the teacher; the command line puts its options there."""
         settings = self.ingredients
         self.segmenter = Segmenter(
             checkpoint.student,
@@ -138,31 +143,47 @@ class Student:
         return None
 
     # -- words ------------------------------------------------------------------------------------------------
-    def embed(self, classes: str | Sequence[str] | None = None) -> ClassEmbeddings:
-        """Text embeddings of class names; None: the trained vocabulary.
+    def embed(self, classes: str | Sequence[str] | None = None, *, synonyms: str = "mean") -> ClassEmbeddings:
+        """Text embeddings of classes; None: the trained vocabulary.
 
-        Known names (in any case of letters) come from the run; others are embedded by the teacher that `load_student`
-        was given. Raises InputError for names that are empty, doubled, too long or too many, and without a teacher.
+        classes: names between commas or in a list, each as `words` reads it (`sofa | couch`, `sofa = a soft seat`,
+        `sofa = a photo of an old {}`), or the path of a .txt or .toml file of them. synonyms: of a class of several
+        texts the mean embedding, or for each pixel the best one (max). Known names (in any case of letters) come from
+        the run; others are embedded by the teacher that `load_student` was given, and one that is nearly a known name
+        is mentioned. Raises InputError for names that are empty, doubled, too long, too many or no words, and without
+        a teacher.
         """
-        names = list(self.classes) if classes is None else _checked(split_names(classes))
+        if synonyms not in ("mean", "max"):
+            raise InputError(f"synonyms = {synonyms!r}: give mean or max")
+        words = [Word(n, (n,)) for n in self.classes] if classes is None else read_words(classes, self.word_source)
+        if len(words) > MAX_CLASSES:
+            raise InputError(f"{self.word_source}: {len(words)} names; at most {MAX_CLASSES} fit a label map")
         folded = {name.casefold(): name for name in self._known}
-        strange = [name for name in names if name.casefold() not in folded]
-        made = dict(zip(strange, self._embedded(strange), strict=True)) if strange else {}
-        text = torch.stack([made[n] if n in made else self._known[folded[n.casefold()]] for n in names])
+        strange = [w for w in words if not (w.plain and w.name.casefold() in folded)]
+        rows = iter(self._embedded(strange).split([len(w.texts) for w in strange]) if strange else ())
+        parts = [next(rows) if w in strange else self._known[folded[w.name.casefold()]][None] for w in words]
         seen = {name.casefold() for name in self.seen}
-        return ClassEmbeddings(tuple(names), text, tuple(n.casefold() in seen for n in names))
+        named = tuple(w.name for w in words)
+        labelled = tuple(name.casefold() in seen for name in named)
+        if synonyms == "max" and len(words) < sum(map(len, parts)):
+            return ClassEmbeddings(named, torch.cat(parts), labelled, owners(words))
+        return ClassEmbeddings(named, class_means(torch.cat(parts), words), labelled)
 
-    def _embedded(self, names: list[str]) -> torch.Tensor:
+    def _embedded(self, words: list[Word]) -> torch.Tensor:
+        """One row a text of classes that the run does not know."""
         from stages.parts.teacher.teacher import TeacherConfig, is_tag, load_text_tower  # all that needs CLIP
 
         recorded, model = self.provenance.get("teacher", {}), self._teacher
         prompts = self.ingredients.get("text", {}).get("words", {}).get("prompts")
-        asked = f"class {names[0]!r} isn't one the run knows ({', '.join(self.classes[:8])}, ...)"
+        close = {w.name: near for w in words if w.plain and (near := nearest(w.name, self.classes))}
+        first = words[0].name
+        asked = f"class {first!r} isn't one the run knows ({', '.join(self.classes[:8])}, ...{close.get(first, '')})"
         if not model:
             # A file must not choose what is loaded here: whoever trusts it says so.
             named = recorded.get("model") or "its teacher"
             raise InputError(
-                f"{asked}; to embed it, name the run's teacher: --teacher {named} (as the run's file says)"
+                f"{asked}; to embed it, name the run's teacher: "
+                f"{self.teacher_source.replace('{}', named)} (as the run's file says)"
             )
         if not prompts:
             raise InputError(f"{asked}, and it was trained with ready-made embeddings, so none can be added")
@@ -173,38 +194,63 @@ class Student:
             tower = load_text_tower(TeacherConfig(model=model, pretrained=pretrained), self.segmenter.device)
         except InputError as error:
             raise InputError(f"{asked}; its teacher can't embed it: {error}") from error
-        control = self.seen[: min(2, len(self.seen))]
-        made = tower.encode([*control, *names], prompts).cpu()
+        for name, near in close.items():
+            say(f"class {name!r} is new to the run{near}; if one of those is meant, write it so")
+        control = [self._trained_word(name) for name in self.seen[:2]]
+        made = class_means(encode_texts(tower.encode, control, prompts), control).cpu()
         wanted = self.checkpoint.text[: len(control)]
-        if made.shape[1] != wanted.shape[1] or (made[: len(control)] * wanted).sum(1).min() < 0.999:
+        if made.shape[1] != wanted.shape[1] or (made * wanted).sum(1).min() < 0.999:
             raise InputError(
-                f"teacher {model}: gives other embeddings than the run was trained with (tried on {control[0]!r}); "
-                "name the run's own teacher with --teacher"
+                f"teacher {model}: gives other embeddings than the run was trained with (tried on "
+                f"{control[0].name!r}); name the run's own teacher by {self.teacher_source.replace('{}', '...')}"
             )
-        return made[len(control) :]
+        return encode_texts(tower.encode, words, prompts).cpu()
+
+    def _trained_word(self, name: str) -> Word:
+        """A seen class with the texts that it was trained with."""
+        said = self.ingredients.get("text", {}).get("say", {})
+        return word_of(f"{name} = {said[name]}" if name in said else name, "the run")
 
     # -- pictures ---------------------------------------------------------------------------------------------
+    @overload
+    def segment(
+        self, image: Picture, classes: Classes = None, *, max_pixels: int = ..., synonyms: str = ..., **options: Any
+    ) -> Segmentation: ...
+
+    @overload
     def segment(
         self,
-        image: str | Path | Array | Image.Image,
-        classes: str | Sequence[str] | ClassEmbeddings | None = None,
+        image: Sequence[Picture],
+        classes: Classes = None,
         *,
-        threshold: float = 0.0,
-        short_side: int = 0,
-        mode: str = "auto",
-        seen_bias: float = 0.0,
-        pamr: int = 0,
-        max_pixels: int = MAX_PIXELS,
-    ) -> Segmentation:
-        """Finds classes in a picture: a path, an array uint8 [H, W, 3] RGB, or a Pillow image.
+        max_pixels: int = ...,
+        synonyms: str = ...,
+        **options: Any,
+    ) -> list[Segmentation]: ...
 
-        classes: names in a list or between commas, `embed`'s result, or None for the trained vocabulary. The other
-        arguments are `SegmentOptions`. Raises InputError for an unreadable picture and impossible options.
+    def segment(
+        self,
+        image: Picture | Sequence[Picture],
+        classes: Classes = None,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        synonyms: str = "mean",
+        **options: Any,
+    ) -> Segmentation | list[Segmentation]:
+        """Finds classes in a picture (a path, an array uint8 [H, W, 3] RGB, a Pillow image), or in each of a list.
+
+        classes: what `embed` takes, or its result; None for the trained vocabulary. options: `threshold`,
+        `short_side`, `mode`, `seen_bias` and `pamr`, as in `SegmentOptions`. Of a list pictures of one size go through
+        a GPU together. Raises InputError for an unreadable picture and impossible options.
         """
-        words = classes if isinstance(classes, ClassEmbeddings) else self.embed(classes)
-        options = segment_options(mode=mode, short_side=short_side, threshold=threshold, seen_bias=seen_bias, pamr=pamr)
-        pixels = _pixels(image, max_pixels)
-        return Segmentation(pixels, self.segmenter.labels(pixels, words, options), words.names)
+        words = classes if isinstance(classes, ClassEmbeddings) else self.embed(classes, synonyms=synonyms)
+        chosen = segment_options(**options)
+        several = isinstance(image, Sequence) and not isinstance(image, str)
+        given: Sequence[Picture] = image if several else [image]  # type: ignore[assignment, list-item]
+        pictures = [_pixels(one, max_pixels) for one in given]
+        labels = self.segmenter.labels_of(pictures, words, chosen)
+        found = [Segmentation(p, own, words.names) for p, own in zip(pictures, labels, strict=True)]
+        return found if several else found[0]
 
 
 def segment_options(**values: Any) -> SegmentOptions:
@@ -213,22 +259,10 @@ def segment_options(**values: Any) -> SegmentOptions:
         return SegmentOptions(**values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(SegmentOptions.model_fields)
+            raise InputError(f"option {first['loc'][0]!r}: there is none; there are {known}") from error
         raise InputError(f"{first['loc'][0]} = {first['input']!r}: {first['msg']}") from error
-
-
-def _checked(names: list[str]) -> list[str]:
-    if not names or names == [""]:
-        raise InputError('--classes: no name in it; write names between commas: "sheep, sofa, grass"')
-    bad = next((name for name in names if not is_plain(name)), None)
-    if bad is not None:
-        raise InputError(f"--classes: {bad[:60]!r} is no class name; use 1 to 100 printable characters")
-    folded = [name.casefold() for name in names]
-    twice = next((name for name in names if folded.count(name.casefold()) > 1), None)
-    if twice is not None:
-        raise InputError(f"--classes: {twice!r} is there twice; names must differ")
-    if len(names) > MAX_CLASSES:
-        raise InputError(f"--classes: {len(names)} names; at most {MAX_CLASSES} fit a label map")
-    return names
 
 
 def _pixels(image: str | Path | Array | Image.Image, max_pixels: int) -> Array:

@@ -12,6 +12,7 @@ import os
 import shlex
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from cache.errors import InputError
 from cache.files import write_whole
@@ -27,8 +29,8 @@ from cache.settings import IGNORE
 from stages.parts.data.formats.base import Example, Packed, Source, list_tree
 from stages.parts.data.formats.drawing import NO_LABEL
 from stages.parts.data.formats.registry import Found, choose, read
+from stages.parts.data.id_lists import check_plain
 from stages.parts.data.images import MAX_PIXELS, BadSample, image_size
-from stages.parts.data.layouts import check_plain
 from stages.running.progress import Bar
 
 MARK = ".clip2seg-import.json"
@@ -53,6 +55,8 @@ class ImportReport:
     lists: tuple[str, ...]
     overlapped: int
     """Photos with a pixel that two objects of different classes claim."""
+    unknown: int
+    """Photos with pixels of a colour that no table names."""
     empty: int
     """Photos in which nothing is labelled."""
     notes: tuple[str, ...]
@@ -71,6 +75,8 @@ class ImportReport:
             lines.append(
                 f"objects of different classes overlap in {self.overlapped} photos: the smaller one is in front"
             )
+        if self.unknown:
+            lines.append(f"{self.unknown} photos hold colours in no table, as along smoothed edges: no label there")
         if self.empty:
             lines.append(f"nothing is labelled in {self.empty} photos")
         lines += self.notes
@@ -136,6 +142,7 @@ def import_folder(folder: str, out: str, format: str = "") -> ImportReport:
         named=len(source.names.keys() & set(values)),
         lists=lists,
         overlapped=tally["overlapped"],
+        unknown=tally["unknown"],
         empty=tally["empty"],
         notes=source.notes,
         bad=tuple(bad),
@@ -181,7 +188,7 @@ def _write(target: Path, example: Example, source: Source, tally: Counter[str]) 
         tally["kept"] += 1
         with Image.open(mask, formats=("PNG",)) as image:
             stored = np.asarray(image)
-            tally["overlapped"] += bool(image.info.get(_OVERLAP))
+            tally.update(key for key in _REMARKS if image.info.get(key))
         return _held(stored, source)
     if isinstance(example.photo, Packed):
         write_whole(photo, example.photo.read())
@@ -198,8 +205,9 @@ def _write(target: Path, example: Example, source: Source, tally: Counter[str]) 
         photo.unlink()
         raise
     stored = drawing.values if source.raw else _stored(drawing.values, wide)
-    write_whole(mask, _png(stored, overlapped=bool(drawing.overlapped)))
-    tally["overlapped"] += bool(drawing.overlapped)
+    remarks = [key for key in _REMARKS if getattr(drawing, key)]
+    write_whole(mask, _png(stored, remarks))
+    tally.update(remarks)
     return _held(stored, source)
 
 
@@ -228,16 +236,15 @@ def _held(stored: NDArray[np.integer[Any]], source: Source) -> set[int]:
     return values if source.raw else values - {0, _IGNORE_16 if stored.dtype == np.uint16 else IGNORE}
 
 
-_OVERLAP = "overlap"
+_REMARKS = ("overlapped", "unknown")
+"""What is said of a `Drawing` in the end."""
 
 
-def _png(values: NDArray[np.integer[Any]], *, overlapped: bool) -> bytes:
-    """A mask as PNG. That objects overlap in it is noted inside, for a run that finds it there."""
-    from PIL.PngImagePlugin import PngInfo
-
+def _png(values: NDArray[np.integer[Any]], remarks: Sequence[str] = ()) -> bytes:
+    """A mask as PNG. What is remarkable of it is noted inside, for a run that finds it there."""
     about = PngInfo()
-    if overlapped:
-        about.add_text(_OVERLAP, "yes")
+    for key in remarks:
+        about.add_text(key, "yes")
     buffer = io.BytesIO()
     if values.dtype.kind not in "iu" or values.min(initial=0) < 0 or values.max(initial=0) > _IGNORE_16:
         raise BadSample("labels don't fit 16 bits")

@@ -1,12 +1,10 @@
 """`clip2seg data init`: looks at a folder of photos and masks and writes what a run on it needs.
 
-reads: FOLDER/images + FOLDER/masks (or the VOC layout) | writes: FOLDER/classes.toml, FOLDER/<name>.toml
+reads: FOLDER/images + FOLDER/masks, or a published data set's own layout | writes: classes.toml, a preset
 """
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
 import re
 import shlex
@@ -18,9 +16,10 @@ from typing import Any
 from cache.errors import InputError
 from cache.files import write_whole
 from stages.parts.data.formats.base import list_tree
-from stages.parts.data.formats.registry import recognise
-from stages.parts.data.images import MAX_PIXELS, BadSample, mask_size_problem, read_mask
-from stages.parts.data.layouts import LAYOUTS, LayoutName, Record, Subset, locate
+from stages.parts.data.formats.in_place import InPlace, find_in_place
+from stages.parts.data.formats.registry import recognise, what_lies_there
+from stages.parts.data.images import MAX_PIXELS, BadSample, mask_mode, mask_size_problem, read_mask
+from stages.parts.data.layouts import LAYOUTS, Record, Subset, locate
 from stages.parts.data.names import read_earlier, read_names
 from stages.parts.data.proposals import (
     ClassCount,
@@ -31,14 +30,13 @@ from stages.parts.data.proposals import (
     vocabulary_toml,
 )
 from stages.parts.data.suspicions import NO_LABEL, MaskValues, looks_binary, mask_values, suspicions
+from stages.running.dealt_lists import undo_half, write_lists
 from stages.running.progress import Bar
 
 VOCABULARY = "classes.toml"
-BEGUN = ".clip2seg-lists.json"
-"""What a run that writes two lists leaves until both are there."""
 _NAMED = 3
-_MAX_CLASSES = 254
-_VAL_LISTS = ("val", "valid", "validation", "test")
+_UNNAMED = 254
+"""The most mask values that may be classes without anybody naming them."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,8 @@ class InitReport:
 
     preset: Path
     vocabulary: Path
+    taken_for: str
+    """What the folder was recognised as."""
     train: int
     val: int
     classes: tuple[ClassCount, ...]
@@ -73,7 +73,8 @@ class InitReport:
         rows = [*self.classes, *self.ignored]
         width = max(len(c.name) for c in rows)
         held = sum(bool(c.example) for c in rows)
-        lines = [f"{self.train} training and {self.val} evaluation photos, {held} mask values"]
+        lines = [f"took it for {self.taken_for}, read where it lies"]
+        lines.append(f"{self.train} training and {self.val} evaluation photos, {held} mask values")
         lines.append(f"{'value':>5} {'class':<{width}} {'train images':>12} {'pixels':>11} {'val images':>10}")
         for c in rows:
             unseen = "  proposed as unseen" if c.example else "  in no mask: found by its name alone"
@@ -103,50 +104,61 @@ def init(
 
     names: a text file with a value and a name on each line; without it, `FOLDER/names.txt`, else values are their
     own names. out: the folder for the two files, "" for FOLDER itself. Where a folder has no lists and is written to,
-    `train.txt` and `val.txt` are written too (`propose_val`). force: replaces the files of an earlier init, whose names
-    and unseen classes stay where `names` says nothing else; the earlier classes.toml becomes classes.toml.bak. Raises
-    InputError, and writes nothing, where the folder isn't such a data set or was initialised before.
+    `train.txt` and `val.txt` are written too (`propose_val`). A second run counts anew: names, unseen classes, ignored
+    values and splits of the earlier classes.toml stay where `names` says nothing else, the preset stays unless
+    `teacher` or `weights` is given, and what is replaced becomes FILE.bak. force: also replaces a preset, and a
+    classes.toml that can't be read. Raises InputError, and writes nothing, where the folder isn't such a data set.
     """
     root = Path(folder).expanduser()
-    _undo_half(root)
-    layout, lists = _layout(root)
+    undo_half(root)
+    place = _layout(root)
+    layout, lists = place.layout, place.lists
     target = Path(out).expanduser() if out else root
     preset, vocabulary = target / f"{_slug(root)}.toml", target / VOCABULARY
-    for path in (preset, vocabulary):
-        if path.exists() and not force:
-            raise InputError(f"{path}: is there already; edit it, or give --force to replace it")
+    earlier = read_earlier(vocabulary)
+    if vocabulary.exists() and earlier is None and not force:
+        raise InputError(f"{vocabulary}: can't be read as a list of classes; correct it, or give --force to replace it")
     if not os.access(target, os.W_OK) and (target.exists() or not out):
         raise InputError(f"{target}: can't be written to; give --out FOLDER for the preset and the class list")
-    earlier, hidden = read_earlier(vocabulary)
     listing = Path(names).expanduser() if names else root / "names.txt"
-    named = earlier | (read_names(listing) if names or listing.is_file() else {})
+    given = read_names(listing) if names or listing.is_file() else {}
+    named = {**place.names, **(earlier.names if earlier else {}), **given}
     source: dict[Subset, str] = {"train": lists[0], "val": lists[1]}
     train, val = (locate(LAYOUTS[layout], root, source, subset) for subset in source)
     if missing := [*train.missing, *val.missing]:
+        if not (train.records or val.records) and (other := _otherwise(root)):
+            raise InputError(other)
         raise InputError(f"{missing[0]} ({len(missing)} files missing); photos and masks must bear the same names")
     records = [*train.records, *val.records]
     bad: list[str] = []
     counted = _counted(records, bad)
     if not counted:
+        if any(mask_mode(r.mask) == "colours" for r in records[:_NAMED]) and (other := _otherwise(root)):
+            raise InputError(other)
         raise InputError(f"{bad[0]} (none of the {len(records)} photos can be used)")
     if looks_binary(list(counted.values()), named):
         raise InputError(
             f'{root}: the masks hold 0 and 255 alone, and 255 means "no label"; they look binary: write '
             f"`255 THE OBJECT'S NAME` into {listing}, and `0 background` to make a class of the rest"
         )
-    ignored = _ignored(counted, named)
+    ignored = _ignored(counted, named, dict.fromkeys(place.ignored, "ignored by the data set's authors"))
+    if earlier:
+        ignored |= {v: "as before" for v in earlier.ignored if v not in {**named, **ignored}}
     masks = {one: {v: n for v, n in mask.pixels.items() if v not in ignored} for one, mask in counted.items()}
     deal = train.dealt and target == root
     on_val = propose_val(masks) if deal else {r.id for r in val.records}
     suspected = suspicions(list(counted.values()), ignored)
     classes = _classes(root, masks, named, ignored, on_val, suspected)
     warnings = [*suspected, *_remarks(classes, train.unlisted, lists)]
-    kept = tuple(c.name for c in classes if c.name in hidden) if hidden else None
-    unseen = kept if kept and len(kept) < len(classes) else propose_unseen(classes)
+    kept = tuple(c.name for c in classes if earlier and earlier.unseen is not None and c.name in earlier.unseen)
+    stays = earlier is not None and earlier.unseen is not None and len(kept) < len(classes)
+    unseen = kept if stays else propose_unseen(classes)
+    warnings += _untaught(classes, unseen)
     whole = {one: mask.pixels for one, mask in counted.items()}
     report = InitReport(
         preset,
         vocabulary,
+        place.title,
         len(masks.keys() - on_val),
         len(masks.keys() & on_val),
         classes,
@@ -158,36 +170,21 @@ def init(
     )
     target.mkdir(parents=True, exist_ok=True)
     if deal:
-        _write_lists(root, {"train": masks.keys() - on_val, "val": on_val})
-    if vocabulary.is_file():
-        vocabulary.replace(vocabulary.with_suffix(".toml.bak"))
-    # The preset last: where it is, everything it names is there.
-    write_whole(vocabulary, vocabulary_toml(classes, unseen, ignored).encode())
-    at = ("./", VOCABULARY) if target == root else (str(root.resolve()), str(vocabulary.resolve()))
-    write_whole(preset, preset_toml(report.train, layout, at, lists, teacher, weights).encode())
+        write_lists(root, LAYOUTS[layout].lists[0], {"train": masks.keys() - on_val, "val": on_val})
+    splits = earlier.splits if earlier else {}
+    _write(vocabulary, vocabulary_toml(classes, unseen, ignored, splits))
+    # The preset last: where it is, everything it names is there. One that is there is the user's.
+    if not preset.is_file() or teacher or weights or force:
+        at = ("./", VOCABULARY) if target == root else (str(root.resolve()), str(vocabulary.resolve()))
+        _write(preset, preset_toml(report.train, layout, at, lists, teacher, weights))
     return report
 
 
-def _write_lists(root: Path, lists: Mapping[str, Collection[str]]) -> None:
-    """Both lists or none, also where the process is killed between them: `_undo_half` finds what it began."""
-    texts = {name: "".join(f"{one}\n" for one in sorted(ids)) for name, ids in lists.items()}
-    write_whole(root / BEGUN, json.dumps(texts).encode())
-    for name, text in texts.items():
-        write_whole(root / f"{name}.txt", text.encode())
-    (root / BEGUN).unlink()
-
-
-def _undo_half(root: Path) -> None:
-    """Takes back the lists of a run that was killed between them; a list that was edited since stays."""
-    try:
-        begun = json.loads((root / BEGUN).read_bytes())
-    except (OSError, ValueError):
-        return
-    for name in ("train", "val"):
-        path = root / f"{name}.txt"
-        if path.is_file() and isinstance(begun, dict) and path.read_text(encoding="utf-8") == begun.get(name):
-            path.unlink()
-    (root / BEGUN).unlink()
+def _write(path: Path, text: str) -> None:
+    """Writes a file; an earlier one that says something else becomes FILE.bak."""
+    if path.is_file() and (earlier := path.read_bytes()) != text.encode():
+        write_whole(path.with_name(f"{path.name}.bak"), earlier)
+    write_whole(path, text.encode())
 
 
 def _counted(records: Sequence[Record], bad: list[str]) -> dict[str, MaskValues]:
@@ -207,12 +204,15 @@ def _counted(records: Sequence[Record], bad: list[str]) -> dict[str, MaskValues]
     return masks
 
 
-def _ignored(masks: Mapping[str, MaskValues], named: Mapping[int, str]) -> dict[int, str]:
-    """Raw values that say nothing, with the reason: void by name, the highest values, unnamed background."""
+def _ignored(masks: Mapping[str, MaskValues], named: Mapping[int, str], official: Mapping[int, str]) -> dict[int, str]:
+    """Raw values that say nothing, with the reason: void by name, `official` ones, the highest, unnamed background."""
     values = {v for mask in masks.values() for v in mask.pixels}
-    found = {v: name for v, name in named.items() if says_nothing(name)}
-    found |= {v: "no label" for v in NO_LABEL if v not in named and (v in values or v == NO_LABEL[0])}
-    if 0 in values and 0 not in named and len(values - found.keys()) > 1:
+    found = {v: why for v, why in official.items() if v not in named}
+    found |= {v: name for v, name in named.items() if says_nothing(name)}
+    found |= {
+        v: "no label" for v in NO_LABEL if v not in named and v not in found and (v in values or v == NO_LABEL[0])
+    }
+    if 0 in values and 0 not in named and 0 not in found and len(values - found.keys()) > 1:
         found[0] = "taken for background; a name makes it a class"
     return dict(sorted(found.items()))
 
@@ -230,9 +230,11 @@ def _classes(
     if not held:
         raise InputError(f"{root}: no mask holds anything but {', '.join(map(str, sorted(ignored)))} (no label)")
     values = sorted(held | (named.keys() - set(ignored)))
-    if len(values) > _MAX_CLASSES:
+    if len(values) > _UNNAMED and not held <= named.keys():
         reason = suspected[0] if suspected else "are they numbers of objects, depths or colours instead of classes?"
-        raise InputError(f"{root}: {len(values)} mask values, at most {_MAX_CLASSES} can be classes; {reason}")
+        raise InputError(
+            f"{root}: {len(values)} mask values, at most {_UNNAMED} can be classes without a name for each; {reason}"
+        )
     classes = tuple(_count(v, named.get(v, f"class {v}"), masks, on_val) for v in values)
     doubled = next((c.name for c in classes if sum(c.name == d.name for d in classes) > 1), None)
     if doubled is not None:
@@ -262,6 +264,14 @@ def _remarks(classes: Sequence[ClassCount], unlisted: int, lists: tuple[str, str
     return found
 
 
+def _untaught(classes: Sequence[ClassCount], unseen: Sequence[str]) -> list[str]:
+    """A line on classes that no training photo shows though they count as seen, where there are such ones."""
+    bare = [c.name for c in classes if c.example and not c.train_images and c.name not in unseen]
+    few = ", ".join(bare[:5]) + (", ..." if len(bare) > 5 else "")
+    line = f"{few}: in no training photo and not unseen, so nothing teaches them; add photos or make them unseen"
+    return [line] if bare else []
+
+
 def _count(value: int, name: str, masks: Mapping[str, Mapping[int, int]], on_val: set[str]) -> ClassCount:
     shown = {one: mask[value] for one, mask in masks.items() if value in mask}
     train, val = [n for one, n in shown.items() if one not in on_val], [n for one, n in shown.items() if one in on_val]
@@ -269,40 +279,24 @@ def _count(value: int, name: str, masks: Mapping[str, Mapping[int, int]], on_val
     return ClassCount(value, name, len(train), sum(train), len(val), sum(val), largest)
 
 
-def _layout(root: Path) -> tuple[LayoutName, tuple[str, str]]:
-    if not root.is_dir():
-        near = difflib.get_close_matches(root.name, [p.name for p in root.parent.glob("*") if p.is_dir()], 1)
-        hint = f"; is it {root.parent / near[0]}?" if near else "; give the folder that holds images/ and masks/"
-        raise InputError(f"{root}: no such folder{hint}")
-    if (root / "images").is_dir() and (root / "masks").is_dir():
-        return "folder", ("train", _val_list(root))
-    if (root / "JPEGImages").is_dir():
-        lists = {p.stem for p in (*root.glob("ImageSets/*.txt"), *root.glob("ImageSets/Segmentation/*.txt"))}
-        if "val" in lists and lists & {"train", "train_aug"}:
-            return "voc", ("train_aug" if "train_aug" in lists else "train", "val")
-        there = ", ".join(f"{name}.txt" for name in sorted(lists)) or "no list"
-        raise InputError(
-            f"{root}: the VOC layout needs ImageSets/Segmentation/train.txt and val.txt, one id a line; there is "
-            f"{there}. Without lists, rename JPEGImages to images and SegmentationClass to masks: photos are dealt out"
-        )
-    if found := recognise(list_tree(root)):
-        name = f" --format {' or '.join(f.name for f in found)}" if len(found) > 1 else ""
-        raise InputError(
-            f"{root}: took it for {' or '.join(map(str, found))}; such annotations are converted once: "
-            f"clip2seg data import {shlex.quote(str(root))} --out {shlex.quote(f'{root.resolve()}_masks')}{name}"
-        )
-    there = ", ".join(sorted(p.name for p in root.iterdir() if not p.name.startswith("."))[:6]) or "nothing"
-    raise InputError(
-        f"{root}: holds {there}; put the photos in {root.name}/images and the masks, with the same names, in "
-        f"{root.name}/masks"
+def _layout(root: Path) -> InPlace:
+    """What the folder is read as. Raises InputError where it must be converted first, or can't be told."""
+    place = find_in_place(root)
+    if place is None:
+        raise InputError(_otherwise(root) or f"{root}: {what_lies_there(list_tree(root))}; put the photos in "
+                         f"{root.name}/images and the masks, with the same names, in {root.name}/masks")  # fmt: skip
+    return place
+
+
+def _otherwise(root: Path) -> str:
+    """What the folder holds that `data import` converts, and the command; "" where it holds no such thing."""
+    if not (found := recognise(list_tree(root))):
+        return ""
+    name = f" --format {' or '.join(f.name for f in found)}" if len(found) > 1 else ""
+    return (
+        f"{root}: took it for {' or '.join(map(str, found))}; such annotations are converted once: "
+        f"clip2seg data import {shlex.quote(str(root))} --out {shlex.quote(f'{root.resolve()}_masks')}{name}"
     )
-
-
-def _val_list(root: Path) -> str:
-    """What the evaluation list of a folder is called: val, or else what stands beside a training list."""
-    train = (root / "train.txt").is_file() or (root / "images/train").is_dir()
-    there = (name for name in _VAL_LISTS if (root / f"{name}.txt").is_file() or (root / "images" / name).is_dir())
-    return next(there, _VAL_LISTS[0]) if train else _VAL_LISTS[0]
 
 
 def _slug(root: Path) -> str:

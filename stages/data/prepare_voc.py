@@ -15,8 +15,8 @@ from PIL import Image
 
 from cache.errors import InputError
 from cache.files import write_whole
+from stages.parts.data.id_lists import read_ids, shipped_list
 from stages.parts.data.images import MAX_PIXELS, BadSample, image_size, read_sbd_mask
-from stages.parts.data.layouts import read_ids, shipped_list
 from stages.running.progress import Bar
 
 

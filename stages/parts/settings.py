@@ -133,8 +133,11 @@ class ConceptsConfig(Settings):
     """What the latent regions of the whole data set have in common: table [mine-concepts]."""
 
     count: int = Field(default=0, ge=0, le=4096)
-    """Number of concepts; 0: of 4, 6, 8, 11, 16, ... the one with the largest mean simplified silhouette of held-out
-    regions (D)."""
+    """Number of concepts; 0: of 4, 6, 8, 11, 16, ... the largest that two halves of the regions agree on (D)."""
+
+    agreement: float = Field(default=0.5, gt=0, le=1)
+    """Least mean prediction strength of a number that is chosen: of two regions that one half's concepts hold together,
+    the share that the other half's do (D)."""
 
     most: int = Field(default=512, ge=1, le=4096)
     """Most concepts that are tried where `count` is 0 (D)."""
@@ -248,6 +251,9 @@ class PixelLossConfig(Settings):
 
     ignored_are_negatives: bool = True
     """In NEL, a pixel of 255 is a negative of every class (C: the public code); false: it is left out."""
+
+    unlabelled: Annotated[Literal["none", "latent"], Apart("enters where photos are unlabelled")] = "none"
+    """Photos whose mask is not read: no pixel loss, or that of their latent classes alone (D)."""
 
 
 class TrainConfig(Settings):

@@ -110,6 +110,10 @@ class World:
         """`data init` on the folder that `own` makes."""
         return ("data", "init", str(self.root / "own"), *more)
 
+    def imported(self, *more: str) -> Made:
+        """`data import` of the folder that `own` makes."""
+        return ("data", "import", str(self.root / "own"), "--out", str(self.root / "new"), *more)
+
     # -- spoiling ---------------------------------------------------------------------------------------------
     def write(self, path: Path, content: bytes | str) -> World:
         path.parent.mkdir(parents=True, exist_ok=True)

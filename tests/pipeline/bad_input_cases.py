@@ -334,7 +334,7 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
     "data init: masks that say nothing": (REFUSED, lambda w: w.own(255).init()),
     "data init: a list of names that is a photo": (
         REFUSED, lambda w: w.own().init("--names", str(w.photo))),
-    "data init: twice": (REFUSED, lambda w: [w.own().init(), w.init()]),
+    "data init: twice": (WORKS, lambda w: [w.own().init(), w.init()]),
     "data init: a folder where a file goes": (
         REFUSED, lambda w: w.own().folder(w.root / "own/classes.toml").init("--force")),
     "data init: markup for a name": (REFUSED, lambda w: w.own(names="3 <b>sheep</b>\n").init()),
@@ -355,6 +355,26 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
     "data init: a bomb among the photos": (
         WORKS, lambda w: w.own().write(w.root / "own/images/0.jpg", bomb_png()).init()),
     "data init: one class": (WORKS, lambda w: w.own(7).init()),
+    "data import: nothing to import": (
+        REFUSED, lambda w: ("data", "import", str(w.teacher), "--out", str(w.root / "new"))),
+    "data import: a damaged COCO file": (
+        REFUSED, lambda w: w.own(masks=False).write(w.root / "own/instances_all.json", "[" * 9999).imported()),
+    "data import: a COCO file that names a path upwards": (
+        REFUSED, lambda w: w.own(masks=False).write(w.root / "own/instances_all.json", json.dumps(
+            {"images": [{"id": 1, "file_name": "../../x.jpg"}], "annotations": [], "categories": []})).imported()),
+    "data import: YOLO labels, one of them damaged": (
+        WORKS, lambda w: w.own(masks=False).write(w.root / "own/labels/0.txt", "0 0 0 1 0 1 1\n").write(
+            w.root / "own/labels/1.txt", "0 0 0 1 0 1 1\n0 0.1 nan\n").imported()),
+    "data import: a tar file cut off": (
+        REFUSED, lambda w: w.own(masks=False).write(w.root / "own/train.tar", b"x" * 700).imported()),
+    "data import: parquet that is none": (
+        REFUSED, lambda w: w.own(masks=False).write(w.root / "own/train.parquet", b"PAR1 and no more").imported()),
+    "data import: a pickle for a MATLAB file": (
+        REFUSED, lambda w: w.own(masks=False).write(
+            w.root / "own/images/0.mat", pickle.dumps(Bomb(w.root / "boom"))).imported()),
+    "data import: into a folder of other files": (
+        REFUSED, lambda w: w.own().imported("--out", str(w.data))),
+    "data import: an unknown format": (REFUSED, lambda w: w.own().imported("--format", "cocoa")),
     "data check: a bad mask": (REPORTS, lambda w: ("data", "check", str(w.write(w.mask, b"").preset))),
     "data check: an id on both lists": (
         REPORTS, lambda w: ("data", "check", str(w.listed("val00\ntrain00\n").preset))),

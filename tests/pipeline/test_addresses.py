@@ -83,6 +83,7 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "mine-latent.max_annotated": (("mine-latent.max_annotated=0.2",), LATENT),
     "mine-latent.small": (("mine-latent.small=drop",), LATENT),
     "mine-concepts.count": (("mine-concepts.count=3",), CONCEPTS),
+    "mine-concepts.agreement": (("mine-concepts.agreement=0.8",), CONCEPTS),
     "mine-concepts.most": (("mine-concepts.most=64",), CONCEPTS),
     "mine-concepts.sample": (("mine-concepts.sample=100",), CONCEPTS),
     "mine-concepts.iterations": (("mine-concepts.iterations=5",), CONCEPTS),

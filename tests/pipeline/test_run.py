@@ -42,7 +42,7 @@ def test_every_result_can_be_printed(tiny: Tiny) -> None:
     scored = tiny.run("eval")
     text = report.eval_text(plan, scored)
     assert "UNSEEN" in text and "sIoU" in text and str(plan.address("eval")) in text
-    assert "12 views, " in report.extract_text(tiny.run("extract"))
+    assert "12 views, " in report.extract_text(tiny.plan().invocation, tiny.run("extract"))
     assert "unannotated cells covered: " in report.mine_text(tiny.run("mine-latent"))
     assert "train: 6 iterations" in report.train_text(tiny.run("train"))
 
@@ -53,10 +53,10 @@ def test_stages_out_of_order_say_what_to_run_first(tiny: Tiny, tmp_path: Path) -
         run.mine_latent(plan, CPU)
     with pytest.raises(InputError, match="nothing there; run the stage that writes it"):
         run.train(plan, CPU)
-    with pytest.raises(InputError, match="no trained student there; run `clip2seg train` first"):
+    with pytest.raises(InputError, match=r"no trained student there; run `clip2seg train tiny --artifacts .*` first"):
         run.evaluate(plan, CPU)
     tiny.run("extract", artifacts=tmp_path)
-    with pytest.raises(InputError, match="run `clip2seg mine-latent` first"):
+    with pytest.raises(InputError, match=r"run `clip2seg mine-latent tiny --artifacts .*` first"):
         run.train(plan, CPU)
 
 

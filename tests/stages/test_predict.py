@@ -27,7 +27,7 @@ def brightness(image: np.ndarray) -> np.ndarray:
 
 
 def run(source: Path, out: Path, **more: Any) -> dict[str, Any]:
-    return predict.run(brightness, WORDS, SegmentOptions(), source, out, max_pixels=10_000, about={}, **more)
+    return predict.run(brightness, WORDS, SegmentOptions(), [source], out, max_pixels=10_000, about={}, **more)
 
 
 def write_pictures(folder: Path) -> None:
@@ -144,3 +144,75 @@ def test_a_video_comes_back_as_a_video_with_areas_of_every_frame(tmp_path: Path)
     (tmp_path / "broken.mp4").write_bytes((tmp_path / "v.mp4").read_bytes()[:300])
     with pytest.raises(InputError, match=r"broken\.mp4: can't be decoded"):
         run(tmp_path / "broken.mp4", tmp_path / "out2")
+
+
+def test_folders_in_a_folder_are_named_or_read_and_so_are_pictures_of_other_kinds(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in")
+    write_pictures(tmp_path / "in/day")
+    (tmp_path / "in/c.HEIC").write_bytes(b"?")
+    flat = run(tmp_path / "in", tmp_path / "flat")
+    assert len(flat["images"]) == 2
+    assert [line.rsplit("/", 1)[-1] for line in flat["left_out"]] == [
+        "day: a folder; --recursive reads it too",
+        "c.HEIC: pictures of this kind are not read; save it as PNG or JPEG",
+    ]
+    deep = run(tmp_path / "in", tmp_path / "deep", recursive=True)
+    assert len({image["name"] for image in deep["images"]}) == 4 and len(deep["left_out"]) == 1
+    (tmp_path / "only/day").mkdir(parents=True)
+    with pytest.raises(InputError, match="its sub-folders are read with --recursive"):
+        run(tmp_path / "only", tmp_path / "none")
+
+
+def test_several_sources_are_segmented_together_each_picture_once(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in")
+    write_pictures(tmp_path / "more")
+    sources = [tmp_path / "in/a.png", tmp_path / "more", tmp_path / "more/a.png"]
+    report = predict.run(brightness, WORDS, SegmentOptions(), sources, tmp_path / "out", max_pixels=10_000, about={})
+    assert [Path(image["file"]).parent.name for image in report["images"]] == ["in", "more", "more"]
+    (tmp_path / "v.mp4").write_bytes(b"x")
+    with pytest.raises(InputError, match="a video is segmented alone"):
+        predict.listed([tmp_path / "v.mp4", tmp_path / "in"], recursive=False)
+
+
+def test_a_stopped_prediction_goes_on_and_another_command_does_not_believe_it(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in")
+    whole = run(tmp_path / "in", tmp_path / "whole")
+    seen: list[int] = []
+
+    def stopping(image: np.ndarray) -> np.ndarray:
+        seen.append(1)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return brightness(image)
+
+    def again(label: Any, out: str, student: str = "one") -> dict[str, Any]:
+        sources, plain = [tmp_path / "in"], SegmentOptions()
+        return predict.run(
+            label, WORDS, plain, sources, tmp_path / out, max_pixels=10_000, about={}, student={"run": student}
+        )
+
+    for out, student, asked in (("same", "one", 1), ("other", "two", 2)):
+        seen.clear()
+        with pytest.raises(KeyboardInterrupt):
+            again(stopping, out)
+        seen[:] = [1, 1]  # beyond the stop
+        report = again(stopping, out, student)
+        assert len(seen) - 2 == asked
+        assert report["images"] == whole["images"]
+        assert sorted(p.name for p in (tmp_path / out).rglob("*")) == sorted(
+            p.name for p in (tmp_path / "whole").rglob("*")
+        )
+
+
+def test_files_of_an_earlier_prediction_go_and_no_other_file_does(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "in")
+    out = tmp_path / "out"
+    run(tmp_path / "in", out)
+    (out / "labels/mine.png").write_bytes(b"mine")
+    (tmp_path / "in/b.bmp").rename(tmp_path / "in/c.bmp")
+    report = json.loads((out / "predict.json").read_text())
+    report["images"].append({"name": "../../in/a"})  # a name that would lead out
+    (out / "predict.json").write_text(json.dumps(report))
+    run(tmp_path / "in", out)
+    assert sorted(p.name for p in (out / "labels").iterdir()) == ["a.png", "c.png", "mine.png"]
+    assert (tmp_path / "in/a.png").is_file()

@@ -9,16 +9,24 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from cache.errors import InputError
-from cache.settings import PathSetting, Settings
-from stages.parts.data.images import MAX_PIXELS, BadSample, file_crc, mask_size_problem, read_image, read_mask
-from stages.parts.data.layouts import LAYOUTS, LayoutName, Located, Record, Subset, locate
+from cache.settings import IGNORE, PathSetting, Settings
+from stages.parts.data.images import (
+    MAX_PIXELS,
+    BadSample,
+    file_crc,
+    image_size,
+    mask_size_problem,
+    read_image,
+    read_mask,
+)
+from stages.parts.data.layouts import LAYOUTS, Labels, LayoutName, Located, Record, Subset, locate
 from stages.parts.data.views import byte_counts
 from stages.parts.data.vocabulary import Vocabulary, load_vocabulary
 
@@ -31,7 +39,7 @@ class DataConfig(Settings):
     """Table [data]: which photos, which classes, which of them unseen."""
 
     layout: LayoutName
-    """How the folder is laid out: "voc", "folder", "coco_stuff" or "context" (`layouts.LAYOUTS`)."""
+    """How the folder is laid out: "folder" (images + masks), or as a published data set is (`layouts.LAYOUTS`)."""
     root: PathSetting = ""
     """The data set's folder; empty in a preset that leaves it to the command line."""
     vocabulary: str = Field(min_length=1)
@@ -43,6 +51,11 @@ class DataConfig(Settings):
     """Name of the training list: train_aug for VOC, train2017 for COCO-Stuff. P"""
     val: str = "val"
     """Name of the evaluation list. P"""
+    label_share: float = Field(default=1.0, ge=0, le=1)
+    """Share of the training photos whose masks are read, those whose ids' hash comes first; the others take part by
+    distillation alone, and need no mask. D"""
+    labelled: str = ""
+    """Name of a list of training photos whose masks are read, in the place of `label_share`. D"""
     max_bad: int = Field(default=0, ge=0)
     """How many unusable samples may be set aside before the run stops; 0 stops at the first. D"""
     max_pixels: int = Field(default=100_000_000, gt=0, le=MAX_PIXELS)
@@ -59,6 +72,10 @@ class Dataset:
     records: list[Record]
     drawn_from: str = ""
     """What photos that a program draws are drawn from: with the ids it says what they are, before they are there."""
+    unlisted: int = 0
+    """Photos in the folder that are on neither list."""
+    unlabelled: frozenset[str] = frozenset()
+    """Ids of photos whose masks are not read: they have no seen label anywhere."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -94,25 +111,36 @@ class Dataset:
         """
         return read_image(self.records[i].image, self.cfg.max_pixels, least)
 
+    def labelled_ingredient(self) -> dict[str, str]:
+        """Which photos are labelled, as an ingredient of what is made of them; nothing where all are."""
+        if not self.unlabelled:
+            return {}
+        ids = "\n".join(record.id for record in self.records if record.id not in self.unlabelled)
+        return {"labelled": hashlib.sha256(ids.encode()).hexdigest()}
+
     def photo_crc(self, i: int) -> int:
         """crc32 of photo i's file as it lies there. Raises BadSample where it can't be read."""
         return file_crc(self.records[i].image)
 
     def labels(self, i: int, which: Which = "seen") -> NDArray[np.uint8]:
-        """Class indices of photo i, uint8 [H, W]; 255 = no label; with "seen", unseen pixels are 255 too.
+        """Class indices of photo i, uint8 [H, W]; 255 = no label; with "seen", unseen pixels are 255 too. "all" of more
+        than 254 classes: uint16, and 65535 for 255.
 
         Raises BadSample for an unreadable mask, one of another size than its photo, or a value outside the
         class list.
         """
         record = self.records[i]
+        if which == "seen" and record.id in self.unlabelled:
+            return np.full(image_size(record.image, self.cfg.max_pixels), IGNORE, np.uint8)
         raw = read_mask(record.mask, self.cfg.max_pixels)
         if problem := mask_size_problem(record.mask, raw.shape, record.image, self.cfg.max_pixels):
             raise BadSample(problem)
         self._audit(raw, record.mask)
-        return self._tables[which].take(raw)
+        found: NDArray[np.uint8] = self._tables[which].take(raw)
+        return found
 
     @cached_property
-    def _tables(self) -> dict[Which, NDArray[np.uint8]]:
+    def _tables(self) -> dict[Which, NDArray[Any]]:
         return {"seen": self.vocabulary.lookup("seen"), "all": self.vocabulary.lookup("all")}
 
     @cached_property
@@ -148,12 +176,15 @@ def open_dataset(cfg: DataConfig, subset: Subset) -> Dataset:
             f"{found.missing[0]}; restore it or list the images to use "
             f"({len(found.missing)} files missing for the {found.listed} ids of {found.source})"
         )
-    return Dataset(cfg, dataset_vocabulary(cfg, found.renumbered), subset, found.records)
+    words = dataset_vocabulary(cfg, found.renumbered)
+    return Dataset(cfg, words, subset, found.records, unlisted=found.unlisted, unlabelled=found.unlabelled)
 
 
 def locate_subset(cfg: DataConfig, subset: Subset) -> Located:
     """What `open_dataset` would read, and what is missing for it. Raises InputError as it does, but for files."""
-    return locate(LAYOUTS[cfg.layout], Path(cfg.root).expanduser(), {"train": cfg.train, "val": cfg.val}, subset)
+    lists: dict[Subset, str] = {"train": cfg.train, "val": cfg.val}
+    labels = Labels(cfg.label_share, cfg.labelled) if subset == "train" else Labels()
+    return locate(LAYOUTS[cfg.layout], Path(cfg.root).expanduser(), lists, subset, labels)
 
 
 def dataset_vocabulary(cfg: DataConfig, renumbered: bool = False) -> Vocabulary:
@@ -208,14 +239,17 @@ def class_statistics(dataset: Dataset, which: Which = "seen", quarantine: Quaran
     """
     quarantine = quarantine or Quarantine(dataset.cfg.max_bad)
     names = dataset.vocabulary.seen if which == "seen" else dataset.vocabulary.ordered
-    pixels = np.zeros(256, np.int64)
-    images = np.zeros(256, np.int64)
+    pixels = np.zeros(len(names), np.int64)
+    images = np.zeros(len(names), np.int64)
+    unlabelled = 0
     for i in range(len(dataset)):
         try:
-            counts = np.bincount(dataset.labels(i, which).ravel(), minlength=256)
+            labels = dataset.labels(i, which)
         except BadSample as error:
             quarantine.add(error)
             continue
+        counts = np.bincount(labels.ravel(), minlength=len(names))[: len(names)]
         pixels += counts
         images += counts > 0
-    return ClassStatistics(names, pixels[: len(names)], images[: len(names)], int(pixels[255]))
+        unlabelled += labels.size - int(counts.sum())
+    return ClassStatistics(names, pixels, images, unlabelled)

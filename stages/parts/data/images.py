@@ -6,13 +6,14 @@ are checked before any pixel is unpacked, and a decoder's failure of any kind na
 
 from __future__ import annotations
 
+import io
 import stat
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from PIL import Image, ImageOps
 from cache.errors import InputError
 
 _PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+MASK_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".gif")
 _MASK_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _ORIENTATION, _SIDEWAYS = 0x0112, (5, 6, 7, 8)
@@ -70,15 +72,17 @@ def _is_sideways(image: Image.Image) -> bool:
     return image.getexif().get(_ORIENTATION) in _SIDEWAYS
 
 
-def read_mask(path: Path, max_pixels: int) -> NDArray[np.integer[Any]]:
+def read_mask(path: Path, max_pixels: int, data: bytes | None = None) -> NDArray[np.integer[Any]]:
     """A mask's raw values [H, W]: a palette or grey image's indices, or the `LabelMap` of a .mat file.
+
+    With `data` these bytes are the picture, and `path` only what errors call it.
 
     Grey saved as colour (three equal channels, whatever the alpha) counts as grey. EXIF is not looked at. Raises
     BadSample for anything that isn't one channel of integers.
     """
     if path.suffix == ".mat":
         return _label_map(path, max_pixels)
-    with _opened(path, _MASK_FORMATS, max_pixels) as image:
+    with _opened(path, _MASK_FORMATS, max_pixels, data) as image:
         if image.mode == "1":
             return np.asarray(image, np.uint8)
         if image.mode in ("LA", "RGB", "RGBA"):
@@ -87,6 +91,18 @@ def read_mask(path: Path, max_pixels: int) -> NDArray[np.integer[Any]]:
             raise BadSample(f"{path}: a mask has one channel, this is {image.mode}; save it as grey or palette PNG")
         spread = _SPREAD.get(_stored_as(image))
         return np.asarray(image) // spread if spread else np.asarray(image)
+
+
+def mask_mode(path: Path) -> Literal["numbers", "colours", "no picture"]:
+    """Whether a mask holds class numbers or colours; a palette's indices are numbers."""
+    try:
+        with _opened(path, _MASK_FORMATS, MAX_PIXELS) as image:
+            if image.mode not in ("RGB", "RGBA"):
+                return "numbers"
+            values = np.asarray(image)
+            return "numbers" if (values[..., :1] == values[..., 1:3]).all() else "colours"
+    except InputError:
+        return "no picture"
 
 
 def mask_size_problem(mask: Path, found: tuple[int, ...], image: Path, max_pixels: int) -> str | None:
@@ -116,7 +132,7 @@ def _equal_channels(image: Image.Image, path: Path) -> NDArray[np.uint8]:
     shown = ", ".join(str(tuple(c.tolist())) for c in colours[:4])
     raise BadSample(
         f"{path}: a mask holds one class number per pixel, this one {len(colours)} colours ({shown}"
-        f"{', ...' if len(colours) > 4 else ''}); replace each colour by its class's number"
+        f"{', ...' if len(colours) > 4 else ''}); `clip2seg data import` makes numbers of them"
     )
 
 
@@ -167,10 +183,11 @@ def _stored_as(image: Image.Image) -> str:
 
 
 @contextmanager
-def _opened(path: Path, formats: tuple[str, ...], max_pixels: int) -> Iterator[Image.Image]:
+def _opened(path: Path, formats: tuple[str, ...], max_pixels: int, data: bytes | None = None) -> Iterator[Image.Image]:
     with _decoding(path):
-        _check_bytes(path)
-        with Image.open(path, formats=formats) as image:
+        if data is None:
+            _check_bytes(path)
+        with Image.open(path if data is None else io.BytesIO(data), formats=formats) as image:
             _check_size(path, *image.size, max_pixels)
             yield image
 

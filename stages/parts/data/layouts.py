@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from cache.errors import InputError
+from stages.parts.data.id_lists import NESTED, PHOTOS, check_plain, detail_ids, read_ids, shipped_list
 from stages.parts.data.pairing import paired
 
-_LISTS = Path(__file__).parent / "lists"
-PHOTOS = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-_PHOTO_NAME = re.compile(rf"(.+?)({'|'.join(map(re.escape, PHOTOS))})(?:[\s,;].*)?", re.IGNORECASE)
-"""A photo's path at the beginning of a line, whatever follows it."""
-NESTED = "__"
-"""Stands for the slash in the id of a photo in a sub-folder."""
-
-LayoutName = Literal["voc", "folder", "coco_stuff", "context"]
+LayoutName = Literal["voc", "folder", "coco_stuff", "context", "cityscapes", "ade20k", "camvid"]
 Subset = Literal["train", "val"]
-Unlisted = Literal["refuse", "all", "hash"]
+Unlisted = Literal["refuse", "all", "hash", "hash_labelled"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,7 @@ class Layout:
     images: str
     """Folder of the photos."""
     suffixes: tuple[str, ...]
-    """Endings of the photos, in small letters; capitals are read too."""
+    """Endings of the photos, or what their names end in, in small letters; capitals are read too."""
     masks: tuple[MaskFolder, ...]
     """The first one that holds every listed id is read."""
     lists: tuple[str, ...] = ()
@@ -60,7 +52,7 @@ class Layout:
     shipped: tuple[tuple[str, str], ...] = ()
     """(list name, shipped official list) for lists the data set's own archive lacks."""
     unlisted: Unlisted = "refuse"
-    """Without a list: refuse, take all photos, or deal them out by the hash of their ids."""
+    """Without a list: refuse, take all photos, or deal out by the hash of their ids all or those with a mask."""
     nested: bool = False
     """Photos and masks may lie in sub-folders, alike in both; the id of `day/p0.jpg` is `day__p0`. Without lists,
     sub-folders that bear the lists' names are the lists."""
@@ -72,6 +64,7 @@ LAYOUTS: dict[LayoutName, Layout] = {
         suffixes=(".jpg",),
         masks=(MaskFolder("SegmentationClassAug"), MaskFolder("SegmentationClass")),
         lists=("ImageSets/Segmentation/{list}.txt", "ImageSets/{list}.txt"),
+        unlisted="hash_labelled",
     ),
     "folder": Layout(
         images="images",
@@ -94,6 +87,26 @@ LAYOUTS: dict[LayoutName, Layout] = {
         lists=("ImageSets/SegmentationContext/{list}.txt", "trainval_merged.json"),
         shipped=(("val", "context_val"),),
     ),
+    "cityscapes": Layout(
+        images="leftImg8bit/{list}",
+        suffixes=("_leftimg8bit.png",),
+        masks=(MaskFolder("gtFine/{list}", ("_gtfine_labelids.png",)),),
+        unlisted="all",
+        nested=True,
+    ),
+    "ade20k": Layout(
+        images="images/{list}",
+        suffixes=(".jpg",),
+        masks=(MaskFolder("annotations/{list}"),),
+        unlisted="all",
+    ),
+    "camvid": Layout(
+        images="{list}",
+        suffixes=PHOTOS,
+        masks=(MaskFolder("{list}annot"),),
+        lists=("{list}.txt",),
+        unlisted="all",
+    ),
 }
 """The layouts that `data.layout` can name."""
 
@@ -114,13 +127,25 @@ class Located:
     """Photos in the folder that are on none of the lists."""
     dealt: bool = False
     """Whether there are no lists, so that the ids were dealt out by hash."""
+    unlabelled: frozenset[str] = frozenset()
+    """Ids whose masks are not read."""
 
 
-def locate(layout: Layout, root: Path, lists: Mapping[Subset, str], subset: Subset) -> Located:
+class Labels(NamedTuple):
+    """Which photos of a list have their masks read: a `share` of them by the hash of their ids, or those of a list."""
+
+    share: float = 1.0
+    listed: str = ""
+
+
+def locate(
+    layout: Layout, root: Path, lists: Mapping[Subset, str], subset: Subset, labels: Labels | None = None
+) -> Located:
     """The files of the list `lists[subset]`, by folder listings alone: no file is opened, nothing is fetched.
 
-    Ids without a photo or mask are reported in `missing`. Raises InputError for a missing folder or list, an
-    empty list, an id or list name that isn't a plain name, and a file that is a link out of `root`.
+    Photos that `labels` leaves out need no mask. Ids without a photo or mask are reported in `missing`. Raises
+    InputError for a missing folder or list, an empty list, an id or list name that isn't a plain name, and a file that
+    is a link out of `root`.
     """
     list_name = lists[subset]
     check_plain(list_name, f"data.{subset}")
@@ -128,21 +153,47 @@ def locate(layout: Layout, root: Path, lists: Mapping[Subset, str], subset: Subs
         raise InputError(f"{root}: no such folder; set data.root to the data set's folder")
     image_folder = root / layout.images.format(list=list_name)
     images = _files(image_folder, layout.suffixes, root, nested=layout.nested)
-    named = _ids(layout, root, lists, subset, images)
+    drawn = [(place, root / place.folder.format(list=list_name)) for place in layout.masks]
+    masks = [_files(folder, place.suffixes, root, optional=True, nested=layout.nested) for place, folder in drawn]
+    named = _ids(layout, root, lists, subset, images, set().union(*masks))
     ids = named.ids
     wanted = [i for i in ids if i in images]
-    found = []
-    for place in layout.masks:
-        folder = root / place.folder.format(list=list_name)
-        names = _files(folder, place.suffixes, root, optional=True, nested=layout.nested)
-        found.append((place, folder, paired(wanted, names) if layout.nested else names))
+    found = [
+        (place, folder, paired(wanted, names) if layout.nested else names)
+        for (place, folder), names in zip(drawn, masks, strict=True)
+    ]
     place, mask_folder, names = min(found, key=lambda candidate: sum(i not in candidate[2] for i in ids))
     missing = [f"{image_folder / i}{layout.suffixes[0]}: no such image" for i in ids if i not in images]
-    lacking = [i for i in ids if i not in names]
+    unlabelled = _unlabelled(layout, root, ids, labels or Labels())
+    lacking = [i for i in ids if i not in names and i not in unlabelled]
     seen = f"; {_what_is_there(mask_folder)}" if lacking and layout.nested else ""
     missing += [f"{mask_folder / i}{place.suffixes[0]}: no such mask{seen}" for i in lacking]
-    records = [Record(i, image_folder / images[i], mask_folder / names[i]) for i in ids if i in images and i in names]
-    return Located(named.source, len(ids), records, missing, place.renumbered, named.unlisted, named.dealt)
+    records = [
+        Record(i, image_folder / images[i], mask_folder / names.get(i, f"{i}{place.suffixes[0]}"))
+        for i in ids
+        if i in images and (i in names or i in unlabelled)
+    ]
+    return Located(named.source, len(ids), records, missing, place.renumbered, named.unlisted, named.dealt, unlabelled)
+
+
+def _unlabelled(layout: Layout, root: Path, ids: Sequence[str], labels: Labels) -> frozenset[str]:
+    """The ids whose masks are not read. Raises InputError where the list of labelled photos is not there or odd."""
+    if labels.listed:
+        check_plain(labels.listed, "data.labelled")
+        candidates = [root / template.format(list=labels.listed) for template in layout.lists]
+        path = next((path for path in candidates if path.is_file()), None)
+        if path is None:
+            looked = " or ".join(map(str, candidates)) or "nothing: this layout has no lists"
+            raise InputError(f"data.labelled = {labels.listed!r}: no such list; expected {looked}")
+        labelled = set(read_ids(path, layout.images.format(list=path.stem), nested=layout.nested))
+        if strange := sorted(labelled - set(ids)):
+            raise InputError(f"{path}: {strange[0]!r} is not a training photo; take it out, or add it to that list")
+        return frozenset(ids) - labelled
+    if labels.share >= 1:
+        return frozenset()
+    count = max(1, round(labels.share * len(ids))) if labels.share else 0
+    by_hash = sorted(ids, key=lambda one: hashlib.sha256(f"label\0{one}".encode()).hexdigest())
+    return frozenset(by_hash[count:])
 
 
 def _what_is_there(folder: Path) -> str:
@@ -155,37 +206,6 @@ def _what_is_there(folder: Path) -> str:
     return f"{folder.name} holds {shown}" + (" ... (JPEG blurs class numbers: save masks as PNG)" if jpeg else "")
 
 
-def read_ids(path: Path, layout: Layout | None = None) -> list[str]:
-    """The ids of a list file: one plain name a line, no empty list, none twice. Raises InputError.
-
-    Lines as other tools write them are read too: `p0.jpg`, and with a layout `images/p0.jpg masks/p0.png`.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: can't be read as text; write one id a line") from error
-    return _checked([_id_of(line.strip(), layout) for line in lines if line.strip()], path)
-
-
-def _id_of(line: str, layout: Layout | None) -> str:
-    """The id in a line of a list; a line that is no photo's path below the layout's folder stays as it is."""
-    match = _PHOTO_NAME.fullmatch(line)
-    if match is None:
-        return line
-    folder = layout.images if layout else ""
-    stem = match[1].removeprefix("./")
-    stem = stem.removeprefix("/" if folder and stem.startswith(f"/{folder}/") else "").removeprefix(f"{folder}/")
-    parts = stem.split("/")
-    if len(parts) > 1 and (layout is None or not layout.nested or not all(p.strip(".") for p in parts)):
-        return line
-    return NESTED.join(parts)
-
-
-def shipped_list(name: str) -> list[str]:
-    """An official list that comes with the program: voc_train, voc_train_aug, voc_val, context_val."""
-    return read_ids(_LISTS / f"{name}.txt")
-
-
 class _Ids(NamedTuple):
     """The ids of a list, where they came from, how many photos no list names, and whether they were dealt."""
 
@@ -195,18 +215,30 @@ class _Ids(NamedTuple):
     dealt: bool = False
 
 
-def _ids(layout: Layout, root: Path, lists: Mapping[Subset, str], subset: Subset, images: dict[str, str]) -> _Ids:
+def _ids(
+    layout: Layout,
+    root: Path,
+    lists: Mapping[Subset, str],
+    subset: Subset,
+    images: dict[str, str],
+    labelled: set[str],
+) -> _Ids:
     list_name = lists[subset]
     candidates = [root / template.format(list=list_name) for template in layout.lists]
     for path in candidates:
         if path.is_file():
-            ids = _detail_ids(path, list_name) if path.suffix == ".json" else read_ids(path, layout)
+            ids = detail_ids(path, list_name) if path.suffix == ".json" else _read(layout, path)
             return _Ids(ids, str(path), _unlisted(layout, root, lists, images) if layout.nested else 0)
     if shipped := dict(layout.shipped).get(list_name):
         return _Ids(shipped_list(shipped), f"the official list {shipped}")
     ids, dealt = sorted(images), False
-    listed = any((root / t.format(list=name)).exists() for t in layout.lists for name in lists.values())
-    if layout.unlisted == "hash" and not listed:  # one list of two is a mistake: the other would overlap it
+    if layout.unlisted == "hash_labelled":
+        ids = [i for i in ids if i in labelled]
+        deal = bool(ids) and not any(any(root.glob(t.format(list="*"))) for t in layout.lists)
+    else:  # one list of two is a mistake: the other would overlap it
+        listed = any((root / t.format(list=name)).exists() for t in layout.lists for name in lists.values())
+        deal = layout.unlisted == "hash" and not listed
+    if deal:
         by_folder = {name: [i for i in ids if i.startswith(name + NESTED)] for name in lists.values()}
         if all(by_folder.values()):
             ids, source = by_folder[list_name], str(root / layout.images / list_name)
@@ -225,10 +257,14 @@ def _ids(layout: Layout, root: Path, lists: Mapping[Subset, str], subset: Subset
     return _Ids(ids, source, dealt=dealt)
 
 
+def _read(layout: Layout, path: Path) -> list[str]:
+    return read_ids(path, layout.images.format(list=path.stem), nested=layout.nested)
+
+
 def _unlisted(layout: Layout, root: Path, lists: Mapping[Subset, str], images: dict[str, str]) -> int:
     named: set[str] = set()
     for path in (root / t.format(list=name) for t in layout.lists for name in lists.values()):
-        named.update(read_ids(path, layout) if path.is_file() else ())
+        named.update(_read(layout, path) if path.is_file() else ())
     return len(images.keys() - named)
 
 
@@ -243,36 +279,6 @@ def _dealt(ids: list[str], subset: Subset) -> list[str]:
     by_hash = sorted(ids, key=lambda one: hashlib.sha256(one.encode()).hexdigest())
     val = set(by_hash[: max(1, len(ids) // 5)])
     return [one for one in ids if (one in val) == (subset == "val")]
-
-
-def _detail_ids(path: Path, phase: str) -> list[str]:
-    """The ids of one phase (train or val) in PASCAL in Detail's `trainval_merged.json`."""
-    try:
-        images = json.loads(path.read_bytes())["images"]
-        ids = [Path(image["file_name"]).stem for image in images if image["phase"] == phase]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{path}: isn't PASCAL in Detail's file (images with file_name, phase); fetch it anew"
-        ) from error
-    return _checked(sorted(ids), path)
-
-
-def _checked(ids: list[str], path: Path) -> list[str]:
-    if not ids:
-        raise InputError(f"{path}: the list is empty; write one id a line")
-    for one in ids:
-        check_plain(one, str(path))
-    if len(set(ids)) < len(ids):
-        twice = next(one for i, one in enumerate(ids) if one in ids[:i])
-        raise InputError(f"{path}: id {twice!r} is listed twice; take one out")
-    return ids
-
-
-def check_plain(name: str, where: str) -> None:
-    """Ids and list names become file names: nothing in them may leave the folder."""
-    plain = name.isprintable() and not set(name) & set("/\\") and not name.startswith(".") and 0 < len(name) <= 200
-    if not plain:
-        raise InputError(f"{where}: {name[:60]!r} isn't a plain name; give the file's name alone, without folder")
 
 
 def _files(
@@ -295,14 +301,14 @@ def _files(
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                stem, suffix = os.path.splitext(entry.name)  # noqa: PTH122 - a Path for each of 118k names is slow
-                if suffix.lower() not in suffixes:
+                suffix = next((one for one in suffixes if entry.name.lower().endswith(one)), "")
+                if not suffix:
                     if nested and entry.is_dir(follow_symlinks=False):
                         waiting.append(f"{below}{entry.name}/")
                     continue
                 if entry.is_symlink():
                     refuse_link_out(entry.path, home)
-                one = (below + stem).replace("/", NESTED)
+                one = (below + entry.name[: -len(suffix)]).replace("/", NESTED)
                 if one in found:
                     raise InputError(f"{entry.path}: {found[one]} has the same id; rename one")
                 found[one] = below + entry.name

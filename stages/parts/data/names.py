@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 from cache.errors import InputError
 
@@ -32,19 +33,34 @@ def read_names(path: Path) -> dict[int, str]:
             raise InputError(f"{path}: line {number}: a mask can't hold {value}; use 0 to {_MAX_RAW}")
         if value in found:
             raise InputError(f"{path}: line {number}: value {value} is named twice")
-        if not name.isprintable() or set(name) & set("<>/\\") or name.startswith(".") or len(name) > 100:
+        if not name.isprintable() or set(name) & set("<>/\\=|") or name.startswith(".") or len(name) > 100:
             raise InputError(f"{path}: line {number}: {name[:60]!r} is no class name; use plain words")
         found[value] = name
     return found
 
 
-def read_earlier(vocabulary: Path) -> tuple[dict[int, str], set[str]]:
-    """Names by value, and the unseen ones, of an earlier classes.toml; nothing where it is none or can't be read."""
+class Earlier(NamedTuple):
+    """What a user may have edited in an earlier classes.toml."""
+
+    names: dict[int, str]
+    """By mask value, without those that only repeat it."""
+    unseen: tuple[str, ...] | None
+    """None where it doesn't say."""
+    ignored: tuple[int, ...]
+    splits: dict[str, list[str]]
+
+
+def read_earlier(vocabulary: Path) -> Earlier | None:
+    """What an earlier classes.toml says; None where it is none or can't be read."""
     try:
         table = tomllib.loads(vocabulary.read_text(encoding="utf-8"))
-        named = dict(zip(table["values"], table["names"], strict=True))
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}, set()
-    own = {v: n for v, n in named.items() if isinstance(v, int) and isinstance(n, str) and n != f"class {v}"}
-    unseen = table.get("unseen", [])
-    return own, {n for n in unseen if isinstance(n, str)} if isinstance(unseen, list) else set()
+        names = {int(v): str(n) for v, n in zip(table["values"], table["names"], strict=True)}
+        unseen, splits = table.get("unseen"), table.get("splits", {})
+        return Earlier(
+            {v: n for v, n in names.items() if n != f"class {v}"},
+            None if unseen is None else tuple(map(str, unseen)),
+            tuple(int(v) for v in table.get("ignore", ())),
+            {str(name): [str(n) for n in split] for name, split in splits.items()},
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BACKGROUND = "background"
+_FEW = 3
+"""So few labelled classes that each is needed to learn from."""
 _NO_CLASS = (
     "void",
     "unlabeled",
@@ -42,20 +44,23 @@ def says_nothing(name: str) -> bool:
 
 
 def propose_unseen(classes: Sequence[ClassCount]) -> tuple[str, ...]:
-    """About a fifth of the classes, at least one of two: well enough shown to be scored, not the most frequent ones.
+    """About a fifth of the classes, none of three or fewer: well enough shown to be scored, not the most frequent ones.
 
     Classes of the middle of the order by evaluation images, nearest the median first; the most frequent class stays
     seen, since training needs it most, and so does background, which is no thing to find. Names that no mask holds are
-    unseen already; where they outnumber the shown classes, none of these is hidden.
+    unseen already, and so are those that no training photo shows; where names without a pixel outnumber the shown
+    classes, none of these is hidden.
     """
     shown = [c for c in classes if (c.train_pixels or c.val_pixels) and c.name.lower() != BACKGROUND]
     bare = [c.name for c in classes if not c.train_pixels and not c.val_pixels]
     order = sorted(shown, key=lambda c: (-c.val_images, -c.val_pixels, c.value))
     candidates = [c for c in order[1:] if c.val_images and c.train_images] or order[1:]
-    wanted = 0 if len(bare) > len(shown) else min(max(1, round(len(shown) / 5)), len(candidates))
+    untaught = [c.name for c in shown if not c.train_images] if len(shown) > 1 else []
+    hide = 0 if len(bare) > len(shown) or len(shown) <= _FEW else max(1, round(len(shown) / 5)) - len(untaught)
+    wanted = min(max(0, hide), len(candidates))
     middle = (len(candidates) - 1) / 2
     near = sorted(range(len(candidates)), key=lambda k: (abs(k - middle), k))[:wanted]
-    chosen = {candidates[k].name for k in near} | set(bare)
+    chosen = {candidates[k].name for k in near} | set(bare) | set(untaught)
     return tuple(c.name for c in classes if c.name in chosen)
 
 
@@ -78,8 +83,13 @@ def propose_val(masks: Mapping[str, Mapping[int, int]]) -> set[str]:
     return val or set(order[:1])
 
 
-def vocabulary_toml(classes: Sequence[ClassCount], unseen: Sequence[str], ignored: Mapping[int, str]) -> str:
-    """`classes.toml`: names with their counts, values, what is ignored, and the proposed unseen classes.
+def vocabulary_toml(
+    classes: Sequence[ClassCount],
+    unseen: Sequence[str],
+    ignored: Mapping[int, str],
+    splits: Mapping[str, Sequence[str]],
+) -> str:
+    """`classes.toml`: names with their counts, values, what is ignored, the proposed unseen classes, other splits.
 
     ignored: raw value -> why it means "no label".
     """
@@ -106,6 +116,9 @@ def vocabulary_toml(classes: Sequence[ClassCount], unseen: Sequence[str], ignore
         "# plain supervised segmentation.",
         f"unseen = [{', '.join(_quoted(name) for name in unseen)}]",
     ]
+    kept = {name: [n for n in split if n in {c.name for c in classes}] for name, split in splits.items()}
+    lines += ["", "[splits]"] if kept else []
+    lines += [f"{_quoted(name)} = [{', '.join(map(_quoted, split))}]" for name, split in kept.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -220,7 +220,13 @@ def _sources(view: View, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDAr
 
 def _gather(values: Array, rows: NDArray[np.int64], cols: NDArray[np.int64], view: View) -> Array:
     part = values[rows].take(cols[::-1] if view.flip else cols, axis=1)
-    return part if part.shape == (_side(view),) * 2 else _padded(part, view, np.uint8(IGNORE))
+    return part if part.shape == (_side(view),) * 2 else _padded(part, view, no_label(part.dtype))
+
+
+def no_label(of: np.dtype[np.uint8]) -> np.uint8:
+    """The ignore index of labels of a type: its highest value."""
+    highest: np.uint8 = of.type(np.iinfo(of).max)
+    return highest
 
 
 def _padded(part: Array, view: View, fill: np.uint8) -> Array:

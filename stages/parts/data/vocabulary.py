@@ -21,10 +21,13 @@ from pydantic import AliasChoices, Field, ValidationError
 
 from cache.digests import fingerprint
 from cache.errors import InputError, nearest
-from cache.settings import IGNORE, Settings
+from cache.settings import IGNORE, MOST_IN_A_BYTE, Settings, ignore_index
+from stages.parts.data.words import Word, word_of
 
 _FOLDER = Path(__file__).parent / "vocabularies"
-_MAX_CLASSES = 254
+WORDS = Path(__file__).parent / "words.txt"
+"""The shipped list of words that concepts are named by."""
+_MAX_CLASSES = 65_534
 _MAX_RAW = 65535
 
 
@@ -32,17 +35,19 @@ class _File(Settings):
     """A vocabulary's TOML file."""
 
     classes: list[str] = Field(validation_alias=AliasChoices("classes", "names"))
-    """Class names, at most 254. A data folder's own `classes.toml` may call them `names`."""
+    """Class names, at most 65,534, 254 of them seen. A data folder's own `classes.toml` may call them `names`."""
     values: list[int] | None = None
     """Raw mask value of each class, 0..65535, in the same order; left out: 0, 1, 2, ..."""
-    ignore: list[int] = Field(default=[IGNORE])
-    """Raw values that mean "no label"."""
+    ignore: list[int] | None = None
+    """Raw values that mean "no label"; left out: 255, or 65535 in vocabularies of more than 254 classes."""
     ignore_others_up_to: int | None = Field(default=None, ge=0, le=_MAX_RAW)
     """Every raw value from 0 to this one that isn't a class means "no label" too."""
     unseen: list[str] | None = None
     """Short for `splits.official`."""
     splits: dict[str, list[str]] = Field(default={})
     """Unseen class names of each named split."""
+    say: dict[str, str] = Field(default={})
+    """What CLIP is told of a class instead of its name: `sofa = "sofa | couch"`, a description, a prompt with {}."""
     counts: dict[str, int] = Field(default={})
     """Official number of images of each list."""
 
@@ -62,9 +67,22 @@ class Vocabulary:
     raw_values: tuple[int, ...]
     """Raw mask value of each of `classes`."""
     ignore: frozenset[int]
-    """Raw mask values that mean 255."""
+    """Raw mask values that mean "no label"."""
     official_counts: tuple[tuple[str, int], ...] = ()
     """(list name, official number of images)."""
+    say: tuple[tuple[str, str], ...] = ()
+    """(class, what CLIP is told of it) of the classes whose name is not what it is told."""
+
+    @property
+    def words(self) -> list[Word]:
+        """The classes in index order, with the texts that stand for each."""
+        said = dict(self.say)
+        return [word_of(f"{name} = {said[name]}" if name in said else name, self.name) for name in self.ordered]
+
+    def said_of(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """`say` of some classes as an ingredient: {"say": {...}}, or nothing where nothing is said."""
+        said = {name: text for name, text in self.say if name in names}
+        return {"say": said} if said else {}
 
     @property
     def seen(self) -> tuple[str, ...]:
@@ -92,15 +110,18 @@ class Vocabulary:
         value = dict(zip(self.classes, self.raw_values, strict=True))
         return [[name, value[name]] for name in self.seen]
 
-    def lookup(self, which: Literal["seen", "all"]) -> NDArray[np.uint8]:
+    def lookup(self, which: Literal["seen", "all"]) -> NDArray[Any]:
         """Table [1 + highest known raw value] from raw value to class index, or 255 where there is none.
 
-        "seen": unseen classes are 255 too, so that training can't tell them from unlabelled pixels.
-        Raw values that are neither a class nor ignored are 255 here; `known` tells them apart.
+        "seen": unseen classes are 255 too, so that training can't tell them from unlabelled pixels. "all" of more than
+        254 classes: uint16, and 65535 for 255. Raw values that are neither a class nor ignored are 255 here; `known`
+        tells them apart.
         """
-        table = np.full(self.known.size, IGNORE, np.uint8)
+        names = self.seen if which == "seen" else self.ordered
+        none = ignore_index(len(names))
+        table = np.full(self.known.size, none, np.uint8 if none == IGNORE else np.uint16)
         value = dict(zip(self.classes, self.raw_values, strict=True))
-        for index, name in enumerate(self.seen if which == "seen" else self.ordered):
+        for index, name in enumerate(names):
             table[value[name]] = index
         return table
 
@@ -128,13 +149,14 @@ class Vocabulary:
             unseen=tuple(name for name in self.seen if name in held_out),
             split=f"{self.split}, inner",
             raw_values=tuple(value[name] for name in self.seen),
+            say=tuple((name, text) for name, text in self.say if name in self.seen),
             ignore=self.ignore | {value[name] for name in self.unseen},
         )
 
     def renumbered(self) -> Vocabulary:
         """The same classes for masks that hold 1..K in vocabulary order, with 0 and 255 ignored."""
         count = len(self.classes)
-        return replace(self, raw_values=tuple(range(1, count + 1)), ignore=frozenset({0, IGNORE}))
+        return replace(self, raw_values=tuple(range(1, count + 1)), ignore=frozenset({0, ignore_index(count)}))
 
 
 def load_vocabulary(name_or_path: str, split: str) -> Vocabulary:
@@ -145,11 +167,13 @@ def load_vocabulary(name_or_path: str, split: str) -> Vocabulary:
     path = _find(name_or_path)
     file = _read(path)
     splits = file.splits if file.unseen is None else {"official": file.unseen, **file.splits}
+    if split == "none":  # every class is a seen one, in any vocabulary
+        splits = {"none": [], **splits}
     if split not in splits:
         have = ", ".join(sorted(splits)) or "none (add `unseen = [...]`)"
         raise InputError(f"{path}: has no split {split!r}{nearest(split, splits)}; it has: {have}")
     values = tuple(range(len(file.classes))) if file.values is None else tuple(file.values)
-    ignore = set(file.ignore)
+    ignore = {ignore_index(len(file.classes))} if file.ignore is None else set(file.ignore)
     if file.ignore_others_up_to is not None:
         ignore |= set(range(file.ignore_others_up_to + 1)) - set(values)
     unseen = splits[split]
@@ -161,9 +185,11 @@ def load_vocabulary(name_or_path: str, split: str) -> Vocabulary:
         raw_values=values,
         ignore=frozenset(ignore),
         official_counts=tuple(file.counts.items()),
+        say=tuple(sorted(file.say.items())),
     )
     if problem := _contradiction(vocabulary, unseen):
         raise InputError(f"{path}: {problem}")
+    _ = vocabulary.words  # refuses what can't be said
     return vocabulary
 
 
@@ -212,6 +238,15 @@ def _contradiction(vocabulary: Vocabulary, unseen: list[str]) -> str | None:
     if unknown := next((name for name in unseen if name not in classes), None):
         close = nearest(unknown, classes)
         return f"split {vocabulary.split!r} names {unknown!r}, which isn't one of its classes{close}; correct the name"
+    if len(vocabulary.seen) > MOST_IN_A_BYTE:
+        return (
+            f"split {vocabulary.split!r} has {len(vocabulary.seen)} seen classes; at most {MOST_IN_A_BYTE} can be "
+            "taught by labels: make the others unseen"
+        )
+    if unnamed := next((name for name, _ in vocabulary.say if name not in classes), None):
+        return f"say names {unnamed!r}, which isn't one of its classes{nearest(unnamed, classes)}; correct the name"
+    if any(set(name) & set("=|") for name in classes):
+        return "class names hold no = and no |; what else stands for a class goes into `say`"
     if not vocabulary.seen:
         return f"split {vocabulary.split!r} leaves no seen class; take some out of its unseen ones"
     if len(values) != len(classes):
@@ -241,3 +276,17 @@ def prompt_set(name: str) -> tuple[str, ...]:
     if name not in PROMPTS:
         raise InputError(f"prompts: no set {name!r}{nearest(name, PROMPTS)}; name one of {', '.join(PROMPTS)}")
     return PROMPTS[name]
+
+
+def word_list(vocabulary: str) -> list[str]:
+    """Words to call regions by: a shipped vocabulary or a TOML file of one, or a text file with one name a line."""
+    if vocabulary.endswith(".txt"):
+        try:
+            lines = Path(vocabulary).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{vocabulary}: can't be read ({error}); give one name a line") from error
+        names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if not names:
+            raise InputError(f"{vocabulary}: no name in it; give one name a line")
+        return names
+    return list(load_vocabulary(vocabulary, "official").classes)

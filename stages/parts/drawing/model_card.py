@@ -9,9 +9,9 @@ from stages.parts.eval_report import EvalReport
 
 _INPUT = {
     "onnx": "`image`: uint8 [1, 3, H, W], RGB, 0..255; ImageNet's normalisation is inside.\n"
-    "Outputs `labels`: uint8 [1, H, W], class index, and `scores`: float32 [1, K, h, w], at the model's own stride.",
+    "Outputs `labels`: uint8 [1, H, W], above 254 classes int32, and `scores`: float32 [1, K, h, w], at its stride.",
     "torch-export": "`image`: uint8 [1, 3, H, W], RGB, 0..255; ImageNet's normalisation is inside.\n"
-    "Returns `labels`: uint8 [1, H, W], class index, and `scores`: float32 [1, K, h, w]. "
+    "Returns `labels`: uint8 [1, H, W], above 254 classes int32, and `scores`: float32 [1, K, h, w]. "
     'Load with `torch.export.load("student.pt2").module()`.',
     "safetensors": "Load with `import clip2seg; clip2seg.load_student(FILE).segment(IMAGE)` of clip2seg.",
 }

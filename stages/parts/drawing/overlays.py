@@ -16,7 +16,6 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from cache.settings import IGNORE
 from stages.parts.data.views import Array
 from stages.parts.drawing.palette import palette
 
@@ -47,7 +46,8 @@ def overlay(
 
     names: class k is called `names[k]`, written on its widest region where there is room; none: nothing is written.
     contours: a dark and a light line where two labels meet, so that it shows on every ground.
-    pale: ignored pixels (255) are paled; else they keep the image. Ignored means: no label, not scored, or background.
+    pale: ignored pixels (255; the last row of `colours`) are paled; else they keep the image. Ignored means: no label,
+    not scored, or background.
     text: height of the names [pixels]; 0: by the picture's size.
 
     Works in bands of rows: floats of a whole photo of 24 megapixels would take more than a gigabyte.
@@ -60,7 +60,8 @@ def overlay(
         band, own = slice(start, stop), labels[start:stop]
         mixed[band] = np.round(image[band] * (1 - strength) + colours[own] * strength)
         if not pale:
-            mixed[band][own == IGNORE] = image[band][own == IGNORE]
+            none = own == len(colours) - 1
+            mixed[band][none] = image[band][none]
         if contours:
             above, below = max(0, start - thick), min(len(labels), stop + thick)
             dark, light = _edges(labels[above:below], thick)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.colors import hsv_to_rgb
 from numpy.typing import NDArray
 
-from cache.settings import IGNORE
+from cache.settings import IGNORE, ignore_index
 from stages.parts.data.views import Array
 
 Floats = NDArray[np.float64]
@@ -41,16 +41,19 @@ _DEUTERANOPIA = np.array(
 def palette(names: Sequence[str]) -> Array:
     """Colour table uint8 [256, 3] of classes 0 to K - 1 called `names`; ignore (255) is light grey, the rest darker.
 
+    Of more than 254 classes it has 65536 rows, and colours come more than once.
+
     A name has one colour in every order and vocabulary. Only a name that is not among the demo's and VOC's may move:
     to another colour of the pool, where a name before it in the alphabet has taken its own.
     """
-    table = np.full((256, 3), _OTHER, np.uint8)
-    table[IGNORE] = _PALE
+    none = ignore_index(len(names))
+    table = np.full((none + 1, 3), _OTHER, np.uint8)
+    table[none] = _PALE
     taken: set[int] = set()
     places = {}
     for name in sorted({name for name in names if name not in _KNOWN}):
         place = int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:4]) % len(_pool())
-        while place in taken:
+        while place in taken and len(taken) < len(_pool()):
             place = (place + 1) % len(_pool())
         taken.add(place)
         places[name] = place

@@ -7,34 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from cache.settings import IGNORE
 from stages.parts.data.views import Array
 from stages.parts.drawing.overlays import font, overlay
 
 SHAPE = (0.625, 1.0)
 """Height and width of a panel over the image's width: flat, so that three rows fit beside a text."""
-_SHOWN = 0.03
-"""A class is in a picture where it covers at least this share of it."""
-
-
-def telling(shares: Sequence[Sequence[float]], num_seen: int, size: int) -> list[int]:
-    """`size` images to show, by what is *in* them, not by how well they are segmented.
-
-    `shares[i][k]`: share of image i that class k covers. One after another, the image that adds most unseen classes to
-    those chosen; of equals one with an unseen class, then the one that adds most classes, then the first.
-    """
-    shown = [{k for k, share in enumerate(row) if share >= _SHOWN} for row in shares]
-    chosen: list[int] = []
-    covered: set[int] = set()
-
-    def worth(i: int) -> tuple[int, bool, int, int]:
-        unseen = {k for k in shown[i] if k >= num_seen}
-        return len(unseen - covered), bool(unseen), len(shown[i] - covered), -i
-
-    while len(chosen) < min(size, len(shown)):
-        chosen.append(max((i for i in range(len(shown)) if i not in chosen), key=worth))
-        covered |= shown[chosen[-1]]
-    return chosen
 
 
 def window(labels: Array, num_seen: int) -> tuple[int, int]:
@@ -45,7 +22,7 @@ def window(labels: Array, num_seen: int) -> tuple[int, int]:
     rows = min(labels.shape[0], round(labels.shape[1] * SHAPE[0]))
     weight = np.zeros(labels.shape[0])
     for k in np.unique(labels):
-        if num_seen <= k < IGNORE:
+        if num_seen <= k < np.iinfo(labels.dtype).max:
             weight += (labels == k).sum(axis=1) / (labels == k).sum()
     inside = np.convolve(weight, np.ones(rows), mode="valid")
     # Of equals the middle one.
@@ -70,7 +47,7 @@ def resized(labels: Array, size: tuple[int, int]) -> Array:
         )
         for k in present
     ]
-    return present[np.argmax(np.stack(cover), axis=0)].astype(np.uint8)
+    return present[np.argmax(np.stack(cover), axis=0)]
 
 
 def strip(rows: Sequence[Sequence[Array]], titles: Sequence[str], note: str) -> Array:

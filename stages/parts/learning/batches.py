@@ -156,6 +156,8 @@ class Batch:
     tokens: Tensor
     local: Tensor
     regions: Regions
+    labelled: tuple[bool, ...] = ()
+    """Whether each photo's mask was read; (): all were."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; tokens as float32. Waits for nothing where it was pinned."""
@@ -186,6 +188,7 @@ class Batch:
             self.tokens[first:last],
             self.local[self.regions.rows(first, last)],
             self.regions.part(first, last),
+            self.labelled[first:last],
         )
 
 
@@ -206,7 +209,7 @@ def _each(of: Fields, change: Callable[[Tensor], Tensor]) -> Fields:
 @dataclass(frozen=True)
 class Sample:
     """One crop before batching: image uint8 [S, S, 3], its distortion float32 [5] or [0], mask Y_p uint8 [S, S],
-    tokens, ids of the regions in Y_p, their concepts int64 [P]."""
+    tokens, ids of the regions in Y_p, their concepts int64 [P]; whether its mask was read, where that is a question."""
 
     image: Array
     distortion: np.ndarray
@@ -215,6 +218,7 @@ class Sample:
     local: np.ndarray
     regions: np.ndarray
     concepts: np.ndarray
+    labelled: bool | None = None
 
 
 class TrainingSet(TorchDataset[Sample]):
@@ -282,7 +286,8 @@ class TrainingSet(TorchDataset[Sample]):
         if self.photometric:
             distortion = draw_distortion(view_seed(self.seed + 1, image_id, epoch))
         image = apply_image(self.data.image(i, least_size(view)), view, size)
-        return Sample(image, distortion, mask, tokens, local, regions, concepts)
+        labelled = image_id not in self.data.unlabelled if self.data.unlabelled else None
+        return Sample(image, distortion, mask, tokens, local, regions, concepts, labelled)
 
     def _row(self, i: int, image_id: str, v: int | None, labels: Array) -> int | None:
         if self.cache is None:
@@ -309,6 +314,7 @@ def collate(samples: list[Sample]) -> Batch:
         torch.from_numpy(np.stack([s.tokens for s in samples])),
         torch.from_numpy(np.concatenate([s.local for s in samples])),
         Regions.of([s.regions.tolist() for s in samples], np.concatenate([s.concepts for s in samples]).tolist()),
+        tuple(s.labelled for s in samples if s.labelled is not None),
     )
 
 

@@ -10,7 +10,7 @@ from stages.parts.learning.batches import Batch
 from stages.parts.learning.distillation import Distiller, Others, region_means
 from stages.parts.learning.distributed import all_gather, gather_from_others, rank
 from stages.parts.learning.generator import LatentGenerator
-from stages.parts.learning.losses import pixel_logits, pixel_loss
+from stages.parts.learning.losses import MASKED, pixel_logits, pixel_loss
 from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig
 from stages.parts.students import Student
 
@@ -53,8 +53,28 @@ class Learner(nn.Module):
             filled = torch.zeros_like(filled)  # type: ignore[arg-type]
             masks = torch.where(masks < len(self.text), masks, IGNORE)
         logits = pixel_logits(features, self.text, latent, filled, self.pixel)
-        terms |= pixel_loss(logits, masks, self.pixel, compiled=self.compiled)
+        terms |= self._pixel_terms(logits, masks, batch.labelled)
         return {"total": torch.stack(list(terms.values())).sum(), **terms}
+
+    def _pixel_terms(self, logits: Tensor, masks: Tensor, labelled: tuple[bool, ...]) -> dict[str, Tensor]:
+        """The pixel loss of photos with labels; of the others none, or that of their latent classes alone.
+
+        Their seen classes are not known, so no score of a seen class may be told that it is wrong there. All processes
+        make the same calls, whatever their photos are.
+        """
+        if not labelled:
+            return pixel_loss(logits, masks, self.pixel, compiled=self.compiled)
+        rows, rest = ([b for b, own in enumerate(labelled) if own is wanted] for wanted in (True, False))
+        terms = pixel_loss(logits[rows], masks[rows], self.pixel, compiled=self.compiled)
+        if self.pixel.unlabelled == "latent":
+            seen = len(self.text)
+            latent = torch.where((masks >= seen) & (masks != IGNORE), masks - seen, IGNORE)[rest]
+            columns = logits[rest, seen:]
+            if not columns.shape[1]:
+                columns = logits.new_full((len(rest), 1, *logits.shape[2:]), MASKED)
+            free = pixel_loss(columns, latent, self.pixel, compiled=self.compiled)
+            terms = {name: terms[name] + free[name] for name in terms}
+        return terms
 
     def compile_parts(self) -> None:
         """torch.compile for the student and the pixel loss.

@@ -38,6 +38,8 @@ def pixel_sums(
     terms). Scalars of the scores' type; the gradient can be taken once. `compiled`: by torch.compile, which makes a
     few passes over the scores of some eighty, and takes a compiler and its time at the first step.
     """
+    if not len(logits):  # a batch without a labelled photo: no number, and a gradient of 0 for whoever waits for one
+        return logits.sum(), logits.sum(), logits.sum()
     sums: tuple[Tensor, Tensor, Tensor] = _PixelSums.apply(logits, labels, ignored_are_negatives, compiled)
     return sums
 

@@ -15,12 +15,14 @@ from cache.vectors import unit
 from stages.parts.mining.clustering import Floats, Ints, bare_kmeans, nearest
 from stages.parts.settings import ConceptsConfig as ConceptsConfig
 
-JUDGED = 20_000
+JUDGED = 10_000
 """Most tokens that the criterion, and the choice among starts, look at: they decide nothing between two regions."""
 FEWEST = 4
 """Fewest concepts that the criterion tries."""
 REGIONS = 4
 """Regions that each concept must have on average, of those that the criterion tries."""
+PATIENCE = 3
+"""Numbers in a row that two halves don't agree on, after which no larger one is tried: the curve falls, with noise."""
 STARTS = 4
 """Starts of k-means, of which the one that ends nearest to its tokens goes on."""
 
@@ -43,10 +45,10 @@ class Concepts:
 
 @dataclass(frozen=True)
 class Judged:
-    """A number of concepts and how well the criterion likes it: mean simplified silhouette, in [-1, 1]."""
+    """A number of concepts and its prediction strength, in [0, 1]: how far two halves of the regions agree on them."""
 
     count: int
-    silhouette: float
+    strength: float
 
 
 def cluster(tokens: Floats, cfg: ConceptsConfig, gpu: bool = False) -> tuple[Concepts, list[Judged]]:
@@ -68,9 +70,12 @@ def cluster(tokens: Floats, cfg: ConceptsConfig, gpu: bool = False) -> tuple[Con
     if not count:
         some = points[random.permutation(len(points))[:JUDGED]]
         count, *more = steps = ladder(len(some), cfg.most)
-        if more:
-            judged = [Judged(k, _silhouette(some, k, cfg, random, gpu)) for k in steps]
-            count = max(judged, key=lambda one: one.silhouette).count
+        for k in steps if more else ():
+            judged.append(Judged(k, _strength(some, k, cfg, random, gpu)))
+            if judged[-1].strength >= cfg.agreement:
+                count = k
+            elif all(one.strength < cfg.agreement for one in judged[-PATIENCE:]) and len(judged) >= PATIENCE:
+                break
     centroids = _kmeans(points, count, cfg.iterations, random, gpu)
     which = nearest(points, centroids, 1, gpu)[1][:, 0]
     sizes = np.bincount(which, minlength=len(centroids))
@@ -96,6 +101,18 @@ def assign(tokens: Floats, concepts: Concepts, gpu: bool = False) -> tuple[Ints,
     return found[:, 0], cosine[:, 0], _confidence(cosine)
 
 
+def halves(tokens: Floats, concepts: Concepts) -> tuple[Floats, Ints]:
+    """Two parts of the regions of one concept: raw tokens [p, D] -> unit centroids [2, D] (centred), part of each [p].
+
+    The larger part is 0. Same input, same parts; equal tokens are one part.
+    """
+    points = centred(tokens, concepts.mean)
+    centroids = _kmeans(points, 2, 20, np.random.default_rng(0), False)
+    which = nearest(points, centroids, 1)[1][:, 0]
+    order = np.argsort(-np.bincount(which, minlength=len(centroids)), kind="stable")
+    return np.ascontiguousarray(centroids[order]), np.argsort(order)[which]
+
+
 def ladder(tokens: int, most: int) -> list[int]:
     """Numbers of concepts that the criterion tries: from 4, each some 1.4 times the last, to `most` or tokens / 4."""
     last = max(1, min(most, tokens // REGIONS))
@@ -103,12 +120,21 @@ def ladder(tokens: int, most: int) -> list[int]:
     return sorted({k for k in steps if k < last} | {last})
 
 
-def _silhouette(points: Floats, count: int, cfg: ConceptsConfig, random: np.random.Generator, gpu: bool) -> float:
-    """Mean confidence of half the tokens in the concepts of the other half, where a split that overfits fails."""
+def _strength(points: Floats, count: int, cfg: ConceptsConfig, random: np.random.Generator, gpu: bool) -> float:
+    """Mean prediction strength of `count` concepts (Tibshirani and Walther, 2005).
+
+    Each half of the points is clustered alone. Of two points that one half's own concepts hold together, the share that
+    the other half's concepts hold together too; mean over its concepts of two points or more.
+    """
     half = len(points) // 2
-    centroids = _kmeans(points[:half], min(count, half), cfg.iterations, random, gpu)
-    cosine, _ = nearest(points[half:], centroids, min(2, len(centroids)), gpu)
-    return round(float(_confidence(cosine).mean()), 5)
+    halves = points[:half], points[half:]
+    ours, theirs = (_kmeans(part, min(count, len(part)), cfg.iterations, random, gpu) for part in halves)
+    own, other = (nearest(halves[1], found, 1, gpu)[1][:, 0] for found in (theirs, ours))
+    table = np.zeros((len(theirs), len(ours)), np.int64)
+    np.add.at(table, (own, other), 1)
+    sizes = table.sum(axis=1)
+    pairs, kept = sizes * (sizes - 1), (table * (table - 1)).sum(axis=1)
+    return round(float((kept[pairs > 0] / pairs[pairs > 0]).mean()), 5) if (pairs > 0).any() else 0.0
 
 
 def _confidence(cosine: Floats) -> Floats:

@@ -68,6 +68,14 @@ class Miner:
         """That map for a whole image, from its mask alone: uint8 [H, W], 255 where a latent class may be, else 0."""
         return _open(self.data.labels(image_index, "seen"), None)
 
+    def unannotated(self, row: int, grid: tuple[int, ...]) -> int:
+        """How many cells of a view's grid (h, w) are unannotated."""
+        known = self.known(row) if self.views.count == 1 else self.view(row)[1]
+        return self._free(annotated_share(known, (grid[0], grid[1])))
+
+    def _free(self, share: np.ndarray) -> int:
+        return int((share <= self.cfg.max_annotated).sum())
+
     def mine(self, row: int, dense: np.ndarray, features: np.ndarray | None = None) -> Mined:
         """One view from its stored tokens [h, w, D] and, where the refiner wants it, the second network's map."""
         image, known = self.view(row)
@@ -81,7 +89,7 @@ class Miner:
         share = annotated_share(known, dense.shape[:2])
         start = perf_counter()
         cells = mine(self.refiner.cells(dense, features), share, self.cfg, self.gpu)
-        return cells, int((share <= self.cfg.max_annotated).sum()), perf_counter() - start
+        return cells, self._free(share), perf_counter() - start
 
 
 def _open(labels: Array, view: View | None) -> Array:

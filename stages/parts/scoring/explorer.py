@@ -1,4 +1,4 @@
-"""Data of the explorer: quantised tokens, run-length encoded masks, one HTML file. Reads only its template.
+"""Data of the explorer: quantised tokens, run-length encoded masks, scores of a picture, one HTML file.
 
 Tokens are normalised, projected on the leading singular vectors of their image, and stored as int8 with
 one scale each. The page and `packed_cosines` do the same arithmetic in the same order, so they give the same doubles.
@@ -11,7 +11,6 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,15 @@ from PIL import Image
 
 from cache.vectors import unit
 from stages.parts.data.views import Array
+from stages.parts.drawing.pages import page as from_template
+from stages.parts.scoring.gallery import mean_iou
 
-TEMPLATE = Path(__file__).parent / "explorer.html"
 DIMS = 96
 """Most axes kept of an image's tokens: 100 KiB an image at 32 x 32 cells."""
 LEVELS = 127
-_MARK = "/*DATA*/null"
+NAMES = 3
+"""Nearest names kept of a cell."""
+_PAIRS = 8
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,38 @@ def as_text(packed: Packed) -> str:
     return base64.b64encode(scales + np.ascontiguousarray(packed.codes).tobytes()).decode()
 
 
+def cell_names(dense: NDArray[np.float32], text: NDArray[np.float32]) -> str:
+    """The names nearest to each cell of tokens [h, w, D] among text embeddings [K, D], as base64.
+
+    First the class of each (uint8 [h w, n], the nearest first), then its cosine in 1/10000 (int16, little-endian).
+    """
+    cosine = unit(dense).reshape(-1, dense.shape[-1]) @ unit(text).T
+    order = np.argsort(-cosine, axis=1, kind="stable")[:, :NAMES]
+    near = np.round(10_000 * np.take_along_axis(cosine, order, axis=1)).astype("<i2")
+    return base64.b64encode(order.astype(np.uint8).tobytes() + near.tobytes()).decode()
+
+
+def picture_scores(counts: NDArray[np.int64]) -> dict[str, Any]:
+    """A picture's confusion matrix [K, K] as the page shows it, all in shares of 1; empty without a labelled pixel.
+
+    `iou`: mean over the classes shown; `ious`: [class, IoU]; `wrong`: of the labelled pixels; `confused`: [true
+    class, predicted class, share of the labelled pixels], the largest first.
+    """
+    labelled, mean = int(counts.sum()), mean_iou(counts)
+    if mean is None:
+        return {}
+    hit = np.diagonal(counts)
+    union = counts.sum(1) + counts.sum(0) - hit
+    off = counts - np.diag(hit)
+    pairs = sorted(np.argwhere(off > 0).tolist(), key=lambda pair: -off[pair[0], pair[1]])[:_PAIRS]
+    return {
+        "iou": round(mean, 4),
+        "ious": [[int(c), round(float(hit[c] / union[c]), 4)] for c in np.flatnonzero(counts.sum(1))],
+        "wrong": round(float(off.sum() / labelled), 4),
+        "confused": [[t, f, round(float(off[t, f] / labelled), 4)] for t, f in pairs],
+    }
+
+
 def page(data: Mapping[str, Any]) -> str:
     """The explorer as one HTML file around `data` (JSON).
 
@@ -115,5 +149,4 @@ def page(data: Mapping[str, Any]) -> str:
     end it. The page shows names with textContent alone, and its Content-Security-Policy allows no request.
     """
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False).replace("<", "\\u003c")
-    before, after = TEMPLATE.read_text(encoding="utf-8").split(_MARK)
-    return before + text + after
+    return from_template("explorer.html", script="explorer.js", data=text)

@@ -55,6 +55,24 @@ def mixed(scores: Sequence[ImageScore], size: int, num_seen: int, num_classes: i
     return (first + rest)[:size]
 
 
+def telling(scores: Sequence[ImageScore], size: int) -> list[int]:
+    """`size` images that together show as many unseen classes as they can, each the best segmented that will do.
+
+    Of those that show enough unseen classes not yet chosen for the images left to show the others, the one with the
+    highest mean IoU; of equals the first. Fewer where there are no more images.
+    """
+    rest, chosen = [one for one in scores if one.iou is not None], list[int]()
+    missing = {c for one in rest for c in one.unseen}
+    while rest and len(chosen) < size:
+        new = [len(missing.intersection(one.unseen)) for one in rest]
+        enough = min(max(new), -(-len(missing) // (size - len(chosen))))
+        best = max((one for one, n in zip(rest, new, strict=True) if n >= enough), key=lambda one: one.iou or 0.0)
+        chosen.append(best.index)
+        missing.difference_update(best.unseen)
+        rest.remove(best)
+    return chosen
+
+
 def extremes(scores: Sequence[ImageScore], size: int) -> tuple[list[ImageScore], list[ImageScore]]:
     """At most `size` images with the best mean IoU, best first, and the worst, worst first; of equals the first
     are best, the last worst.

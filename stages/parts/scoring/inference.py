@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cache.settings import IGNORE
+from cache.settings import MOST_IN_A_BYTE, ignore_index
 from stages.parts.data.views import Array, shrunk
 from stages.parts.scoring.pamr import pamr
 from stages.parts.settings import EvaluateConfig
@@ -44,7 +44,7 @@ def class_scores(score: Scorer, image: Array, cfg: EvaluateConfig, num_seen: int
 def label_maps(
     score: Scorer, images: Sequence[Array], cfg: EvaluateConfig, num_seen: int, device: torch.device
 ) -> list[Tensor]:
-    """Class of each pixel of images uint8 [H, W, 3], each at its own size: uint8 [H, W] on the device.
+    """Class of each pixel of images uint8 [H, W, 3], each at its own size: `label_type` [H, W] on the device.
 
     Images of one size go through the network together, then each alone to its size and its classes: K maps of one
     image are all that is held. Waits for nothing but the images' way to the device.
@@ -56,7 +56,7 @@ def label_maps(
     for size, own in sizes.items():
         coarse = coarse_scores(score, np.stack([images[i] for i in own]), cfg, device)
         for i, one in zip(own, coarse.split(1), strict=True):
-            found[i] = _at_size(one, size, cfg, num_seen).argmax(0).to(torch.uint8)
+            found[i] = _at_size(one, size, cfg, num_seen).argmax(0).to(label_type(coarse.shape[1]))
     return [found[i] for i in range(len(images))]
 
 
@@ -111,9 +111,19 @@ def window_starts(length: int, crop: int, stride: int) -> list[int]:
 
 
 def predicted(scores: Tensor) -> Array:
-    """Class index of each pixel: [K, H, W] -> uint8 [H, W]."""
-    labels: np.ndarray = scores.argmax(0).to(torch.uint8).cpu().numpy()
-    return labels
+    """Class index of each pixel: [K, H, W] -> uint8 [H, W], uint16 for more than 254 classes."""
+    return as_labels(scores.argmax(0).to(label_type(len(scores))))
+
+
+def label_type(classes: int) -> torch.dtype:
+    """What holds labels of so many classes on a device: uint8, or int32 (torch computes little in uint16)."""
+    return torch.uint8 if classes <= MOST_IN_A_BYTE else torch.int32
+
+
+def as_labels(found: Tensor) -> Array:
+    """Labels of a device as numpy's: uint8, or uint16 where they are wider."""
+    labels: np.ndarray = found.cpu().numpy()
+    return labels if labels.dtype == np.uint8 else labels.astype(np.uint16)
 
 
 def pixel_counts(found: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -130,7 +140,7 @@ def pixel_counts(found: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 def checked(counts: NDArray[np.int64], labels: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
     """The matrix [K, K] of `pixel_counts`. Raises ValueError where a counted pixel holds a value outside 0..K-1."""
-    left_out = int((labels == IGNORE).sum())
+    left_out = int((labels == ignore_index(num_classes)).sum())
     if counts[-1] != left_out:
         raise ValueError(f"{counts[-1] - left_out} pixels hold a value outside 0..{num_classes - 1}")
     return counts[:-1].reshape(num_classes, num_classes)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.settings import IGNORE
+from cache.settings import ignore_index
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Scores:
 def confusion(pred: NDArray[Any], target: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
     """Pixel counts int64 [K, K], row = ground truth, column = prediction; add them up over images.
 
-    `pred`, `target`: integer arrays of one shape. Pixels whose target is 255 are left out. Raises ValueError
-    when shapes differ or a counted pixel holds a value outside 0..K-1.
+    `pred`, `target`: integer arrays of one shape; pixels whose target is 255 (above 254 classes: 65535) are left out.
+    Raises ValueError when shapes differ or a counted pixel holds a value outside 0..K-1.
     """
     if pred.shape != target.shape:
         raise ValueError(f"prediction of {pred.shape} for a ground truth of {target.shape}")
-    valid = target != IGNORE
+    valid = target != ignore_index(num_classes)
     rows, columns = target[valid].astype(np.int64), pred[valid].astype(np.int64)
     for name, values in (("ground truth", rows), ("prediction", columns)):
         if values.size and not (values.min() >= 0 and values.max() < num_classes):

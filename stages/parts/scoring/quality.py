@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.settings import IGNORE
+from cache.settings import IGNORE, MOST_IN_A_BYTE
 from cache.vectors import unit
 from stages.parts.data.views import Array, cell_index
 from stages.parts.scoring.metrics import scores
@@ -44,8 +44,12 @@ def zero_shot_accuracy(local: NDArray[Any], region: NDArray[Any], text: NDArray[
 
 
 def cell_classes(dense: NDArray[Any], text: NDArray[Any]) -> Array:
-    """The nearest name of each cell: dense [h, w, D], text [K, D] -> uint8 [h, w]."""
-    return (dense.astype(np.float32) @ unit(text).T).argmax(axis=-1).astype(np.uint8)
+    """The nearest name of each cell: dense [h, w, D], text [K, D] -> uint8 [h, w], uint16 above 254 names."""
+    return (
+        (dense.astype(np.float32) @ unit(text).T)
+        .argmax(axis=-1)
+        .astype(np.uint8 if len(text) <= MOST_IN_A_BYTE else np.uint16)
+    )
 
 
 def on_pixels(cells: Array, size: tuple[int, int]) -> Array:
@@ -73,14 +77,14 @@ def matches(latent: Array, truth: Array, classes: Sequence[int]) -> list[Match]:
     `latent` latent ids uint8 [H, W], 255 = none; `truth` class indices uint8 [H, W]. Pixels that `truth` leaves
     at 255 (VOC's background and borders) count as not the class.
     """
-    joint = np.bincount(truth.reshape(-1).astype(np.int64) * 256 + latent.reshape(-1), minlength=65536).reshape(
-        256, 256
-    )
-    sizes, found = joint.sum(axis=0)[:IGNORE], []
+    values, rows = np.unique(truth, return_inverse=True)
+    counts = np.bincount(rows.reshape(-1) * 256 + latent.reshape(-1), minlength=256 * len(values)).reshape(-1, 256)
+    joint = dict(zip(values.tolist(), counts, strict=True))
+    sizes, found = counts.sum(axis=0)[:IGNORE], []
     for label in classes:
-        inside, pixels = joint[label, :IGNORE], int(joint[label].sum())
-        if not pixels:
+        if label not in joint:
             continue
+        inside, pixels = joint[label][:IGNORE], int(joint[label].sum())
         iou = inside / np.maximum(sizes + pixels - inside, 1)
         best = int(iou.argmax())
         purity = float(inside[best] / max(int(sizes[best]), 1))

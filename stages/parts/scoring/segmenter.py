@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cache.settings import IGNORE, Settings
+from cache.settings import Settings, ignore_index
 from stages.parts.data.views import Array
 from stages.parts.drawing.overlays import overlay, with_legend
 from stages.parts.drawing.palette import palette
-from stages.parts.scoring.inference import coarse_scores, student_scorer
+from stages.parts.scoring.inference import as_labels, coarse_scores, label_type, student_scorer
 from stages.parts.settings import EvaluateConfig
 
+TOGETHER = {"cpu": 1, "cuda": 8}
+"""Pictures in one pass of the network, where they are of one size; on a processor more are no faster."""
 BAND = 2**24
 """Scores upsampled at once (64 MiB in float32), so that a large photo needs no [K, H, W] in memory."""
 
@@ -45,16 +48,23 @@ class SegmentOptions(Settings):
 
 @dataclass(frozen=True)
 class ClassEmbeddings:
-    """Class names with their text embeddings [K, D], unit norm; `seen[k]`: labelled in training."""
+    """Class names with their text embeddings [K, D], unit norm; `seen[k]`: labelled in training.
+
+    `owners`: where a class has several rows, of which the best counts, the class of each row; `text` is then [R, D].
+    """
 
     names: tuple[str, ...]
     text: Tensor
     seen: tuple[bool, ...]
+    owners: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What a student found in one picture: `labels` uint8 [H, W], an index into `classes` or 255 = background."""
+    """What a student found in one picture: `labels` uint8 [H, W], an index into `classes` or 255 = background.
+
+    Of more than 254 classes `labels` is uint16 and the background 65535.
+    """
 
     image: Array
     labels: Array
@@ -93,7 +103,7 @@ class Segmentation:
         """
         colour = dict(zip(self.classes, self.colours, strict=True))
         entries = [(f"{name} {100 * share:.1f} %", colour[name]) for name, share in self.areas.items()]
-        if background := float((self.labels == IGNORE).mean()):
+        if background := float((self.labels == ignore_index(len(self.classes))).mean()):
             entries.append((f"(background) {100 * background:.1f} %", np.full(3, 255, np.uint8)))
         return with_legend(self.overlay(strength), entries)
 
@@ -109,9 +119,24 @@ class Segmenter:
 
         The same resizing, tiles and bilinear scores as `eval`; `short_side` 0 is the training crop.
         """
-        view = self._view(image, options)
-        score = student_scorer(self.student, words.text.to(self.device))
-        scores = coarse_scores(score, image[None], view, self.device)[0]
+        return self.labels_of([image], words, options)[0]
+
+    def labels_of(self, images: Sequence[Array], words: ClassEmbeddings, options: SegmentOptions) -> list[Array]:
+        """`labels` of each image; on a GPU those of one size that follow each other are one pass of the network."""
+        score, found = student_scorer(self.student, words.text.to(self.device)), list[Array]()
+        for _, group in itertools.groupby(images, key=lambda image: image.shape):
+            same, most = list(group), TOGETHER[self.device.type]
+            for batch in (same[i : i + most] for i in range(0, len(same), most)):
+                scores = coarse_scores(score, np.stack(batch), self._view(batch[0], options), self.device)
+                found += [self._labels(one, image, words, options) for one, image in zip(scores, batch, strict=True)]
+        return found
+
+    def _labels(self, scores: Tensor, image: Array, words: ClassEmbeddings, options: SegmentOptions) -> Array:
+        """Labels of one image from its coarse scores [R, h, w]."""
+        if words.owners:
+            owners = torch.tensor(words.owners, device=self.device)[:, None, None].expand_as(scores)
+            best = scores.new_full((len(words.names), *scores.shape[1:]), -math.inf)
+            scores = best.scatter_reduce(0, owners, scores, "amax")
         seen = torch.tensor(words.seen, device=self.device)
         scores[seen] -= options.seen_bias
         # sigmoid is monotone, so the threshold can be applied to the raw scores.
@@ -139,7 +164,7 @@ def argmax_at(scores: Tensor, size: tuple[int, int], least: float = -math.inf) -
     """
     height, width = size
     rows = max(1, BAND // (scores.shape[0] * width))
-    found = torch.empty(size, dtype=torch.uint8, device=scores.device)  # to the host once, not band by band
+    found = torch.empty(size, dtype=label_type(len(scores)), device=scores.device)  # to the host once, not band by band
     # F.interpolate's own rule with align_corners=False: pixel centres meet, edges repeat.
     centre = ((torch.arange(height, dtype=torch.float64) + 0.5) * scores.shape[1] / height - 0.5).clamp(min=0)
     upper = centre.floor().long().clamp(max=scores.shape[1] - 1)
@@ -150,18 +175,6 @@ def argmax_at(scores: Tensor, size: tuple[int, int], least: float = -math.inf) -
         mixed = scores[:, upper[band]] * (1 - share[band]) + scores[:, lower[band]] * share[band]
         wide = F.interpolate(mixed[None], (mixed.shape[1], width), mode="bilinear", align_corners=False)[0]
         best, label = wide.max(0)
-        label[best < least] = IGNORE
-        found[band] = label.to(torch.uint8)
-    result: Array = found.cpu().numpy()
-    return result
-
-
-def is_plain(name: str) -> bool:
-    """Whether a class name may go to a tokenizer, a file, a web page: 1 to 100 printable characters, not blank."""
-    return 1 <= len(name) <= 100 and name.isprintable() and bool(name.strip())
-
-
-def split_names(text: str | Sequence[str]) -> list[str]:
-    """Class names out of "sheep, sofa, grass" or a list; blanks around them go."""
-    parts = text.split(",") if isinstance(text, str) else text
-    return [part.strip() for part in parts]
+        label[best < least] = ignore_index(len(scores))
+        found[band] = label.to(found.dtype)
+    return as_labels(found)

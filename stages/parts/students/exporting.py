@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cache.errors import InputError
+from cache.settings import MOST_IN_A_BYTE
 from stages.parts.data.views import Array
 from stages.parts.students.inputs import IMAGENET_MEAN, IMAGENET_STD
 
@@ -62,7 +63,8 @@ class PhotoStudent(nn.Module):
         features = self.student(F.interpolate(pixels, size=size, mode="bilinear"))
         scores = F.conv2d(features, self.weight, self.bias)
         fine = F.interpolate(scores, size=[height, width], mode="bilinear")
-        return fine.argmax(1).to(torch.uint8), scores
+        wide = scores.shape[1] > MOST_IN_A_BYTE
+        return fine.argmax(1).to(torch.int32 if wide else torch.uint8), scores
 
     @property
     def smallest(self) -> int:

@@ -76,19 +76,20 @@ def encode(
         side = batch.images.shape[-1] or 64  # no image: any size tells how many channels there are
         images = batch.images if len(batch.images) else torch.zeros((1, 3, side, side), dtype=torch.uint8)
         tokens["features"] = features(images)[: len(batch.images)]
-    views = [v.id for v in batch.good]
+    views = [v.id for v in batch.good if v.known is None]
     names = {"global": views, "dense": views, "features": views, "local": [v.id for v in batch.good for _ in v.regions]}
     return PendingTokens(tokens, cfg.dtype, names)
 
 
 def _tokens(teacher: Teacher, batch: TeacherBatch, cfg: ExtractConfig) -> dict[str, Tensor]:
     dim, (h, w) = teacher.dim, teacher.grid
-    if not len(batch.images):
-        empty = {"global": (0, dim), "dense": (0, h, w, dim), "local": (0, dim)}
-        return {k: torch.zeros(s) for k, s in empty.items()}
-    tokens, dense = teacher.encode_views(batch.images)
-    local = [teacher.encode_crops(part) for part in batch.crops.split(cfg.batch)] if len(batch.crops) else []
-    return {"global": tokens, "dense": dense, "local": torch.cat(local) if local else tokens[:0]}
+    shapes = {"global": (0, dim), "dense": (0, h, w, dim), "local": (0, dim)}
+    made = {name: torch.zeros(shape, device=teacher.device) for name, shape in shapes.items()}
+    if len(batch.images):
+        made["global"], made["dense"] = teacher.encode_views(batch.images)
+    if len(batch.crops):
+        made["local"] = torch.cat([teacher.encode_crops(part) for part in batch.crops.split(cfg.batch)])
+    return made
 
 
 def token_arrays(views: list[TeacherView], encoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

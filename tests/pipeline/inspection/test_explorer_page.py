@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from stages.parts.scoring.explorer import Packed, as_text, jpeg, pack_tokens, packed_cosines, page, runs
+from stages.parts.scoring.explorer import (
+    Packed,
+    as_text,
+    cell_names,
+    jpeg,
+    pack_tokens,
+    packed_cosines,
+    page,
+    picture_scores,
+    runs,
+)
+from stages.parts.scoring.metrics import confusion
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -40,13 +51,20 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def packed() -> list[Packed]:
-    random = np.random.default_rng(3)
-    return [pack_tokens(m) for m in random.normal(size=(2, *GRID, 24)).astype(np.float32) + 0.5]
+def dense() -> np.ndarray:
+    return np.random.default_rng(3).normal(size=(2, *GRID, 24)).astype(np.float32) + 0.5
 
 
 @pytest.fixture(scope="module")
-def sample(packed: list[Packed]) -> str:
+def packed(dense: np.ndarray) -> list[Packed]:
+    return [pack_tokens(m) for m in dense]
+
+
+TEXT = np.random.default_rng(4).normal(size=(3, 24)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def sample(packed: list[Packed], dense: np.ndarray) -> str:
     """A page of two images. Image 0: class 0 on the left, latent0 on the right; image 1: the evil class everywhere."""
     left = np.zeros(SIZE, np.uint8)
     left[:, 40:] = SEEN
@@ -69,14 +87,18 @@ def sample(packed: list[Packed]) -> str:
             "layers": {"labels": runs(masks[i]), "pseudo": runs(masks[i]), "prediction": runs(predicted[i])},
             "regions": regions[i],
             "tokens": as_text(packed[i]),
+            "grid": list(GRID),
+            "cellNames": cell_names(dense[i], TEXT),
         }
         for i, name in enumerate(("a", "b"))
     ]
     return page(
         {
             "preset": EVIL,
-            "teacher": EVIL,
-            "grid": list(GRID),
+            "split": "train",
+            "source": EVIL,
+            "features": EVIL,
+            "nameScale": 0.75,
             "seen": SEEN,
             "classes": ["cat", EVIL, "cow"],
             "colours": [[200, 0, 0], [0, 200, 0], [0, 0, 200]],
@@ -158,7 +180,7 @@ def test_a_click_picks_the_region_and_shows_its_names_and_neighbours(window: Win
     assert window.texts("#regions button[aria-pressed=true]") == ["cat"]
     assert window.texts(".name .text") == ["cat", EVIL] and window.texts(".name .value") == ["0.500", "0.250"]
     window.hover((3, 6), click=True)
-    assert window.texts("#regions button[aria-pressed=true]") == ["latent0"]
+    assert window.texts("#regions button[aria-pressed=true]") == [f"latent0 = {EVIL}?"]
     assert window.texts(".name .text") == [EVIL, "cow *"]
 
 
@@ -180,6 +202,83 @@ def test_layers_show_each_mask_in_its_own_colours(window: Window) -> None:
     assert not window.one("#mask").is_displayed()
 
 
+def test_a_click_pins_the_cell_and_the_readout_says_cosine_and_names_of_the_cell_under_the_mouse(
+    window: Window, packed: list[Packed], dense: np.ndarray
+) -> None:
+    window.hover((3, 1), click=True)
+    window.hover((1, 5))
+    assert window.run("return explorer.state.cell") == 3 * GRID[1] + 1  # pinned
+    text = window.one("#readout").text
+    assert f"cosine to the pinned cell {packed_cosines(packed[0], (3, 1))[1, 5]:.3f}" in text
+    unit = dense[0, 1, 5] / np.linalg.norm(dense[0, 1, 5])
+    cosines = TEXT @ unit / np.linalg.norm(TEXT, axis=1)
+    best = int(cosines.argmax())
+    assert f"nearest names: {['cat', EVIL, 'cow *'][best]} {cosines[best]:.3f}" in text
+    window.hover((3, 1), click=True)
+    window.hover((1, 5))
+    assert window.run("return [explorer.state.cell, explorer.state.pinned]") == [1 * GRID[1] + 5, False]
+
+
+def test_the_legend_says_areas_and_isolates_a_class(window: Window) -> None:
+    assert not window.one("#legend").is_displayed()
+    window.one("[data-layer=pseudo]").click()
+    assert window.texts("#legend button") == ["cat 50.0 %", f"latent0 = {EVIL}? 50.0 %"]
+    before = window.pixel("#mask", 5, 70)
+    window.one("#legend button").click()
+    assert window.pixel("#mask", 5, 70) != before and window.pixel("#mask", 5, 70)[:3] == [235, 235, 235]
+    assert np.abs(np.subtract(window.pixel("#mask", 5, 5)[:3], [200, 0, 0])).max() <= 2
+
+
+def test_colours_of_the_heat_are_the_scales_and_it_can_be_one_for_all_cells(window: Window) -> None:
+    assert "grayscale(1)" in window.run("return getComputedStyle(document.getElementById('picture')).filter")
+    window.one("#fixed").click()
+    assert window.texts("#ends span") == ["0.00", "cosine to the marked cell", "1.00"]
+
+
+def test_the_address_leads_back_to_what_is_shown(window: Window) -> None:
+    window.press("n")
+    window.one("[data-layer=pseudo]").click()
+    window.hover((4, 6), click=True)
+    address = window.run("return location.href")
+    Window(window.browser, "about:blank")
+    again = Window(window.browser, address)
+    shown = "const s = explorer.state; return [s.image, s.layer, s.cell, s.pinned, s.region]"
+    assert again.run(shown) == [1, "pseudo", 4 * GRID[1] + 6, True, 1]
+    for broken in ("#image=b&cell=9999&region=77&layer=constructor", "#image=%00&cell=x", "#"):
+        again.run("location.hash = arguments[0]", broken)
+    assert again.run("return explorer.state.layer") == "pseudo"
+
+
+def test_one_tab_leads_past_a_group_and_the_gallery_follows(window: Window) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    stops = []
+    window.press(Keys.TAB)
+    for _ in range(12):
+        script = "const e = document.activeElement; return e.id || e.closest('[id]').id"
+        stops.append(window.run(script))
+        if stops[-1] == "stage":
+            break
+        window.press(Keys.TAB)
+    assert stops == ["filter", "gallery", "layers", "strength", "stage"]
+    window.run("document.querySelector('#layers button').focus()")
+    window.press(Keys.ARROW_RIGHT)
+    assert window.run("return document.activeElement.dataset.layer") == "labels"
+    window.press("n")
+    assert window.run("return document.activeElement.dataset.layer") == "labels"  # the focus stays where it was
+    current = "const g = document.querySelector('#gallery [aria-current=true]'); return [g.dataset.image, g.tabIndex]"
+    assert window.run(current) == ["1", 0]
+
+
+def test_numbers_of_a_picture_are_those_of_its_confusion_matrix() -> None:
+    truth = np.array([[0, 0, 0, 0], [1, 1, 255, 2]], np.uint8)
+    found = np.array([[0, 0, 1, 1], [1, 0, 2, 2]], np.uint8)
+    scores = picture_scores(confusion(found, truth, 3))
+    assert scores["ious"] == [[0, 0.4], [1, 0.25], [2, 1.0]] and scores["iou"] == 0.55
+    assert scores["wrong"] == round(3 / 7, 4) and scores["confused"] == [[0, 1, 0.2857], [1, 0, 0.1429]]
+    assert picture_scores(np.zeros((3, 3), np.int64)) == {}
+
+
 def test_the_filter_leaves_the_images_that_show_a_class(window: Window) -> None:
     assert len(window.texts("#gallery button")) == 2
     assert window.texts("#filter option") == ["anything (2)", "cat (1)", f"{EVIL} (1)", "cow * (1)"]
@@ -196,8 +295,11 @@ def test_the_keyboard_is_enough(window: Window, packed: list[Packed]) -> None:
     window.press("p", "3")
     assert window.run("return [explorer.state.image, explorer.state.layer]") == [0, "pseudo"]
     window.run("document.getElementById('stage').focus()")
-    window.press("1", Keys.ARROW_LEFT, Keys.ARROW_LEFT, Keys.ARROW_UP, Keys.ENTER)
-    assert window.run("return explorer.state.cell") == 2 * GRID[1] + 3
+    start = window.run("return explorer.state.cell")
+    assert start % GRID[1] >= 4  # a cell of latent0, on the right: the largest latent class
+    to_the_left = [Keys.ARROW_LEFT] * (start % GRID[1] - 3)
+    window.press("1", *to_the_left, *[Keys.ARROW_UP] * GRID[0], Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ENTER)
+    assert window.run("return [explorer.state.cell, explorer.state.pinned]") == [2 * GRID[1] + 3, True]
     assert window.heat() == packed_cosines(packed[0], (2, 3)).reshape(-1).tolist()
     assert window.texts("#regions button[aria-pressed=true]") == ["cat"]
     window.press(Keys.ESCAPE)
@@ -268,7 +370,7 @@ def test_a_real_explorer_is_silent_on_console_and_network(tiny: Tiny, browser: A
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         window = Window(browser, f"http://127.0.0.1:{server.server_port}/explorer.html")
-        grid = tuple(window.run("return explorer.data.grid"))
+        grid = tuple(window.run("return explorer.data.images[0].grid"))
         window.hover((1, 1), grid, click=True)
         window.one("[data-layer=all]").click()
         window.press("n")
@@ -285,3 +387,38 @@ def test_a_real_explorer_is_silent_on_console_and_network(tiny: Tiny, browser: A
         server.shutdown()
         server.server_close()
     assert Requests.seen == ["/explorer.html"]
+
+
+def test_evaluation_images_are_sorted_by_score_and_swiped(tiny: Tiny, browser: Any, tmp_path: Path) -> None:
+    from pipeline.inspection.explore import write_explorer
+    from pipeline.inspection.opened import Inspection
+    from pipeline.run import Machine
+
+    tiny.run("train")
+    of = Inspection(tiny.plan(), Machine("cpu", 0), str(tmp_path))
+    made = write_explorer(of, 5, full_labels=False, split="val")
+    assert made["file"].endswith("explorer-val.html") and made["images"] == 5
+    window = Window(browser, (tmp_path / "explorer-val.html").as_uri())
+    ious = {e["id"]: e["iou"] for e in window.run("return explorer.data.images")}
+    for order, sign in (("worst", 1), ("best", -1)):
+        window.run(
+            "const o = document.getElementById('order'); o.value = arguments[0];o.dispatchEvent(new Event('change'))",
+            order,
+        )
+        shown = window.run("return explorer.state.shown.map(i => explorer.data.images[i].id)")
+        assert [ious[name] for name in shown] == sorted(ious.values(), key=lambda v: sign * v)
+    window.one("[data-layer=swipe]").click()
+    texts = []
+    for share in (0, 1):
+        script = (
+            "const s = document.getElementById('swipe'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))"
+        )
+        window.run(script, share)
+        texts.append((window.texts("#legend button"), window.one("#legend").text))
+    window.one("[data-layer=all]").click()
+    assert texts[1][0] == window.texts("#legend button")
+    # At the other end the prediction alone: what has no label is not scored, and says so instead of a class.
+    assert texts[0][0] != texts[1][0] and "not scored" in texts[0][1]
+    window.one("[data-layer=wrong]").click()
+    assert "not scored" in window.one("#legend").text and "right" in window.one("#legend").text
+    assert [e["message"] for e in browser.get_log("browser")] == []

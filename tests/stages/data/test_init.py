@@ -39,7 +39,7 @@ def test_a_folder_becomes_a_preset_that_passes_the_audit(tmp_path: Path) -> None
     assert report.train + report.val == 20
     found = check(load_config(str(report.preset)).data)
     assert not found.problems
-    assert found.vocabulary.unseen == report.unseen and len(report.unseen) == 1
+    assert found.vocabulary.unseen == report.unseen == ()
     by_name = {c.name: c for c in report.classes}
     for i, name in enumerate(found.vocabulary.ordered):
         c = by_name[name]
@@ -93,7 +93,8 @@ def test_the_proposed_unseen_classes_can_be_scored_and_are_not_the_most_frequent
     classes = (count("a", 90, 9), count("b", 50, 5), count("c", 40, 4), count("d", 30, 3), count("e", 2, 0))
     assert propose_unseen(classes) == ("c",)
     assert propose_unseen((count("a", 9, 2),)) == ()
-    assert propose_unseen((count("a", 9, 2), count("b", 8, 1))) == ("b",)
+    assert propose_unseen((count("a", 9, 2), count("b", 8, 1), count("c", 4, 1))) == ()  # each is needed
+    assert propose_unseen((count("a", 9, 2), count("b", 8, 1), count("c", 0, 1))) == ("c",)  # no photo teaches it
 
 
 @pytest.mark.parametrize(
@@ -184,12 +185,12 @@ def test_smoothed_masks_are_warned_of(tmp_path: Path) -> None:
     assert any("smoothed" in note for note in check(load_config(str(report.preset)).data).notes)
 
 
-def test_masks_in_colour_are_refused_with_their_colours(tmp_path: Path) -> None:
+def test_masks_in_colour_are_sent_to_import(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "d", [[1, 2]] * 4)
     for path in (root / "masks").iterdir():
         colours = np.array([[[0, 0, 0], [128, 0, 0]]], np.uint8).repeat(8, 0).repeat(8, 1)
         Image.fromarray(colours).save(path)
-    with pytest.raises(InputError, match=r"2 colours \(\(0, 0, 0\), \(128, 0, 0\)\).*none of the 4 photos"):
+    with pytest.raises(InputError, match=r"took it for colour codes.*clip2seg data import .*d --out"):
         init(str(root))
 
 
@@ -201,14 +202,26 @@ def test_a_photo_turned_by_exif_is_told(tmp_path: Path) -> None:
     assert "rotated by EXIF" in init(str(root)).bad[0]
 
 
-def test_force_keeps_names_and_unseen_classes_and_a_copy(tmp_path: Path) -> None:
+def test_a_second_run_keeps_edits_adds_what_is_new_and_leaves_a_copy(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "d", [[1, 2], [2, 3], [1, 3]] * 4)
-    init(str(root))
+    report = init(str(root))
     mine = (root / "classes.toml").read_text().replace('"class 1"', '"cow"').replace('"class 2"', '"sheep"')
-    mine = mine[: mine.index("unseen")] + 'unseen = ["sheep"]\n'
+    mine = mine.replace("ignore = [255]", "ignore = [5, 255]").replace("unseen = []", 'unseen = ["sheep"]')
+    mine += '[splits]\nother = ["cow"]\n'
     (root / "classes.toml").write_text(mine)
-    report = init(str(root), force=True)
-    assert [c.name for c in report.classes] == ["cow", "sheep", "class 3"] and report.unseen == ("sheep",)
+    preset = report.preset.read_text() + "# mine\n"
+    report.preset.write_text(preset)
+    extra = write_folder(tmp_path / "more", [[7, 2, 5]] * 20)
+    for folder in ("images", "masks"):
+        for path in (extra / folder).iterdir():
+            path.rename(root / folder / f"new_{path.name}")
+    with (root / "train.txt").open("a") as file:
+        file.writelines(f"new_p{i:02d}\n" for i in range(20))
+    report = init(str(root))
+    assert [c.name for c in report.classes] == ["cow", "sheep", "class 3", "class 7"] and report.unseen == ("sheep",)
+    assert [c.value for c in report.ignored] == [5] and preset == report.preset.read_text()
+    words = tomllib.loads(report.vocabulary.read_text())
+    assert words["splits"] == {"other": ["cow"]} and words["ignore"] == [5, 255]
     assert (root / "classes.toml.bak").read_text() == mine
 
 

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 from cache.errors import InputError
 from stages.parts.data.formats.drawing import NO_LABEL, NOTHING, Drawing
+from stages.parts.data.id_lists import NESTED, PHOTOS
 from stages.parts.data.images import MAX_BYTES, BadSample
-from stages.parts.data.layouts import NESTED, PHOTOS, refuse_link_out
+from stages.parts.data.layouts import refuse_link_out
 from stages.parts.data.proposals import BACKGROUND, says_nothing
 
 _MAX_JSON = 2**32
@@ -149,8 +150,8 @@ def read_text(path: Path) -> str:
 
 
 def class_name(text: object) -> str:
-    """A class name as it can be kept: without what marks paths and HTML, at most 100 characters."""
-    plain = re.sub(r"[<>/\\\s]+", " ", str(text)).strip(" .")
+    """A class name as it can be kept: without what marks paths, HTML and words, at most 100 characters."""
+    plain = re.sub(r"[<>/\\=|\s]+", " ", str(text)).strip(" .")
     return "".join(c for c in plain if c.isprintable())[:100].strip() or "nameless"
 
 

@@ -24,6 +24,8 @@ class Drawing(NamedTuple):
     """[H, W]: 0 = nothing, -1 = no label, else a class; raw mask values as they are where `Source.raw`."""
     overlapped: int = 0
     """Pixels that two objects of different classes claim; the smaller object has them."""
+    unknown: int = 0
+    """Pixels of a colour that no table names; they are no label."""
 
 
 @dataclass(frozen=True)

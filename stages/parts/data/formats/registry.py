@@ -7,12 +7,36 @@ from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
 
 from cache.errors import InputError, nearest
-from stages.parts.data.formats import coco, coco_panoptic, labelme, yolo
+from stages.parts.data.formats import (
+    coco,
+    coco_panoptic,
+    colours,
+    image_folder,
+    labelme,
+    matlab,
+    objects,
+    pairs,
+    parquet,
+    webdataset,
+    yolo,
+)
 from stages.parts.data.formats.base import Source, Tree
 
-FORMATS: Mapping[str, ModuleType] = MappingProxyType(
-    {module.__name__.rpartition(".")[2]: module for module in (coco, coco_panoptic, labelme, yolo)}
+_MODULES = (
+    coco,
+    coco_panoptic,
+    labelme,
+    yolo,
+    colours,
+    objects,
+    matlab,
+    image_folder,
+    parquet,
+    webdataset,
+    pairs,
 )
+
+FORMATS: Mapping[str, ModuleType] = MappingProxyType({m.__name__.rpartition(".")[2]: m for m in _MODULES})
 """Format by name: each has TITLE, `recognise(tree) -> str | None` (its evidence) and `read(tree) -> Source`."""
 
 
@@ -32,7 +56,9 @@ class Found:
 def recognise(tree: Tree) -> list[Found]:
     """Every format whose marks lie in the folder."""
     found = ((name, module, module.recognise(tree)) for name, module in FORMATS.items())
-    return [Found(name, module.TITLE, evidence) for name, module, evidence in found if evidence]
+    marks = [Found(name, module.TITLE, evidence) for name, module, evidence in found if evidence]
+    # Photos and masks are the plainest form: what is found besides them says more of the same files.
+    return [mark for mark in marks if mark.name != "pairs"] or marks
 
 
 def choose(tree: Tree, name: str = "") -> Found:

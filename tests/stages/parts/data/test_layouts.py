@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cache.errors import InputError
-from stages.parts.data.layouts import LAYOUTS, Located, locate, read_ids, shipped_list
+from stages.parts.data.id_lists import read_ids, shipped_list
+from stages.parts.data.layouts import LAYOUTS, Located, locate
 
 LISTS = {"train": "train", "val": "val"}
 

@@ -130,9 +130,9 @@ def test_a_contradictory_vocabulary_is_refused_in_one_line(tmp_path: Path, text:
     assert "\n" not in str(caught.value)
 
 
-def test_more_than_254_classes_are_refused(tmp_path: Path) -> None:
+def test_more_than_254_seen_classes_are_refused(tmp_path: Path) -> None:
     names = json.dumps([f"c{i}" for i in range(255)])
-    with pytest.raises(InputError, match="has 255 classes"):
+    with pytest.raises(InputError, match="255 seen classes; at most 254"):
         load_vocabulary(written(tmp_path, f"names = {names}\nignore = [300]\nunseen = []"), "official")
 
 

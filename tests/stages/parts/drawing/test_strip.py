@@ -5,22 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cache.settings import IGNORE
-from stages.parts.drawing.strip import panel, resized, strip, telling, window
-
-
-def test_images_are_chosen_for_the_unseen_classes_in_them_then_for_variety() -> None:
-    """Classes 0 to 2 are seen, 3 and 4 unseen."""
-    shares = [
-        [1.0, 0.0, 0.0, 0.0, 0.0],
-        [0.5, 0.0, 0.0, 0.5, 0.0],
-        [0.2, 0.2, 0.0, 0.3, 0.3],
-        [0.0, 0.0, 0.9, 0.1, 0.0],
-        [0.0, 0.5, 0.5, 0.0, 0.0],
-    ]
-    assert telling(shares, 3, 1) == [2]  # both unseen classes
-    assert telling(shares, 3, 2) == [2, 3]  # then one with an unseen class and something new
-    assert telling(shares, 3, 9)[:2] == [2, 3] and sorted(telling(shares, 3, 9)) == [0, 1, 2, 3, 4]
-    assert telling([[0.98, 0.0, 0.0, 0.02, 0.0], [0.5, 0.5, 0.0, 0.0, 0.0]], 3, 1) == [1]  # a speck shows nothing
+from stages.parts.drawing.strip import panel, resized, strip, window
 
 
 def test_the_window_keeps_the_unseen_classes() -> None:

@@ -28,10 +28,20 @@ def same_groups(a: np.ndarray, b: np.ndarray) -> bool:
 @pytest.mark.parametrize("count", [0, 6])
 def test_planted_groups_are_found_and_so_is_their_number(count: int) -> None:
     tokens, group = planted(6, 60)
-    concepts, judged = cluster(tokens, ConceptsConfig(count=count))
+    concepts, judged = cluster(tokens, ConceptsConfig(count=count, agreement=0.97))
     which, cosine, confidence = assign(tokens, concepts)
     assert len(concepts) == 6 and same_groups(which, group)
     assert bool(judged) == (count == 0) and cosine.mean() > 0.8 and confidence.mean() > 0.7
+
+
+def test_numbers_that_two_halves_do_not_agree_on_are_not_chosen() -> None:
+    tokens, _ = planted(6, 60)
+    concepts, judged = cluster(tokens, ConceptsConfig())
+    strength = {one.count: one.strength for one in judged}
+    assert strength[6] == 1 and strength[6] > strength[11] > strength[max(strength)] and max(strength) < 90
+    assert len(concepts) == max(k for k, found in strength.items() if found >= 0.5)
+    noise = np.random.default_rng(0).normal(size=(400, D)).astype(np.float32)
+    assert len(cluster(noise, ConceptsConfig())[0]) == 4  # nothing to agree on: the fewest
 
 
 def test_the_same_tokens_give_the_same_bytes_and_another_seed_may_not() -> None:

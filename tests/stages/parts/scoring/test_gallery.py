@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stages.parts.scoring.gallery import ImageScore, extremes, mean_iou, mixed, score_image
+from stages.parts.scoring.gallery import ImageScore, extremes, mean_iou, mixed, score_image, telling
 from stages.parts.scoring.metrics import confusion
 
 
@@ -44,3 +44,20 @@ def test_unseen_classes_come_first_each_as_often(shown: list[int], wanted: list[
     """Classes 2 and 3 are unseen; three pictures."""
     looks = [ImageScore(i, None, (c,) if c >= 2 else ()) for i, c in enumerate(shown)]
     assert mixed(looks, 3, 2, 4) == wanted
+
+
+def test_the_telling_images_show_every_unseen_class_each_as_well_as_it_can_be() -> None:
+    """Classes 7, 8 and 9 are unseen."""
+    scores = [
+        ImageScore(0, 0.9, ()),
+        ImageScore(1, 0.8, (7,)),
+        ImageScore(2, 0.5, (7, 8)),
+        ImageScore(3, 0.4, (8, 9)),
+        ImageScore(4, 0.3, (9,)),
+        ImageScore(5, None, (7, 8, 9)),
+    ]
+    assert telling(scores, 3) == [1, 2, 3]  # one new class each is enough: the best image with one
+    assert telling(scores, 2) == [2, 3]  # the first has to show two
+    assert telling(scores, 1) == [2]  # no image shows all three: as many as can be
+    assert telling(scores, 9) == [1, 2, 3, 0, 4]  # all that have a score
+    assert telling([], 3) == []

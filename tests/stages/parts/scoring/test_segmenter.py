@@ -16,7 +16,6 @@ from stages.parts.scoring.segmenter import (
     Segmenter,
     SegmentOptions,
     argmax_at,
-    split_names,
 )
 
 
@@ -109,8 +108,3 @@ def test_an_overlay_leaves_the_background_as_it_is() -> None:
     image = np.full((1, 2, 3), 100, np.uint8)
     shown = Segmentation(image, np.array([[0, 255]], np.uint8), ("cat",)).overlay(plain=True)
     assert shown[0, 1].tolist() == [100, 100, 100] and shown[0, 0].tolist() != [100, 100, 100]
-
-
-def test_names_are_split_at_commas() -> None:
-    assert split_names(" sheep, potted plant ,grass") == ["sheep", "potted plant", "grass"]
-    assert split_names(["a,b"]) == ["a,b"]

@@ -194,14 +194,284 @@ def yolo(root: Path, made: Sequence[Scene]) -> None:
         put(root / f"labels/{scene.subset}/{scene.id}.txt", "\n".join(lines) + "\n")
 
 
+def numbers(scene: Scene) -> np.ndarray:
+    """[H, W] uint8: 1, 2, 3 in the order of NAMES."""
+    return scene.values({name: k for k, name in enumerate(NAMES, 1)})
+
+
+def colours(scene: Scene) -> np.ndarray:
+    """[H, W, 3]: each class its colour, black where there is no object."""
+    drawn = np.zeros((*scene.size, 3), np.uint8)
+    for name, colour in COLOURS.items():
+        drawn[scene.names == name] = colour
+    return drawn
+
+
+NAMES_TXT = "".join(f"{k} {name}\n" for k, name in enumerate(NAMES, 1))
+ID2LABEL = json.dumps({"0": "void", **{str(k): name for k, name in enumerate(NAMES, 1)}})
+
+
+def cvat(root: Path, made: Sequence[Scene]) -> None:
+    """CVAT's "Segmentation mask 1.1" with its photos."""
+    lines = ["# label:color_rgb:parts:actions", "background:0,0,0::"]
+    put(root / "labelmap.txt", "\n".join([*lines, *(f"{n}:{r},{g},{b}::" for n, (r, g, b) in COLOURS.items())]))
+    put(root / "ImageSets/Segmentation/default.txt", "".join(f"{scene.id}\n" for scene in made))
+    for scene in made:
+        put(root / f"JPEGImages/{scene.id}.jpg", scene.jpeg())
+        put(root / f"SegmentationClass/{scene.id}.png", colours(scene))
+        put(root / f"SegmentationObject/{scene.id}.png", colours(scene)[..., ::-1].copy())
+
+
+def colour_table(root: Path, made: Sequence[Scene]) -> None:
+    """CamVid as Kaggle has it: class_dict.csv, train/, train_labels/ with `_L` behind the names."""
+    put(root / "class_dict.csv", "name,r,g,b\n" + "".join(f"{n},{r},{g},{b}\n" for n, (r, g, b) in COLOURS.items())
+        + "Void,0,0,0\n")  # fmt: skip
+    for scene in made:
+        put(root / f"{scene.subset}/{scene.id}.png", scene.photo)
+        put(root / f"{scene.subset}_labels/{scene.id}_L.png", colours(scene))
+
+
+def toml_colours(root: Path, made: Sequence[Scene]) -> None:
+    """images/ and masks/ with a table of colours in classes.toml."""
+    put(root / "classes.toml", f"names = {json.dumps(list(COLOURS))}\ncolours = {json.dumps(list(COLOURS.values()))}\n")
+    for scene in made:
+        put(root / f"images/{scene.id}.jpg", scene.jpeg())
+        put(root / f"masks/{scene.id}.png", colours(scene))
+
+
+def class_folders(root: Path, made: Sequence[Scene]) -> None:
+    """masks/CLASS/ID.png of 0 and 255."""
+    for scene in made:
+        put(root / f"images/{scene.id}.jpg", scene.jpeg())
+        for name in {name for name, _ in scene.objects}:
+            put(root / f"masks/{name}/{scene.id}.png", np.where(scene.names == name, 255, 0).astype(np.uint8))
+
+
+def class_suffixes(root: Path, made: Sequence[Scene]) -> None:
+    """masks/ID_CLASS_NUMBER.png of 0 and 255, whole objects: the one behind is whole, too."""
+    for scene in made:
+        put(root / f"images/{scene.id}.jpg", scene.jpeg())
+        for k, (name, (x, y, u, v)) in enumerate(scene.objects):
+            mask = np.zeros(scene.size, np.uint8)
+            mask[y:v, x:u] = 255
+            put(root / f"masks/{scene.id}_{name.replace(' ', '_')}_{k}.png", mask)
+
+
+def photo_folders(root: Path, made: Sequence[Scene]) -> None:
+    """masks/ID/CLASS_NUMBER.png."""
+    for scene in made:
+        put(root / f"images/{scene.id}.jpg", scene.jpeg())
+        for k, (name, (x, y, u, v)) in enumerate(scene.objects):
+            mask = np.zeros(scene.size, np.uint8)
+            mask[y:v, x:u] = 1
+            put(root / f"masks/{scene.id}/{name}_{k}.png", mask)
+
+
+def matlab(root: Path, made: Sequence[Scene]) -> None:
+    """Clothing Co-Parsing: photos/, annotations/pixel-level/*.mat, label_list.mat."""
+    from scipy.io import savemat
+
+    for scene in made:
+        put(root / f"photos/{scene.id}.jpg", scene.jpeg())
+        path = put(root / f"annotations/pixel-level/{scene.id}.mat", b"")
+        savemat(path, {"groundtruth": numbers(scene)})
+    cells = np.array(["null", *NAMES], dtype=object)[None]
+    savemat(root / "label_list.mat", {"label_list": cells})
+
+
+def image_folder(root: Path, made: Sequence[Scene]) -> None:
+    """`datasets`' image folder: metadata.jsonl in each list's folder."""
+    for subset in ("train", "validation"):
+        rows = []
+        for scene in made:
+            if subset.startswith(scene.subset):
+                put(root / f"{subset}/{scene.id}.jpg", scene.jpeg())
+                put(root / f"{subset}/{scene.id}_mask.png", numbers(scene))
+                rows.append({"file_name": f"{scene.id}.jpg", "mask_file_name": f"{scene.id}_mask.png"})
+        put(root / f"{subset}/metadata.jsonl", "\n".join(map(json.dumps, rows)))
+    put(root / "id2label.json", ID2LABEL)
+
+
+def parquet(root: Path, made: Sequence[Scene]) -> None:
+    """Parquet files as `datasets` pushes them to the hub."""
+    import pyarrow
+    import pyarrow.parquet
+
+    for subset in ("train", "validation"):
+        chosen = [scene for scene in made if subset.startswith(scene.subset)]
+        columns = {
+            "image": [{"bytes": scene.jpeg(), "path": f"{scene.id}.jpg"} for scene in chosen],
+            "label": [{"bytes": png(numbers(scene)), "path": None} for scene in chosen],
+        }
+        path = put(root / f"data/{subset}-00000-of-00001.parquet", b"")
+        pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=3)
+    put(root / "id2label.json", ID2LABEL)
+
+
+def png(values: np.ndarray) -> bytes:
+    """A picture's file."""
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def webdataset(root: Path, made: Sequence[Scene]) -> None:
+    """train-000000.tar and val-000000.tar with KEY.jpg, KEY.mask.png and KEY.json."""
+    import tarfile
+
+    for subset in ("train", "val"):
+        with tarfile.open(put(root / f"{subset}-000000.tar", b""), "w") as tar:
+            for scene in made:
+                if scene.subset == subset:
+                    for kind, data in (("jpg", scene.jpeg()), ("mask.png", png(numbers(scene))), ("json", b"{}")):
+                        member = tarfile.TarInfo(f"{scene.id}.{kind}")
+                        member.size = len(data)
+                        tar.addfile(member, io.BytesIO(data))
+    put(root / "names.txt", NAMES_TXT)
+
+
+def split_folders(root: Path, made: Sequence[Scene]) -> None:
+    """train/img + train/ann, val/img + val/ann."""
+    for scene in made:
+        put(root / f"{scene.subset}/img/{scene.id}.jpg", scene.jpeg())
+        put(root / f"{scene.subset}/ann/{scene.id}.jpg.png", numbers(scene))
+    put(root / "names.txt", NAMES_TXT)
+
+
+def side_by_side(root: Path, made: Sequence[Scene]) -> None:
+    """Roboflow's semantic masks: p.jpg, p_mask.png and _classes.csv in each list's folder."""
+    for scene in made:
+        put(root / f"{scene.subset}/{scene.id}.jpg", scene.jpeg())
+        put(root / f"{scene.subset}/{scene.id}_mask.png", numbers(scene))
+    for subset in ("train", "val"):
+        rows = "".join(f"{k}, {name}\n" for k, name in enumerate(NAMES, 1))
+        put(root / f"{subset}/_classes.csv", "Pixel Value, Class\n" + rows)
+
+
 WRITERS: dict[str, Callable[[Path, Sequence[Scene]], None]] = {
     "COCO JSON, polygons": coco_polygons,
     "COCO JSON, run lengths": coco_runs,
     "COCO panoptic": coco_panoptic,
     "LabelMe JSON": labelme,
     "YOLO segmentation": yolo,
+    "CVAT segmentation masks": cvat,
+    "Colours, class_dict.csv": colour_table,
+    "Colours, classes.toml": toml_colours,
+    "Masks of 0 and 1, a folder a class": class_folders,
+    "Masks of 0 and 1, class in the name": class_suffixes,
+    "Masks of 0 and 1, a folder a photo": photo_folders,
+    "MATLAB label maps": matlab,
+    "Hugging Face image folder": image_folder,
+    "Hugging Face parquet": parquet,
+    "WebDataset": webdataset,
+    "train/img + train/ann": split_folders,
+    "p.jpg + p_mask.png": side_by_side,
 }
 """Writer of each form, by its name in docs/data-formats.md."""
 
-WITH_LISTS = {"COCO JSON, polygons", "COCO JSON, run lengths", "COCO panoptic", "YOLO segmentation"}
-"""The forms that say which photos are for evaluation."""
+NO_LISTS = {
+    "LabelMe JSON",
+    "CVAT segmentation masks",
+    "Colours, classes.toml",
+    "Masks of 0 and 1, a folder a class",
+    "Masks of 0 and 1, class in the name",
+    "Masks of 0 and 1, a folder a photo",
+    "MATLAB label maps",
+}
+"""The forms that don't say which photos are for evaluation."""
+
+
+def folders(root: Path, made: Sequence[Scene]) -> None:
+    """images/ and masks/ with names.txt."""
+    for scene in made:
+        put(root / f"images/{scene.id}.jpg", scene.jpeg())
+        put(root / f"masks/{scene.id}.png", numbers(scene))
+    put(root / "names.txt", NAMES_TXT)
+
+
+def nested_folders(root: Path, made: Sequence[Scene]) -> None:
+    """images/SUBSET and masks/SUBSET, masks as TIFF with an affix, photos .JPG."""
+    for scene in made:
+        put(root / f"images/{scene.subset}/{scene.id}.JPG", scene.jpeg())
+        put(root / f"masks/{scene.subset}/{scene.id}_mask.tif", numbers(scene))
+    put(root / "names.txt", NAMES_TXT)
+
+
+def listed_folders(root: Path, made: Sequence[Scene]) -> None:
+    """images/ and masks/ (.bmp) with train.txt and test.txt, whose lines are two paths."""
+    folders(root, made)
+    for scene in made:
+        (root / f"masks/{scene.id}.png").unlink()
+        put(root / f"masks/{scene.id}.bmp", numbers(scene))
+    for subset, name in (("train", "train"), ("val", "test")):
+        lines = [f"images/{s.id}.jpg masks/{s.id}.bmp\n" for s in made if s.subset == subset]
+        put(root / f"{name}.txt", "".join(lines))
+
+
+def voc(root: Path, made: Sequence[Scene]) -> None:
+    """The VOC layout with its lists."""
+    voc_without_lists(root, made)
+    for subset in ("train", "val"):
+        lines = "".join(f"{s.id}\n" for s in made if s.subset == subset)
+        put(root / f"ImageSets/Segmentation/{subset}.txt", lines)
+
+
+def voc_without_lists(root: Path, made: Sequence[Scene]) -> None:
+    """JPEGImages and SegmentationClass alone; VOC's own archive has photos without masks, too."""
+    for scene in made:
+        put(root / f"JPEGImages/{scene.id}.jpg", scene.jpeg())
+        put(root / f"SegmentationClass/{scene.id}.png", numbers(scene))
+    put(root / "JPEGImages/unlabelled.jpg", made[0].jpeg())
+    put(root / "names.txt", NAMES_TXT)
+
+
+def cityscapes(root: Path, made: Sequence[Scene]) -> None:
+    """leftImg8bit and gtFine by city, with more files beside labelIds; 26 car, 23 sky, 7 road, 4 static."""
+    value = dict(zip(NAMES, (26, 23, 7), strict=True))
+    for scene in made:
+        name = f"{scene.subset}/ulm/ulm_{scene.id[1:]:0>6}_000019"
+        put(root / f"leftImg8bit/{name}_leftImg8bit.png", scene.photo)
+        values = scene.values(value)
+        values[values == 0] = 4
+        put(root / f"gtFine/{name}_gtFine_labelIds.png", values)
+        put(root / f"gtFine/{name}_gtFine_instanceIds.png", values.astype(np.uint16) * 1000)
+        put(root / f"gtFine/{name}_gtFine_color.png", colours(scene))
+        put(root / f"gtFine/{name}_gtFine_polygons.json", "{}")
+
+
+def ade20k(root: Path, made: Sequence[Scene]) -> None:
+    """images/training and annotations/training; 13 person, 5 tree, 3 sky."""
+    value = dict(zip(NAMES, (13, 5, 3), strict=True))
+    for scene in made:
+        folder = {"train": "training", "val": "validation"}[scene.subset]
+        put(root / f"images/{folder}/ADE_{folder}_{scene.id[1:]:0>8}.jpg", scene.jpeg())
+        put(root / f"annotations/{folder}/ADE_{folder}_{scene.id[1:]:0>8}.png", scene.values(value))
+
+
+def camvid(root: Path, made: Sequence[Scene]) -> None:
+    """SegNet's CamVid: train/, trainannot/, train.txt with two paths on each line; 0 sky, 8 car, 3 road, 11 void."""
+    value = dict(zip(NAMES, (8, 3, 1), strict=True))
+    for subset in ("train", "val"):
+        lines = []
+        for scene in made:
+            if scene.subset == subset:
+                name = f"0001TP_{scene.id[1:]:0>6}.png"
+                put(root / f"{subset}/{name}", scene.photo)
+                values = scene.values(value)
+                values[:2] = 11
+                put(root / f"{subset}annot/{name}", values)
+                lines.append(f"/SegNet/CamVid/{subset}/{name} /SegNet/CamVid/{subset}annot/{name}\n")
+        put(root / f"{subset}.txt", "".join(lines))
+
+
+IN_PLACE: dict[str, tuple[Callable[[Path, Sequence[Scene]], None], tuple[str, ...]]] = {
+    "images + masks": (folders, NAMES),
+    "images + masks in sub-folders": (nested_folders, NAMES),
+    "images + masks, lists": (listed_folders, NAMES),
+    "PASCAL VOC": (voc, NAMES),
+    "PASCAL VOC without lists": (voc_without_lists, NAMES),
+    "Cityscapes": (cityscapes, ("car", "sky", "road")),
+    "ADE20K": (ade20k, ("person", "tree", "sky")),
+    "CamVid": (camvid, ("car", "road", "building")),
+}
+"""Writer of each form that is read where it lies, and what NAMES are called in it."""
