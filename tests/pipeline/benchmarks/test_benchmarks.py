@@ -242,7 +242,7 @@ def test_a_check_that_fails_is_named_and_the_others_go_on(monkeypatch: pytest.Mo
 
 def test_a_check_that_takes_too_long_is_stopped_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def hangs(_: gpu_check.Bench) -> str:
-        for _ in range(1000):
+        for _second in range(1000):
             time.sleep(0.05)
         return "too late"
 
