@@ -90,7 +90,7 @@ def certify(plan: Plan, machine: Machine, *, photos: int = 16, steps: int = 2, o
         "split": {"name": plan.vocabulary.split, "hash": plan.vocabulary.split_hash},
         "seen": list(plan.vocabulary.seen),
         "unseen": list(plan.vocabulary.unseen),
-        "teacher": {"model": plan.config.teacher.model, "identity": text.get("identity"), "licence": _licence(plan)},
+        "teacher": {"model": Path(plan.config.teacher.model).name, "identity": text.get("identity"), "licence": _licence(plan)},
         "data": {"digest": plan.train_data.digest, "photos": [record.id for record in picked]},
         "photos that show an unseen class": showing,
         "steps": steps,
