@@ -16,6 +16,7 @@ from cache.location import Location
 from cache.store import Artifact
 from pipeline.inspection.naming import naming
 from pipeline.plan import Plan
+from pipeline.shown import link
 from stages.running.compute import Compute, check_flags, resolve
 from stages.running.progress import rank_and_world, say
 from stages.running.reports import read_report
@@ -190,7 +191,7 @@ def train(
 
 def _report(plan: Plan, stage: str, at: Location) -> None:
     if rank_and_world()[0] == 0:
-        say(f"{stage}: report at {write_report(plan, at)}")
+        say(f"{stage}: report at {link(write_report(plan, at))}")
 
 
 def write_report(plan: Plan, at: Location) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from cache.errors import printable
 from pipeline.invocation import ARTIFACTS_FOLDER as ARTIFACTS_FOLDER  # the default of --artifacts
+from pipeline.shown import coloured, open_page
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -28,6 +29,7 @@ Set = Annotated[list[str], typer.Option("--set", help="Override a setting: table
 Seeds = Annotated[int, typer.Option("--seeds", help="Seeds per row; mean and sd are given.")]
 Markdown = Annotated[str, typer.Option("--markdown", help="Put the table into this file, between its markers.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
+Open = Annotated[bool, typer.Option("--open", help="Show the page or picture in a browser.")]
 SeenBias = Annotated[float, typer.Option("--seen-bias", help="Subtracted from classes seen in training.")]
 Classes = Annotated[
     str,
@@ -84,9 +86,17 @@ def emit(text: str, result: Mapping[str, Any], as_json: bool) -> None:
 
     if rank_and_world()[0] > 0:  # of the processes that torchrun started one speaks
         return
-    print(printable(text))
+    print(coloured(printable(text)))
     if as_json:
         print(json.dumps(result, sort_keys=True, default=_plain))
+
+
+def show(address: str) -> None:
+    """--open: the page or picture in a browser; what stands in the way is said on stderr."""
+    from stages.running.progress import say
+
+    if problem := open_page(address):
+        say(problem)
 
 
 def _plain(value: object) -> object:

@@ -14,6 +14,7 @@ from pipeline.cli.common import (
     Device,
     Json,
     Markdown,
+    Open,
     Preset,
     Seeds,
     Set,
@@ -21,6 +22,7 @@ from pipeline.cli.common import (
     emit,
     make_machine,
     make_plan,
+    show,
 )
 from pipeline.invocation import Invocation
 
@@ -181,14 +183,48 @@ def runs(
     compare: Annotated[
         list[str], typer.Option("--compare", help="A run's name; give two or more: settings and scores that differ.")
     ] = [],
+    html: Annotated[str, typer.Option("--html", help="--compare: also a page, into this file.", metavar="FILE")] = "",
+    photos: Annotated[
+        int, typer.Option("--photos", help="--html: evaluation photos of PRESET as each run sees them.", min=0)
+    ] = 0,
+    data: Data = "",
+    device: Device = "auto",
+    open_: Open = False,
     as_json: Json = False,
 ) -> None:
     """List runs with their scores, or compare some."""
     from pipeline.study import runs as tool
 
+    check_page_options(preset, compare, html, photos, open_)
     found = tool.find_runs(artifacts, preset)
     if compare:
-        compared = tool.compare(found, compare)
-        emit(tool.compare_text(compared), compared, as_json)
+        chosen = tool.chosen(found, compare)
+        compared = tool.compare(chosen)
+        text = tool.compare_text(compared)
+        if html:
+            from pipeline.shown import link
+            from pipeline.study import comparison
+
+            file = comparison.checked_file(html)
+            plan = make_plan(preset, data, artifacts, []) if photos else None
+            shown = comparison.same_photos(plan, chosen, photos, make_machine(device, 0)) if plan else []
+            comparison.write_page(chosen, compared, file, shown)
+            text += f"\n\npage: {link(str(file))}"
+        emit(text, compared, as_json)
+        if open_:
+            show(html)
     else:
         emit(tool.runs_text(found), {"runs": tool.runs_json(found)}, as_json)
+
+
+def check_page_options(preset: str, compare: list[str], html: str, photos: int, open_: bool) -> None:
+    """Raises InputError for an option of `runs` that would be ignored."""
+    from cache.errors import InputError
+
+    if html and not compare:
+        raise InputError(f"--html {html}: it is the page of --compare; name two runs or more with that")
+    for name, given in (("--photos", photos), ("--open", open_)):
+        if given and not html:
+            raise InputError(f"runs {name}: needs a page; add --html FILE")
+    if photos and not preset:
+        raise InputError(f"--photos {photos}: name the preset of the photos: `clip2seg runs PRESET`")

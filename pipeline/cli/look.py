@@ -12,11 +12,13 @@ from pipeline.cli.common import (
     Data,
     Device,
     Json,
+    Open,
     Preset,
     Set,
     emit,
     make_machine,
     make_plan,
+    show,
 )
 
 PANEL = "Look"
@@ -30,7 +32,7 @@ def inspect(
         str,
         typer.Argument(
             help="summary, quality, mining, recipes, image, search, neighbours, duplicates, outliers, losses, explore, "
-            "concepts.",
+            "report, concepts.",
             metavar="[QUESTION]",
         ),
     ] = "summary",
@@ -60,15 +62,22 @@ def inspect(
     split: Annotated[
         str, typer.Option("--split", help="explore: train (the cache), or val: prediction beside ground truth.")
     ] = "train",
+    open_: Open = False,
     as_json: Json = False,
 ) -> None:
     """Ask the cache how good teacher and mining are.
 
     `summary` loads no torch.
     """
+    from cache.errors import InputError
     from pipeline.inspection.opened import Inspection
-    from pipeline.inspection.questions import ask
+    from pipeline.inspection.questions import WITHOUT_PICTURE, ask
 
+    if open_ and question in WITHOUT_PICTURE:
+        raise InputError(f"inspect {question} --open: it draws nothing to show; leave --open out")
     ask_of = Inspection(make_plan(preset, data, artifacts, set_), make_machine(device, 0), out)
     with ask_of.plan.invocation.suggestions():
-        emit(*ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary, split=split), as_json)
+        text, found = ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary, split=split)
+    emit(text, found, as_json)
+    if open_ and (address := found.get("file") or found.get("page") or found.get("picture")):
+        show(address)

@@ -13,11 +13,13 @@ from pipeline.cli.common import (
     Data,
     Device,
     Json,
+    Open,
     SeenBias,
     Synonyms,
     Teacher,
     emit,
     open_student,
+    show,
 )
 
 PANEL = "Use"
@@ -53,6 +55,7 @@ def predict(
     data: Data = "",
     artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
+    open_: Open = False,
     as_json: Json = False,
 ) -> None:
     """Segment pictures, folders or a video.
@@ -61,6 +64,7 @@ def predict(
     """
     from pipeline.use.predict import predict as run_predict
     from pipeline.use.predict import predict_text
+    from stages.predict import PAGE
 
     student = open_student(run, artifacts, data, device, teacher)
     options = {
@@ -72,6 +76,8 @@ def predict(
     }
     result = run_predict(student, sources, out, classes or None, options, max_pixels, plain, synonyms, recursive)
     emit(predict_text(result, out), result, as_json)
+    if open_:
+        show(f"{out}/{PAGE}")
 
 
 @app.command(rich_help_panel=PANEL)

@@ -16,6 +16,7 @@ from cache.summary import summarise
 from pipeline.inspection.naming import naming
 from pipeline.inspection.opened import Inspection
 from pipeline.inspection.pictures import image, plain, sheet
+from pipeline.shown import link
 from stages.parts.data.vocabulary import word_list
 from stages.running.curves import curves_at
 
@@ -131,6 +132,16 @@ def losses(of: Inspection) -> dict[str, Any]:
     return {"picture": picture, "points": len(curves), "first": curves[0], "last": curves[-1]}
 
 
+def report(of: Inspection) -> dict[str, Any]:
+    """The page of the run, made again with the references that are scored by now."""
+    from pipeline.run import write_report
+
+    at = of.plan.address("train")
+    if at.get("student.safetensors") is None:
+        raise InputError(f"{at}: no trained student there; run `{of.plan.invocation.command('train')}` first")
+    return {"file": write_report(of.plan, at)}
+
+
 QUESTIONS: Mapping[str, tuple[str, int]] = {
     "summary": ("", 0),
     "quality": ("", 1000),
@@ -143,9 +154,12 @@ QUESTIONS: Mapping[str, tuple[str, int]] = {
     "outliers": ("", 18),
     "losses": ("", 0),
     "explore": ("", 24),
+    "report": ("", 0),
     "concepts": ("", 8),
 }
 """Question -> what it asks for, and its default --count."""
+WITHOUT_PICTURE = ("summary", "quality", "mining", "recipes")
+"""Questions whose answer is text alone."""
 
 
 def ask(
@@ -194,6 +208,9 @@ def ask(
 
             found = write_explorer(of, k, full_labels=full_labels, split=split)
             return text.explore_text(found), found
+        case "report":
+            found = report(of)
+            return f"report: {link(found['file'])}", found
         case "concepts":
             from pipeline.inspection.concepts import concepts, concepts_text
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.inspection import naming
 from pipeline.invocation import Invocation
+from pipeline.shown import link
 from pipeline.text import columns, size
 
 GOOD, FAIR, POOR = "good", "fair", "POOR"
@@ -300,7 +301,7 @@ def explore_text(result: dict[str, Any]) -> str:
     """`inspect PRESET explore`."""
     error = result["error"]
     return (
-        f"explorer: {result['file']} ({size(result['bytes'])}, {result['images']} images)\n"
+        f"explorer: {link(result['file'])} ({size(result['bytes'])}, {result['images']} images)\n"
         f"  cosines of the packed tokens differ from the stored ones by {error['mean']:.4f} on average, by "
         f"{error['most_of_99']:.4f} or less in 99 % of pairs, by {error['most']:.4f} at most\n"
         f"  {result['kept_dims']} of {result['dim']} dimensions hold {100 * result['kept_energy']:.1f} % of the energy"

@@ -172,11 +172,15 @@ def _differing(runs: Sequence[Run]) -> dict[str, str]:
     return found
 
 
-def compare(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any]:
-    """Two or more runs: settings that differ, and scores. Raises InputError for a name that fits no run, or many."""
+def chosen(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
+    """Two or more runs by name. Raises InputError for a name that fits no run, or many."""
     if len(names) < 2:
         raise InputError("--compare: name two runs or more: --compare train-1a2b --compare train-3c4d")
-    chosen = [_one(runs, name) for name in names]
+    return [_one(runs, name) for name in names]
+
+
+def compare(chosen: Sequence[Run]) -> dict[str, Any]:
+    """The settings in which runs differ, and their scores."""
     keys = sorted({key for run in chosen for key in run.settings})
     settings = {key: [run.settings.get(key, _NONE) for run in chosen] for key in keys}
     scored = [run.evaluations[0][1] if run.evaluations else None for run in chosen]

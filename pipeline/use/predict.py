@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError
+from pipeline.shown import link
 from pipeline.text import columns
 from pipeline.use.student import Student, segment_options
 from stages import predict as stage
@@ -63,6 +64,6 @@ def predict_text(report: dict[str, Any], out: str) -> str:
     return (
         f"predict: {len(images)} pictures in {report['seconds']} s\n"
         f"  -> {out}/overlays, {out}/labels, {out}/predict.json\n"
-        f"  look at them: {(Path(out).expanduser() / stage.PAGE).resolve().as_uri()}\n\n"
+        f"  look at them: {link(f'{out}/{stage.PAGE}')}\n\n"
         f"{columns(rows, left=2)}{left}"
     )

@@ -33,12 +33,16 @@ class Scale:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart. `lines`: name and points of each, thinned as drawn; `log`: None where a value isn't positive."""
+    """A drawn chart. `lines`: name and points of each, thinned as drawn; `log`: None where a value isn't positive.
+
+    `slots`: each line's number among those given, the ones without a point included: a name has one look in all charts.
+    """
 
     title: str
     x_label: str
     y_label: str
     lines: tuple[tuple[str, tuple[tuple[float, float], ...]], ...]
+    slots: tuple[int, ...]
     left: float
     x_ticks: tuple[tuple[float, str], ...]
     linear: Scale
@@ -73,8 +77,12 @@ class Chart:
 def line_chart(
     title: str, lines: Sequence[tuple[str, Points]], x_label: str, y_label: str, *, log: bool = True
 ) -> Chart:
-    """Named lines in one chart; long ones are thinned by averaging neighbours. `log`: it may have that scale."""
-    shown = tuple((name, _thinned(points)) for name, points in lines)
+    """Named lines in one chart; long ones are thinned by averaging neighbours. `log`: it may have that scale.
+
+    A line may be without points, but not all of them.
+    """
+    slots = tuple(i for i, (_, points) in enumerate(lines) if points)
+    shown = tuple((lines[i][0], _thinned(lines[i][1])) for i in slots)
     xs = [x for _, points in shown for x, _ in points]
     ys = [y for _, points in shown for _, y in points]
     low, high = min(ys), max(ys)
@@ -100,6 +108,7 @@ def line_chart(
         x_label,
         y_label,
         shown,
+        slots,
         left,
         tuple((round(across.place(v), 1), _text(v)) for v in x_ticks if min(xs) <= v <= max(xs)),
         scale("linear", _Axis(plain[0], plain[-1], foot, _TOP), plain),

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import base64
+import io
+import json
+import re
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from cache.errors import InputError
-from pipeline.study.runs import compare, compare_text, find_runs, resolve_run, runs_json, runs_text
+from pipeline.study.runs import chosen, compare, compare_text, find_runs, resolve_run, runs_json, runs_text
+from stages.parts.eval_report import EvalReport
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -38,7 +45,7 @@ def test_runs_are_listed_with_their_scores(two: str, tiny: Tiny) -> None:
 def test_a_comparison_shows_the_settings_that_differ_and_no_others(two: str, tiny: Tiny) -> None:
     plans = [tiny.plan(), tiny.plan("train.lr=0.002")]
     names = [plan.address("train").prefix.rsplit("/", 1)[-1] for plan in plans]
-    found = compare(find_runs(two), names)
+    found = compare(chosen(find_runs(two), names))
     assert found["settings"] == {"train.lr": [0.001, 0.002]}
     assert found["scores"]["images"] == [6, None]
     assert "train.lr" in compare_text(found)
@@ -47,11 +54,11 @@ def test_a_comparison_shows_the_settings_that_differ_and_no_others(two: str, tin
 def test_a_name_that_fits_no_run_or_several_is_refused(two: str) -> None:
     runs = find_runs(two)
     with pytest.raises(InputError, match="fits 0 runs"):
-        compare(runs, ["train-zzz", "train-zzz"])
+        chosen(runs, ["train-zzz", "train-zzz"])
     with pytest.raises(InputError, match=f"fits {len(runs)} runs"):
-        compare(runs, ["train-", "train-"])
+        chosen(runs, ["train-", "train-"])
     with pytest.raises(InputError, match="two runs or more"):
-        compare(runs, ["train-"])
+        chosen(runs, ["train-"])
 
 
 def test_a_run_is_found_by_path_preset_or_listed_name(two: str, tiny: Tiny) -> None:
@@ -68,3 +75,51 @@ def test_looking_for_runs_makes_no_folder(tmp_path: Path) -> None:
         find_runs(str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
     assert runs_text(find_runs(str(tmp_path))).startswith("no run yet")
+
+
+def test_a_comparison_page_has_both_runs_their_classes_curves_and_the_same_photos(
+    two: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from pipeline.cli import app
+
+    tiny.run("eval", "train.lr=0.002")
+    names = [tiny.plan(*s).address("train").name for s in ((), ("train.lr=0.002",))]
+    page = tmp_path / "both.html"
+    words = ["runs", str(tiny.preset), "--artifacts", two, *(w for n in names for w in ("--compare", n))]
+    done = CliRunner().invoke(app, [*words, "--html", str(page), "--photos", "3", "--device", "cpu"])
+    assert done.exit_code == 0, done.exception
+    assert page.as_uri() in done.output
+    html = page.read_text()
+    assert "train.lr" in html and all(f"tiny/{name}" in html for name in names)
+    assert html.index("Unseen classes") < html.index(">box<") < html.index("Seen classes") < html.index(">disc<")
+    charts = re.findall(r"data-chart='([^']*)'", html)
+    lines = [json.loads(unescape(chart))["lines"] for chart in charts]
+    assert lines and all([name for name, _ in part] == [f"tiny/{n}" for n in names] for part in lines)
+    rows = [Image.open(io.BytesIO(base64.b64decode(b))) for b in re.findall(r"image/jpeg;base64,([^\"]*)", html)]
+    plans = [tiny.plan(*s) for s in ((), ("train.lr=0.002",))]
+    reports = [EvalReport.parse(plan.address("eval").get_mark("report.json") or {}, "") for plan in plans]
+    worst = {name for report in reports for name, _ in report.pictures["worst"]}
+    assert set(re.findall("<figcaption>([^<]*)<", html)) <= worst and len(rows) == min(3, len(worst))
+    first = tiny.plan().val_data
+    sizes = {first.image(first.ids.index(name)).shape[1] for name in worst}
+    assert {(row.width - 3 * 8) / 4 for row in rows} <= sizes  # photo, ground truth, two predictions
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--html", "x.html"], "it is the page of --compare"),
+        (["--compare", "a", "--compare", "b", "--photos", "2"], "runs --photos: needs a page"),
+        (["--compare", "a", "--compare", "b", "--open"], "runs --open: needs a page"),
+        (["--compare", "a", "--compare", "b", "--html", "x.html", "--photos", "2"], "name the preset of the photos"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(words: list[str], message: str) -> None:
+    from typer.testing import CliRunner
+
+    from pipeline.cli import app
+
+    refused = CliRunner().invoke(app, ["runs", *words])
+    assert isinstance(refused.exception, InputError) and message in str(refused.exception)

@@ -61,4 +61,7 @@ def test_a_long_curve_is_thinned_by_means() -> None:
 def test_lines_share_their_axes() -> None:
     chart = line_chart("total", [("a", [(0, 1.0), (10, 2.0)]), ("b", [(0, 4.0), (20, 2.0)])], "iteration", "loss")
     first, second = (points_of(path) for path in chart.linear.paths)
+    assert chart.slots == (0, 1)
+    alone = line_chart("total", [("a", []), ("b", [(0, 4.0)])], "iteration", "loss")
+    assert alone.slots == (1,) and alone.lines[0][0] == "b"
     assert first[1][1] == second[1][1] and first[1][0] < second[1][0]
