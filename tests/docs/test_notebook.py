@@ -51,6 +51,7 @@ def script() -> str:
     return "\n".join([lines[0], f"settings = {SMALL!r}", *lines[1:]])
 
 
+@pytest.mark.slow
 def test_every_cell_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("notebook.py").write_text(script())
