@@ -34,6 +34,8 @@ LOOKED = 20
 """Photos that are looked through for each one wanted, to find those that show an unseen class."""
 KINDS = ("tokens", "dense", "affinity", "latent")
 """Artifacts that training, or what makes them, reads."""
+NONSENSE = "the names of the unseen classes: nonsense in their place"
+ROTATED = "the names of the unseen classes: each bears the next one's (nonsense is all one word to this teacher)"
 LIMITS = (
     "photos beyond those named, and training steps beyond those run",
     "what the teacher was trained on before this program read it",
@@ -56,9 +58,13 @@ def certify(plan: Plan, machine: Machine, *, photos: int = 16, steps: int = 2, o
     with tempfile.TemporaryDirectory(prefix="clip2seg-certify-") as folder, Bar("certify", 2, "runs") as bar:
         honest = _made(_world(plan, Path(folder) / "honest", picked, steps), machine)
         bar.advance()
-        poisoned = _poisoned(plan, Path(folder) / "poisoned", picked, steps)
-        stopped = ""
+        stopped, names = "", NONSENSE
         try:
+            poisoned = _poisoned(plan, Path(folder) / "poisoned", picked, steps, nonsense=True)
+            try:
+                run.extract(poisoned, machine)
+            except InputError:  # a teacher of few words takes all nonsense for one word; then names change places
+                poisoned, names = _poisoned(plan, Path(folder) / "rotated", picked, steps, nonsense=False), ROTATED
             other = _made(poisoned, machine, poison_text=True)
         except InputError as error:  # a NaN of an unseen class's embedding in a loss, for instance
             other, stopped = {}, str(error)
@@ -90,7 +96,7 @@ def certify(plan: Plan, machine: Machine, *, photos: int = 16, steps: int = 2, o
         "steps": steps,
         "poisoned": [
             "every mask pixel without a seen label: unseen and ignored values drawn at random",
-            "the names of the unseen classes",
+            names,
             "the text embeddings of the unseen classes: NaN, before training",
         ],
         "compared": compared,
@@ -155,8 +161,11 @@ def _world(plan: Plan, folder: Path, records: Sequence[Record], steps: int, **ch
     return made
 
 
-def _poisoned(plan: Plan, folder: Path, records: Sequence[Record], steps: int) -> Plan:
-    """`_world` with masks and names in which the unseen classes can't be recognised."""
+def _poisoned(plan: Plan, folder: Path, records: Sequence[Record], steps: int, *, nonsense: bool) -> Plan:
+    """`_world` with masks and names in which the unseen classes can't be recognised.
+
+    `nonsense`: new names; otherwise each class bears the next one's.
+    """
     words, random = plan.vocabulary, np.random.default_rng(0)
     value = dict(zip(words.classes, words.raw_values, strict=True))
     hidden = np.array([*(value[name] for name in words.unseen), *sorted(words.ignore)])
@@ -169,11 +178,13 @@ def _poisoned(plan: Plan, folder: Path, records: Sequence[Record], steps: int) -
         file = folder / "masks" / f"{place:05d}.png"
         Image.fromarray(poison.astype(np.uint8 if poison.max() < 256 else np.uint16)).save(file)
         changed.append(replace(record, mask=file))
-    nonsense = {name: f"qz{i} {hashlib.sha256(name.encode()).hexdigest()[:6]}" for i, name in enumerate(words.unseen)}
+    new = dict(zip(words.unseen, (*words.unseen[1:], *words.unseen[:1]), strict=True))
+    if nonsense:
+        new = {name: f"qz{i} {hashlib.sha256(name.encode()).hexdigest()[:6]}" for i, name in enumerate(words.unseen)}
     renamed = replace(
         words,
-        classes=tuple(nonsense.get(name, name) for name in words.classes),
-        unseen=tuple(nonsense[name] for name in words.unseen),
+        classes=tuple(new.get(name, name) for name in words.classes),
+        unseen=tuple(new[name] for name in words.unseen),
     )
     return _world(plan, folder, changed, steps, vocabulary=renamed)
 

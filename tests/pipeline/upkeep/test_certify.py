@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import stages.extract
 from cache.errors import InputError
 from cache.location import unsealed
 from cache.store import Artifact
@@ -191,6 +192,23 @@ def test_other_configurations_are_certified_too(tiny: Tiny, tmp_path: Path) -> N
         ("distill.loss=none", "latent-embedding.enabled=false"),
     ):
         assert certified(tiny, tmp_path / str(len(overrides)), *overrides)["inductive"], overrides
+
+
+@pytest.mark.slow
+def test_a_teacher_of_few_words_is_no_leak(tiny: Tiny, tmp_path: Path, monkeypatch: Patch) -> None:
+    """To the demo's teacher all nonsense is one word, which `extract` refuses: names change places then."""
+    made = stages.extract._check_apart
+
+    def refused(names: Any, text: np.ndarray) -> None:
+        if any(name.startswith("qz") for name in names):
+            raise InputError("two classes have the same text embedding")
+        made(names, text)
+
+    monkeypatch.setattr(stages.extract, "_check_apart", refused)
+    found = certified(tiny, tmp_path)
+    assert found["inductive"] and any("each bears the next one's" in line for line in found["poisoned"])
+    names_seed_the_crops(monkeypatch)
+    assert not certified(tiny, tmp_path)["inductive"]
 
 
 @pytest.mark.slow
