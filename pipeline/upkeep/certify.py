@@ -90,7 +90,7 @@ def certify(plan: Plan, machine: Machine, *, photos: int = 16, steps: int = 2, o
         "split": {"name": plan.vocabulary.split, "hash": plan.vocabulary.split_hash},
         "seen": list(plan.vocabulary.seen),
         "unseen": list(plan.vocabulary.unseen),
-        "teacher": {"model": Path(plan.config.teacher.model).name, "identity": text.get("identity"), "licence": _licence(plan)},
+        "teacher": {"model": _teacher(plan), "identity": text.get("identity"), "licence": _licence(plan)},
         "data": {"digest": plan.train_data.digest, "photos": [record.id for record in picked]},
         "photos that show an unseen class": showing,
         "steps": steps,
@@ -236,6 +236,12 @@ def _compared(honest: Mapping[str, str], other: Mapping[str, str]) -> list[dict[
 
 def _digest(data: bytes | None) -> str:
     return "" if data is None else hashlib.sha256(data).hexdigest()
+
+
+def _teacher(plan: Plan) -> str:
+    """A teacher's name; of one in a folder the folder's, without the way there."""
+    model = plan.config.teacher.model
+    return Path(model).name if model.startswith("local-dir:") else model
 
 
 def _licence(plan: Plan) -> str:
