@@ -66,6 +66,9 @@ export: $(VENV)/.dev ## the student as an ONNX file, checked against PyTorch, wi
 runs: $(VENV)/.user ## list this preset's training runs with their scores
 	$(BIN)/clip2seg runs $(PRESET) --artifacts $(ARTIFACTS) $(ARGS)
 
+certify: $(VENV)/.user ## prove on your own photos that nothing of an unseen class reaches training
+	$(RUN)
+
 doctor: $(VENV)/.user ## look at this machine: versions, GPU, disk, weights; each finding with its remedy
 	$(RUN)
 

@@ -21,9 +21,16 @@ MEASURES = ("iou", "purity", "recall", "dense", "named")
 
 
 def measured(found: dict[str, Any], name: str) -> dict[str, float]:
-    """A measure of `inspect recipes` by row, those without a number left out."""
-    values = {r["name"]: r[name] if name in ("dense", "named") else (r["best"] or {}).get(name) for r in found["rows"]}
-    return {row: value for row, value in values.items() if value is not None}
+    """A measure of `inspect recipes` by row, those without a number left out.
+
+    A row at its best merge threshold, and once more at each threshold as "ROW at 0.8".
+    """
+    values: dict[str, Any] = {}
+    for row in found["rows"]:
+        each = {row["name"]: row["best"] or {}}
+        each |= {f"{row['name']} at {at['threshold']:g}": at for at in row["thresholds"]}
+        values |= {title: row[name] if name in ("dense", "named") else at.get(name) for title, at in each.items()}
+    return {title: value for title, value in values.items() if value is not None}
 
 
 def trained(runs: list[dict[str, Any]], world: str, score: str) -> dict[str, float]:
@@ -42,7 +49,8 @@ def main() -> None:
     parser.add_argument("--world", default="demo")
     parser.add_argument("--score", default="uIoU", choices=("uIoU", "hIoU", "sIoU"))
     asked = parser.parse_args()
-    found, runs = (json.loads(file.read_text()) for file in (asked.recipes, asked.results))
+    found = json.loads(asked.recipes.read_text().splitlines()[-1])  # `--json` prints the table first
+    runs = json.loads(asked.results.read_text())
     final = trained(runs["rows"], asked.world, asked.score)
     for name in MEASURES:
         before = measured(found, name)

@@ -55,13 +55,14 @@ class _Found:
 
 @dataclass(frozen=True)
 class _View:
-    """One view as this comparison looks at it: `truth` holds the `hidden` classes, `known` doesn't."""
+    """One view as this comparison looks at it: `truth` holds the `hidden` classes, `known` doesn't; `seen`: K_s."""
 
     pixels: Array
     labels: Array
     known: Array
     truth: Array
     hidden: Sequence[int]
+    seen: int
 
 
 def run(
@@ -80,7 +81,7 @@ def run(
     """A row for each variant, its best merge threshold first by IoU of what was hidden; JSON, in per cent.
 
     `text` [K_s, D]: embeddings of the seen names. `full_labels` (evaluation only): the unseen classes themselves are
-    looked for, and nothing is hidden.
+    looked for, and nothing is hidden; `text` [K, D] then has the unseen names too, and pixels are named by all of them.
     """
     words = data.vocabulary
     teachers = {recipe: teacher.with_recipe(recipe) for recipe in dict.fromkeys(v.recipe for v in variants)}
@@ -110,7 +111,7 @@ def _view(data: Dataset, views: ViewsConfig, row: int, fold: int, full_labels: b
     free = (labels == IGNORE) | np.isin(labels, list(hidden))
     if cut is not None:
         free &= inside(cut)
-    return _View(pixels, labels, np.where(free, np.uint8(IGNORE), np.uint8(0)), truth, hidden)
+    return _View(pixels, labels, np.where(free, np.uint8(IGNORE), np.uint8(0)), truth, hidden, seen)
 
 
 def _look(
@@ -126,11 +127,13 @@ def _look(
     """Counts what one view says of one variant."""
     tokens = variant.refiner.stored(dense, features)
     height, width = view.labels.shape
-    found.dense += confusion(on_pixels(cell_classes(tokens, text), (height, width)), view.labels, len(text))
+    # All names compete only where the labels of all of them may be looked at: else these are the seen ones.
+    wanted = view.truth if len(text) > view.seen else view.labels
+    found.dense += confusion(on_pixels(cell_classes(tokens, text), (height, width)), wanted, len(text))
     for region in present_regions(view.labels):
         share = annotated_share(np.where(view.labels == region, region, IGNORE).astype(np.uint8), tokens.shape[:2])
         mean = np.einsum("hw,hwd->d", share, tokens)
-        found.regions, found.right = found.regions + 1, found.right + int((text @ mean).argmax() == region)
+        found.regions, found.right = found.regions + 1, found.right + int((text[: view.seen] @ mean).argmax() == region)
     if not np.isin(view.truth, list(view.hidden)).any():
         return
     joined = variant.refiner.cells(dense, features)
@@ -151,15 +154,16 @@ def _row(found: _Found, variant: Variant, names: Sequence[str], seen: int) -> di
     return {
         "name": variant.name,
         "settings": settings,
-        "dense": scores_report(found.dense, names[:seen], seen)["sIoU"],
+        "dense": (scored := scores_report(found.dense, names[: len(found.dense)], seen))["sIoU"],
+        "dense_hIoU": scored["hIoU"],
         "named": round(100 * found.right / found.regions, 2) if found.regions else None,
         "best": best,
         "thresholds": mined,
     }
 
 
-def seen_text(teacher: Teacher, names: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
-    """Unit embeddings [K_s, D] of the seen names by the teacher's own text tower."""
+def text_of(teacher: Teacher, names: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
+    """Unit embeddings [K, D] of names by the teacher's own text tower."""
     with torch.no_grad():
         found: np.ndarray = teacher.encode_text(names, prompts).float().cpu().numpy()
     return found

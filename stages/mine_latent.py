@@ -109,7 +109,7 @@ def _run(
                         batch = range(first, min(first + extract.batch, len(rows)))
                         some = [rows[i] for i in batch if known[i] is None]
                         with clock("dense"):
-                            fields = [np.asarray(next(maps), np.float32) for _ in some]
+                            fields = [next(maps) for _ in some]
                             others = [next(second) for _ in some]
                         new: list[Mined] = []
                         with clock("mine"):

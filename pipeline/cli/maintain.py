@@ -122,6 +122,28 @@ def data_apply_concepts(
     emit(applied_text(found), found, as_json)
 
 
+@data_app.command("suggest")
+def data_suggest(
+    preset: Preset = "demo",
+    count: Annotated[int, typer.Option("--count", help="Photos to suggest.")] = 50,
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
+    device: Device = "auto",
+    set_: Set = [],
+    out: Annotated[str, typer.Option("--out", help="Folder for lists and page; default: beside the artifacts.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Say which photos to annotate next.
+
+    By concepts that no labels cover, rare ones more, and by doubt between student and teacher.
+    """
+    from pipeline.inspection.opened import Inspection
+    from pipeline.inspection.suggest import suggest, suggest_text
+
+    found = suggest(Inspection(make_plan(preset, data, artifacts, set_), make_machine(device, 0), out), count)
+    emit(suggest_text(found), found, as_json)
+
+
 prepare_app = typer.Typer(help="Make a published data set ready.", no_args_is_help=True)
 data_app.add_typer(prepare_app, name="prepare")
 
@@ -267,6 +289,31 @@ def cache_drop_dense(
 
     found = cache_tool.drop_dense(make_plan(preset, data, artifacts, set_))
     emit(cache_text.dropped_text(found), found, as_json)
+
+
+@app.command(rich_help_panel=PANEL)
+def certify(
+    preset: Preset = "demo",
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
+    device: Device = "auto",
+    set_: Set = [],
+    photos: Annotated[int, typer.Option("--photos", help="Training photos to run on.")] = 16,
+    steps: Annotated[int, typer.Option("--steps", help="Training steps to run.")] = 2,
+    out: Annotated[str, typer.Option("--out", help="Where the certificate goes; default: beside the artifacts.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Prove that no unseen class leaks into training.
+
+    Runs the stages twice on your photos, once with unseen labels, names and embeddings poisoned; compares all bytes.
+    """
+    from pipeline.upkeep.certify import certificate_text
+    from pipeline.upkeep.certify import certify as tool
+
+    found = tool(make_plan(preset, data, artifacts, set_), make_machine(device, 0), photos=photos, steps=steps, out=out)
+    emit(certificate_text(found), found, as_json)
+    if not found["inductive"]:
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=PANEL)

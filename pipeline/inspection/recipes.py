@@ -33,7 +33,7 @@ SECOND = {
 
 def compare(of: Inspection, *, images: int, full_labels: bool) -> dict[str, Any]:
     """The comparison as JSON: rows sorted by the IoU of mined regions with what was hidden. Loads CLIP, no cache."""
-    from stages.inspect_recipes import run, seen_text
+    from stages.inspect_recipes import run, text_of
     from stages.parts.teacher.features import load_features
     from stages.parts.teacher.files import load_text_source
 
@@ -41,10 +41,11 @@ def compare(of: Inspection, *, images: int, full_labels: bool) -> dict[str, Any]
     c, words, teacher = of.plan.config, of.plan.vocabulary, of.teacher
     if len(words.seen) < 2:
         raise InputError(f"inspect {of.plan.name} recipes: two seen classes or more are needed, one to hide")
+    names = words.ordered if full_labels else words.seen
     if c.teacher.text:
-        text = load_text_source(c.teacher.text, words.seen)
+        text = load_text_source(c.teacher.text, names)
     else:
-        text = seen_text(teacher, words.seen, of.plan.prompts)
+        text = text_of(teacher, names, of.plan.prompts)
     now = c.mine_latent.merge_threshold
     thresholds = sorted({round(t, 4) for t in (now - STEP, now, now + STEP) if 0 <= t <= 1})
     rows = run(
@@ -101,12 +102,14 @@ def _now(config: Config) -> set[str]:
 
 def recipes_text(found: dict[str, Any]) -> str:
     """The comparison as a table, and the settings of its best row."""
-    head = ["dense map", "IoU", "purity", "recall", "latent", "merged above", "dense sIoU", "regions named"]
+    dense = "dense hIoU" if any(row["dense_hIoU"] is not None for row in found["rows"]) else "dense sIoU"
+    head = ["dense map", "IoU", "purity", "recall", "latent", "merged above", dense, "regions named"]
     table: list[list[object]] = [[*head]]
     for row in found["rows"]:
         best = row["best"] or {}
         mined = [best.get(k, "-") for k in ("iou", "purity", "recall", "latent", "threshold")]
-        table.append([row["name"], *mined, row["dense"], row["named"]])
+        named = row["dense_hIoU"] if dense == "dense hIoU" else row["dense"]
+        table.append([row["name"], *mined, named, row["named"]])
     first = found["rows"][0]
     if first["best"] is None:
         return f"{columns(table)}\n\nno sampled view shows one of the {found['of']}: raise --count"

@@ -10,6 +10,7 @@ from pipeline.inspection.opened import Inspection
 from pipeline.inspection.questions import ask
 from pipeline.invocation import Invocation, program
 from pipeline.plan import Plan
+from pipeline.shown import link
 from pipeline.study import showcase
 from stages.running.progress import say
 
@@ -49,6 +50,6 @@ def run_demo(preset: str, artifacts: str, overrides: list[str], machine: run.Mac
     for question, what in (("summary", ""), ("image", view)):
         texts.append(ask(of, question, what, count=-1, full_labels=False, vocabulary="")[0])
     result["strip"] = showcase.draw(plan, reference, machine)
-    looked = f"baseline and full method side by side: {result['strip']}"
+    looked = f"baseline and full method side by side: {link(result['strip'])}"
     texts += [f"{report.eval_text(plan, result)}\n{looked}", next_steps(plan.invocation)]
     return "\n\n".join(texts), result

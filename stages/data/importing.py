@@ -25,7 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from cache.errors import InputError
 from cache.files import write_whole
-from cache.settings import IGNORE
+from cache.settings import IGNORE, MOST_IN_A_BYTE, WIDE_IGNORE
 from stages.parts.data.formats.base import Example, Packed, Source, list_tree
 from stages.parts.data.formats.drawing import NO_LABEL
 from stages.parts.data.formats.registry import Found, choose, read
@@ -35,8 +35,6 @@ from stages.running.progress import Bar
 
 MARK = ".clip2seg-import.json"
 """Says what NEW is made of; its `done` comes last."""
-_IGNORE_16 = 65535
-_MOST_8_BIT = 254
 _NAMED = 3
 
 
@@ -109,6 +107,9 @@ def import_folder(folder: str, out: str, format: str = "") -> ImportReport:
     source = read(tree, found.name)
     for one in source.examples:
         check_plain(one.id, str(one.photo if isinstance(one.photo, Path) else root))
+    twice = [one for one, n in Counter(example.id for example in source.examples).items() if n > 1]
+    if twice:
+        raise InputError(f"{root}: two photos would be called {twice[0]!r}; rename one")
     _begin(target, _digest(found, source, root))
     bad: list[str] = []
     tally: Counter[str] = Counter()
@@ -129,7 +130,8 @@ def import_folder(folder: str, out: str, format: str = "") -> ImportReport:
         raise InputError(f"{bad[0]} (none of the {len(bad)} photos can be used)")
     lists = _write_lists(target, subsets)
     values = sorted(held | source.names.keys())
-    write_whole(target / "names.txt", _names_text(values, source).encode())
+    if not (target / "names.txt").exists():  # one that is there may have been completed since
+        write_whole(target / "names.txt", _names_text(values, source).encode())
     mark = json.loads((target / MARK).read_bytes())
     write_whole(target / MARK, json.dumps({**mark, "done": True}).encode())
     return ImportReport(
@@ -183,7 +185,7 @@ def _write(target: Path, example: Example, source: Source, tally: Counter[str]) 
     """Writes a photo and its mask, unless both are there; the values that the mask holds, "no label" apart."""
     suffix = example.photo.suffix.lower()
     photo, mask = target / "images" / f"{example.id}{suffix}", target / "masks" / f"{example.id}.png"
-    wide = max(source.names, default=0) > _MOST_8_BIT
+    wide = max([*source.names, *source.unnamed], default=0) > MOST_IN_A_BYTE
     if photo.is_file() and mask.is_file():
         tally["kept"] += 1
         with Image.open(mask, formats=("PNG",)) as image:
@@ -227,13 +229,14 @@ def _link(source: Path, target: Path) -> None:
 
 def _stored(values: NDArray[np.integer[Any]], wide: bool) -> NDArray[np.integer[Any]]:
     if wide:
-        return np.where(values == NO_LABEL, _IGNORE_16, values).astype(np.uint16)
+        return np.where(values == NO_LABEL, WIDE_IGNORE, values).astype(np.uint16)
     return np.where(values == NO_LABEL, IGNORE, values).astype(np.uint8)
 
 
 def _held(stored: NDArray[np.integer[Any]], source: Source) -> set[int]:
-    values = set(np.unique(stored).tolist())
-    return values if source.raw else values - {0, _IGNORE_16 if stored.dtype == np.uint16 else IGNORE}
+    """The values of a mask that are classes, or may be: 0 and "no label" are none unless they are named."""
+    none = {0, IGNORE, WIDE_IGNORE} if source.raw else {0, WIDE_IGNORE if stored.dtype == np.uint16 else IGNORE}
+    return set(np.unique(stored).tolist()) - (none - source.names.keys())
 
 
 _REMARKS = ("overlapped", "unknown")
@@ -246,7 +249,7 @@ def _png(values: NDArray[np.integer[Any]], remarks: Sequence[str] = ()) -> bytes
     for key in remarks:
         about.add_text(key, "yes")
     buffer = io.BytesIO()
-    if values.dtype.kind not in "iu" or values.min(initial=0) < 0 or values.max(initial=0) > _IGNORE_16:
+    if values.dtype.kind not in "iu" or values.min(initial=0) < 0 or values.max(initial=0) > WIDE_IGNORE:
         raise BadSample("labels don't fit 16 bits")
     narrow = values.dtype == np.uint8 or (values.dtype != np.uint16 and values.max(initial=0) <= IGNORE)
     Image.fromarray(values.astype(np.uint8 if narrow else np.uint16)).save(buffer, "PNG", pnginfo=about)
@@ -258,7 +261,7 @@ def _write_lists(target: Path, subsets: dict[str, list[str]]) -> tuple[str, ...]
     said = {name: ids for name, ids in subsets.items() if name}
     if "train" not in said or len(said) < 2 or subsets.get(""):
         return ()
-    for name, ids in said.items():
+    for name, ids in said.items() if not (target / "train.txt").exists() else ():
         write_whole(target / f"{name}.txt", "".join(f"{one}\n" for one in sorted(ids)).encode())
     return tuple(f"{name}.txt" for name in said)
 

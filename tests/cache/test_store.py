@@ -186,6 +186,22 @@ def test_dense_rows_come_one_at_a_time_and_checked(tmp_path: Path) -> None:
         list(Artifact(artifact.at, "dense").rows(0, "dense"))
 
 
+@pytest.mark.parametrize("only", [None, range(5)])
+def test_a_flipped_byte_anywhere_in_stored_rows_is_noticed_as_they_are_read(tmp_path: Path, only: range | None) -> None:
+    artifact, wanted = dense(tmp_path), field(5)
+    artifact.write(0, names(0, 5), wanted, {})
+    chunk = next(f for f in (tmp_path / "dense-0.zarr/shards/00000/dense/c").rglob("*") if f.is_file())
+    whole = chunk.read_bytes()
+    index = len(whole) - (5 * 16 + 4)  # offset and length of each row, then their own checksum
+    places = {*range(0, index, 61), index - 1, *range(index, len(whole), 7), len(whole) - 1}
+    for place in sorted(places):
+        chunk.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(StoreError, match="damaged"):
+            list(Artifact(artifact.at, "dense").rows(0, "dense", only))
+    chunk.write_bytes(whole)
+    np.testing.assert_array_equal(np.stack(list(artifact.rows(0, "dense", only))), wanted["dense"])
+
+
 def test_a_discarded_shard_can_be_made_anew(tmp_path: Path) -> None:
     artifact = tokens(tmp_path)
     artifact.write(0, names(0, 1), arrays([1]), {})

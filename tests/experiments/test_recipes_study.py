@@ -8,24 +8,29 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from pipeline.config import load_config
 from pipeline.inspection.recipes import OWN, SECOND
 from stages.parts.teacher.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[2]
-STUDY = tomllib.loads((ROOT / "experiments/studies/recipes.toml").read_text(encoding="utf-8"))
 
 
-def test_every_row_loads_and_has_a_name_that_inspect_recipes_prints() -> None:
+@pytest.mark.parametrize("study", ["recipes", "ranking"])
+def test_every_row_loads_and_has_a_name_that_inspect_recipes_prints(study: str) -> None:
     refinements = {"", *OWN, *SECOND, "k-means by both"}
-    for told in STUDY["round"]:
-        (name,) = told["worlds"]
-        world = STUDY["world"][name]
+    read = tomllib.loads((ROOT / f"experiments/studies/{study}.toml").read_text(encoding="utf-8"))
+    for told in read["round"]:
+        (name,) = told.get("worlds", read["world"])
+        world = read["world"][name]
         preset = world["preset"]
         at = str(ROOT / "experiments/studies" / preset) if preset.endswith(".toml") else preset
         for row, settings in told["rows"].items():
-            recipe, _, refinement = row.removesuffix(", 0.7").removesuffix(", 0.9").partition(", ")
+            title, _, threshold = row.partition(" at ")
+            recipe, _, refinement = title.partition(", ")
             config = load_config(at, [*world["set"], *settings])
+            assert not threshold or config.mine_latent.merge_threshold == float(threshold)
             assert recipe in (config.teacher.recipe, "feature_map") and recipe in {*RECIPES, "feature_map"}
             assert refinement in refinements
             expected = {**OWN, **SECOND}.get(refinement)
@@ -40,6 +45,7 @@ def test_ranks_that_agree_give_one_and_reversed_ones_minus_one(tmp_path: Path) -
             "dense": 10 - i,
             "named": None if i == 3 else i,
             "best": {"iou": i, "purity": -i, "recall": i % 2},
+            "thresholds": [{"threshold": 0.9, "iou": -i, "purity": i, "recall": 0}],
         }
         for i, name in enumerate("abcd")
     ]
@@ -49,7 +55,7 @@ def test_ranks_that_agree_give_one_and_reversed_ones_minus_one(tmp_path: Path) -
         for i, name in enumerate("abcde")
         for seed in (0, 1)
     ]
-    (tmp_path / "a.json").write_text(json.dumps({"rows": rows}))
+    (tmp_path / "a.json").write_text("dense map   IoU\na   3\n" + json.dumps({"rows": rows}) + "\n")
     (tmp_path / "b.json").write_text(json.dumps({"rows": runs}))
     code = [sys.executable, str(ROOT / "experiments/spearman.py"), str(tmp_path / "a.json"), str(tmp_path / "b.json")]
     said = subprocess.run(code, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -57,3 +63,8 @@ def test_ranks_that_agree_give_one_and_reversed_ones_minus_one(tmp_path: Path) -
     assert "Spearman -1.00" in said[1] and "Spearman -1.00" in said[3] and said[4].endswith("3 rows)")
     other = subprocess.run([*code, "--world", "photos"], capture_output=True, text=True, check=True).stdout
     assert other.startswith("iou     against uIoU: Spearman -1.00")
+    for run in runs:
+        run["row"] += " at 0.9"  # then what was mined at that threshold counts, not at a row's best
+    (tmp_path / "b.json").write_text(json.dumps({"rows": runs}))
+    fixed = subprocess.run(code, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "Spearman -1.00" in fixed[0] and "Spearman +1.00" in fixed[1]

@@ -427,6 +427,21 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
         REFUSED, lambda w: w.spoil(lambda: w.flipped(w.student)).stage(
             "eval", "--set", "eval.short_side=32", fresh=False)),
     # -- asking ------------------------------------------------------------------------------------------------
+    "mine-concepts: before mine-latent": (
+        REFUSED, lambda w: ("mine-concepts", str(w.preset), "--artifacts", str(w.root / "new"))),
+    "mine-concepts: more concepts than there may be": (
+        REFUSED, lambda w: ("mine-concepts", str(w.preset), "--set", "mine-concepts.count=9999")),
+    "mine-concepts: concepts to reuse that are not there": (
+        REFUSED, lambda w: ("mine-concepts", str(w.preset), "--set", f"mine-concepts.reuse={w.root}/none.zarr")),
+    "data apply-concepts: no such file": (
+        REFUSED, lambda w: ("data", "apply-concepts", str(w.preset), str(w.root / "none.json"))),
+    "data apply-concepts: a file that says something else": (
+        REFUSED, lambda w: ("data", "apply-concepts", str(w.write(w.root / "choices.json", "[1]").preset),
+                            str(w.root / "choices.json"))),
+    "data suggest: before mine-concepts": (
+        REFUSED, lambda w: ("data", "suggest", str(w.preset), "--artifacts", str(w.root / "artifacts"))),
+    "certify: one photo": (REFUSED, lambda w: ("certify", str(w.preset), "--photos", "1", "--device", "cpu")),
+    "inspect: concepts before mine-concepts": (REFUSED, lambda w: w.ask("concepts")),
     "inspect: an unknown question": (REFUSED, lambda w: w.ask("colour")),
     "inspect: image of nothing": (REFUSED, lambda w: w.ask("image")),
     "inspect: image of a path": (REFUSED, lambda w: w.ask("image", "../../etc/passwd")),

@@ -55,7 +55,7 @@ def rows(tiny: Tiny, names: Sequence[str], *, full_labels: bool = False) -> dict
     plan = tiny.plan()
     variants = [Variant(name, name, Refiner(), (f"teacher.recipe={name}",)) for name in names]
     teacher: Any = Planted(plan.train_data)
-    text, many = np.eye(5, dtype=np.float32)[:2], len(plan.train_data)
+    text, many = np.eye(5, dtype=np.float32)[: 4 if full_labels else 2], len(plan.train_data)
     found = compare(
         plan.config.mine_latent,
         plan.config.views,
@@ -76,6 +76,9 @@ def test_a_map_of_the_truth_beats_one_of_noise(tiny: Tiny, full_labels: bool) ->
     found = rows(tiny, ("noise", "truth", "half"), full_labels=full_labels)
     truth, noise, half = (found[name] for name in ("truth", "noise", "half"))
     assert truth["best"]["iou"] > 75 and truth["dense"] > 60 and truth["named"] > 95
+    assert (truth["dense_hIoU"] is not None) == full_labels
+    if full_labels:  # the unseen names compete too, for the pixels of unseen classes too
+        assert noise["dense_hIoU"] < half["dense_hIoU"] <= truth["dense_hIoU"] and truth["dense_hIoU"] > 60
     assert noise["best"]["iou"] < half["best"]["iou"] <= truth["best"]["iou"]
     assert noise["dense"] < half["dense"] < truth["dense"] + 1e-9
     assert truth["settings"][-1] == f"mine-latent.merge_threshold={truth['best']['threshold']:g}"

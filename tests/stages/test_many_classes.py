@@ -54,7 +54,7 @@ def test_three_hundred_classes_from_masks_to_predictions(fresh_tiny: Tiny) -> No
     assert data.labels(0, "seen").dtype == np.uint8 and data.labels(0, "all").dtype == np.uint16
     out = fresh_tiny.root / "out"
     (run,) = (fresh_tiny.artifacts / "tiny").glob("train-*")
-    predict(load_student(str(run)), str(data.records[0].image), str(out), None, {}, 10**6)
+    predict(load_student(str(run)), [str(data.records[0].image)], str(out), None, {}, 10**6)
     (png,) = (out / "labels").iterdir()
     labels = np.asarray(Image.open(png))
     assert labels.dtype == np.uint16 and labels.max() < 300

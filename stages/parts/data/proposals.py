@@ -11,6 +11,8 @@ from pathlib import Path
 BACKGROUND = "background"
 _FEW = 3
 """So few labelled classes that each is needed to learn from."""
+_MOST_SEEN = 156
+"""So many that the latent classes of a photo, at most 98, fit beside them in a byte."""
 _NO_CLASS = (
     "void",
     "unlabeled",
@@ -57,7 +59,7 @@ def propose_unseen(classes: Sequence[ClassCount]) -> tuple[str, ...]:
     candidates = [c for c in order[1:] if c.val_images and c.train_images] or order[1:]
     untaught = [c.name for c in shown if not c.train_images] if len(shown) > 1 else []
     hide = 0 if len(bare) > len(shown) or len(shown) <= _FEW else max(1, round(len(shown) / 5)) - len(untaught)
-    wanted = min(max(0, hide), len(candidates))
+    wanted = min(max(0, hide, len(shown) - len(untaught) - _MOST_SEEN), len(candidates))
     middle = (len(candidates) - 1) / 2
     near = sorted(range(len(candidates)), key=lambda k: (abs(k - middle), k))[:wanted]
     chosen = {candidates[k].name for k in near} | set(bare) | set(untaught)

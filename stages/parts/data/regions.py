@@ -7,6 +7,7 @@ loader's workers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +84,7 @@ def region_crops(image: Array, mask: Array, ids: Sequence[int], size: int) -> Ar
     return crops
 
 
+@lru_cache(maxsize=64)
 def _overlap(cells: int, pixels: int) -> NDArray[np.float64]:
     """Length that each pixel shares with each cell along one axis: [cells, pixels].
 
@@ -90,7 +92,9 @@ def _overlap(cells: int, pixels: int) -> NDArray[np.float64]:
     """
     edges, starts = np.arange(cells + 1) * pixels, np.arange(pixels) * cells
     shared = np.minimum(edges[1:, None], starts + cells) - np.maximum(edges[:-1, None], starts)
-    return np.maximum(shared, 0).astype(np.float64)
+    found = np.maximum(shared, 0).astype(np.float64)
+    found.flags.writeable = False  # the same array for all who ask
+    return found
 
 
 def _tight_box(inside: NDArray[np.bool_], region: int) -> tuple[slice, slice]:

@@ -83,7 +83,7 @@ def word_of(text: str, what: str) -> Word:
     name = name.strip() if equals else parts[0]
     if not all((name, *parts)):
         if not text.strip():
-            raise InputError(f'{what}: no name in it; write names between commas: "sheep, sofa | couch, grass"')
+            raise InputError(f'{what}: no name in it; write names between commas: "sheep, sofa, grass"')
         raise InputError(
             f"{what}: {text.strip()[:60]!r} has an empty part; write `sofa | couch` or `sofa = a soft seat`"
         )

@@ -52,7 +52,7 @@ def mine_at(
     tokens = dense[unannotated]
     if not np.isfinite(tokens).all():
         raise ValueError("dense tokens hold NaN or infinite values; the teacher's precision may be too low")
-    centroids, cluster = spherical_kmeans(tokens, seeds(dense, unannotated, cfg.windows), cfg.iterations, gpu)
+    centroids, cluster = spherical_kmeans(tokens, seeds(tokens, unannotated, cfg.windows), cfg.iterations, gpu)
     return [_merged(cells, unannotated, centroids, cluster, cfg, threshold) for threshold in thresholds]
 
 
@@ -110,8 +110,8 @@ def one_blas_thread() -> threadpool_limits:
     return threadpool_limits(1, user_api="blas")
 
 
-def seeds(dense: Floats, unannotated: NDArray[np.bool_], windows: tuple[int, ...]) -> Floats:
-    """Eq. 1: mean of the dense tokens in every window, annotated cells set to 0: [h, w, D], [h, w] -> [S, D].
+def seeds(tokens: Floats, unannotated: NDArray[np.bool_], windows: tuple[int, ...]) -> Floats:
+    """Eq. 1: mean of the dense tokens in every window, annotated cells set to 0: [n, D], [h, w] -> [S, D].
 
     Stride round(o / 2). Windows without an unannotated cell are dropped. Where stride and grid don't divide, a
     last window is aligned with the edge, so every unannotated cell is covered. Not normalised.
@@ -119,7 +119,7 @@ def seeds(dense: Floats, unannotated: NDArray[np.bool_], windows: tuple[int, ...
     inside = _windows(*unannotated.shape, windows)
     used = inside[(inside & unannotated.ravel()).any(axis=1)]
     members = used[:, unannotated.ravel()].astype(np.float32)
-    return (members @ dense[unannotated].astype(np.float32)) / used.sum(axis=1, keepdims=True, dtype=np.float32)
+    return (members @ tokens.astype(np.float32, copy=False)) / used.sum(axis=1, keepdims=True, dtype=np.float32)
 
 
 @lru_cache(maxsize=8)

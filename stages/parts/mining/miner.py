@@ -96,7 +96,7 @@ def _open(labels: Array, view: View | None) -> Array:
     """255 where a view has no label and is no padding, else 0: uint8 [H, W]."""
     # Padding counts as annotated, or it would become a latent class.
     free = labels == IGNORE if view is None else (labels == IGNORE) & inside(view)
-    return np.where(free, np.uint8(IGNORE), np.uint8(0))
+    return free.view(np.uint8) * np.uint8(IGNORE)
 
 
 def latent_arrays(found: Sequence[Mined], local: np.ndarray, grid: tuple[int, int]) -> dict[str, np.ndarray]:

@@ -52,10 +52,10 @@ class Refiner:
     def stored(self, dense: np.ndarray, features: np.ndarray | None = None) -> np.ndarray:
         """`tokens` of one view as the cache holds it: [h, w, D], [h', w', C] -> float32 [h, w, D]."""
         if not (self.refine.outliers or self.refine.affinity != "none"):
-            return np.asarray(dense, np.float32)
-        found = None if features is None else torch.from_numpy(np.asarray(features, np.float32))[None]
+            return _floats(dense).numpy()
+        found = None if features is None else _floats(features)[None]
         with torch.no_grad():
-            return self.tokens(torch.from_numpy(np.asarray(dense, np.float32))[None], found)[0].numpy()
+            return self.tokens(_floats(dense)[None], found)[0].numpy()
 
     def cells(self, dense: np.ndarray, features: np.ndarray | None = None) -> np.ndarray:
         """What mining clusters, one view: the refined tokens and, by `kmeans_weight`, the features: [h, w, D (+ C)].
@@ -67,9 +67,14 @@ class Refiner:
         if not weight:
             return tokens
         assert features is not None
-        on = on_grid(torch.from_numpy(np.asarray(features, np.float32))[None], (tokens.shape[0], tokens.shape[1]))[0]
+        on = on_grid(_floats(features)[None], (tokens.shape[0], tokens.shape[1]))[0]
         parts = (math.sqrt(1 - weight) * F.normalize(torch.from_numpy(tokens), dim=-1), math.sqrt(weight) * on)
         return torch.cat(parts, dim=-1).numpy()
+
+
+def _floats(tokens: np.ndarray) -> Tensor:
+    """Stored tokens as float32: torch converts from float16 ten times as fast as numpy does."""
+    return torch.from_numpy(np.ascontiguousarray(tokens)).float()
 
 
 def on_grid(features: Tensor | None, grid: tuple[int, int]) -> Tensor:

@@ -240,6 +240,19 @@ def test_a_check_that_fails_is_named_and_the_others_go_on(monkeypatch: pytest.Mo
     assert "difference 2, bound 1" in shown and "RuntimeError: no such kernel" in shown
 
 
+def test_a_check_that_takes_too_long_is_stopped_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hangs(_: gpu_check.Bench) -> str:
+        for _second in range(1000):
+            time.sleep(0.05)
+        return "too late"
+
+    monkeypatch.setattr(gpu_check, "CHECK_SECONDS", 1)
+    monkeypatch.setattr(gpu_check, "CHECKS", {"hangs": hangs, "faiss": gpu_check.faiss_gpu})
+    rows = gpu_check.gpu_check(CPU)["rows"]
+    assert rows["hangs"]["verdict"] == "FAILED" and rows["hangs"]["measured"] == "not done within 1 s"
+    assert rows["faiss"]["verdict"] == "skipped"
+
+
 @pytest.mark.parametrize("name", ["teacher's tokens as on the CPU", "channels-last", "evaluation as on the CPU"])
 def test_a_cpu_computes_what_a_cpu_does(name: str) -> None:
     row = gpu_check.gpu_check(CPU, [name])["rows"][name]

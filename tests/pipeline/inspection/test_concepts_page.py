@@ -195,6 +195,9 @@ def test_a_seen_choice_makes_labels_of_its_regions_and_of_nothing_else(asked: An
         before, after = plan.val_data.labels(i, "all"), made.val_data.labels(i, "all")
         shift = np.array([0, 1, 3, 4])  # box and cross stand behind the new seen class
         np.testing.assert_array_equal(after, np.where(before == 255, 255, shift[np.minimum(before, 3)]))
+    halves = [{"name": name, "concepts": [part], "seen": True} for name, part in (("hedge", "1a"), ("ditch", "1b"))]
+    apart = apply_concepts(plan, written(asked, tmp_path, *halves), str(tmp_path / "apart"))["pixels gained"]
+    assert apart["hedge"] + apart["ditch"] == total and min(apart.values()) > 0
     assert tomllib.loads(Path(found["preset"]).read_text())["data"]["layout"] == "folder"
 
 

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from cache.errors import InputError
 from clip2seg import load_student
 from pipeline.use.student import Student
+from stages.parts.scoring.segmenter import ClassEmbeddings, SegmentOptions
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -215,3 +216,43 @@ def test_a_student_file_cannot_make_us_read_other_weights(run_folder: Path, tmp_
     header["student"]["weights"] = str(tmp_path / "evil.pth")
     (tmp_path / "s.safetensors").write_bytes(save(load(data), {"clip2seg": json.dumps(header)}))
     assert load_student(tmp_path / "s.safetensors", device="cpu").classes == ("disc", "stripes")
+
+
+def test_words_are_taken_as_people_say_them(run_folder: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    taught = load_student(run_folder, device="cpu", teacher=f"local-dir:{tiny.teacher}")
+    assert taught.embed("disc").text.equal(taught.checkpoint.text[:1])  # a known name asks no teacher
+    both = taught.embed("round = disc | ball, house")
+    alone = taught.embed(["disc = disc | disc", "ball", "house"])
+    mean = torch.nn.functional.normalize(alone.text[0] + alone.text[1], dim=0)
+    assert both.names == ("round", "house") and torch.allclose(both.text[0], mean, atol=1e-5)
+    best = taught.embed("round = disc | ball, house", synonyms="max")
+    assert best.owners == (0, 0, 1) and best.text.shape == (3, 32)
+    prompted = taught.embed("house = a drawing of a {}").text
+    assert not torch.allclose(prompted, both.text[1:], atol=1e-4)
+    capsys.readouterr()
+    taught.embed("discs")
+    assert "class 'discs' is new to the run; nearest: disc" in capsys.readouterr().err
+    with pytest.raises(InputError, match="synonyms = 'sum'"):
+        taught.embed("disc", synonyms="sum")
+
+
+def test_the_best_synonym_counts_where_each_is_better(student: Student) -> None:
+    segmenter = student.segmenter
+    text = student.checkpoint.text
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    plain = segmenter.labels(image, ClassEmbeddings(("a", "b"), text, (True, True)), SegmentOptions())
+    owned = ClassEmbeddings(("any",), text, (True,), owners=(0, 0))
+    assert not segmenter.labels(image, owned, SegmentOptions()).any()
+    again = ClassEmbeddings(("a", "b"), torch.cat([text, text[1:]]), (True, True), owners=(0, 1, 1))
+    assert (segmenter.labels(image, again, SegmentOptions()) == plain).all()
+
+
+def test_a_list_of_pictures_gives_a_list(student: Student) -> None:
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 255, (h, 70, 3), np.uint8) for h in (64, 64, 80)]
+    found = student.segment(pictures)
+    assert [one.labels.shape for one in found] == [(64, 70), (64, 70), (80, 70)]
+    assert all((one.labels == student.segment(p).labels).all() for one, p in zip(found, pictures, strict=True))
+    assert student.segment([]) == []
+    with pytest.raises(InputError, match="option 'size': there is none; there are mode"):
+        student.segment(pictures[0], size=3)

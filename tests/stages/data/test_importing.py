@@ -197,3 +197,38 @@ def test_boxes_alone_and_a_damaged_yaml_are_refused(tmp_path: Path) -> None:
     put(tmp_path / "theirs/data.yaml", "names: [a, b")
     with pytest.raises(InputError, match=r"data\.yaml: isn't valid YAML"):
         import_folder(str(tmp_path / "theirs"), str(tmp_path / "new"))
+
+
+def test_names_and_lists_that_were_edited_since_stay(tmp_path: Path) -> None:
+    coco_polygons(tmp_path / "theirs", scenes(8))
+    import_folder(str(tmp_path / "theirs"), str(tmp_path / "new"))
+    for name in ("names.txt", "train.txt"):
+        put(
+            tmp_path / "new" / name, (tmp_path / "new" / name).read_text().replace("cow", "cattle").replace("p00\n", "")
+        )
+    before = contents(tmp_path / "new")
+    import_folder(str(tmp_path / "theirs"), str(tmp_path / "new"))
+    assert contents(tmp_path / "new") == before and b"cattle" in before["names.txt"]
+
+
+def test_three_hundred_classes_make_masks_of_16_bits(tmp_path: Path) -> None:
+    scene = scenes(1)[0]
+    for one in ("p", "q"):
+        put(tmp_path / f"theirs/images/{one}.jpg", scene.jpeg())
+        put(tmp_path / f"theirs/labels/{one}.txt", "299 0 0 0.5 0 0.5 1 0 1\n254 0.5 0 1 0 1 1 0.5 1\n")
+    assert import_folder(str(tmp_path / "theirs"), str(tmp_path / "new")).classes == 2
+    assert np.unique(np.asarray(Image.open(tmp_path / "new/masks/p.png"))).tolist() == [255, 300]
+    put(tmp_path / "theirs/classes.txt", "".join(f"thing {k}\n" for k in range(300)))
+    assert import_folder(str(tmp_path / "theirs"), str(tmp_path / "named")).named == 300
+    report = init(str(tmp_path / "named"))
+    shown = [c.name for c in report.classes if c.example]
+    assert shown == ["thing 254", "thing 299"] and report.unnamed == () and len(report.classes) == 300
+
+
+def test_two_photos_that_would_be_one_are_refused(tmp_path: Path) -> None:
+    made = scenes(2)
+    for name, scene in (("a/b/p", made[0]), ("a__b/p", made[1]), ("p", made[0])):
+        put(tmp_path / f"theirs/{name}.jpg", scene.jpeg())
+        put(tmp_path / f"theirs/{name}.txt", "0 0 0 1 0 1 1\n")
+    with pytest.raises(InputError, match="two photos would be called 'a__b__p"):
+        import_folder(str(tmp_path / "theirs"), str(tmp_path / "new"))

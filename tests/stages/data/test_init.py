@@ -93,6 +93,7 @@ def test_the_proposed_unseen_classes_can_be_scored_and_are_not_the_most_frequent
     classes = (count("a", 90, 9), count("b", 50, 5), count("c", 40, 4), count("d", 30, 3), count("e", 2, 0))
     assert propose_unseen(classes) == ("c",)
     assert propose_unseen((count("a", 9, 2),)) == ()
+    assert len(propose_unseen([count(f"c{k}", 5, 5) for k in range(300)])) == 144  # 156 and the latent ones fit a byte
     assert propose_unseen((count("a", 9, 2), count("b", 8, 1), count("c", 4, 1))) == ()  # each is needed
     assert propose_unseen((count("a", 9, 2), count("b", 8, 1), count("c", 0, 1))) == ("c",)  # no photo teaches it
 
