@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import InputError
+from cache.settings import MOST_IN_A_BYTE
 from stages.parts.drawing.figures import singled_out
 from stages.parts.drawing.palette import mask_colours, palette
 from stages.parts.scoring.explorer import (
@@ -55,6 +56,11 @@ def write_explorer(of: Inspection, images: int, *, full_labels: bool, split: str
     """
     if split not in SPLITS:
         raise InputError(f"--split {split}: give train (the cache) or val (the evaluation images)")
+    if (count := len(of.plan.vocabulary.ordered)) > MOST_IN_A_BYTE:
+        raise InputError(
+            f"inspect explore: {count} classes, and the page holds {MOST_IN_A_BYTE} at most; name fewer, or look at "
+            "single images with `clip2seg inspect PRESET image ID`"
+        )
     thumbs: dict[tuple[str, int], int] = {}
     pictures: list[str] = []
     entries, maps = _of_cache(of, images, full_labels, thumbs, pictures) if split == "train" else _of_val(of, images)
