@@ -204,6 +204,7 @@ def _run(
             if logged and board is not None:
                 for name, value in values.items():
                     board.scalar(f"loss/{name}", value, iteration)
+                board.scalar("lr", optimiser.param_groups[0]["lr"], iteration)
             if due and board is not None:
                 _picture(board, learner, data.vocabulary.seen, batch, iteration)
                 taken = seconds + time.perf_counter() - begun

@@ -144,7 +144,7 @@ def test_tensorboard_has_a_curve_for_every_loss_term(tiny: Tiny) -> None:
     events = EventAccumulator(str(tiny.plan().address("train").path) + "/tensorboard").Reload()
     tags = events.Tags()
     terms = ("total", "global", "local", "focal", "dice", "cross_entropy")
-    assert set(tags["scalars"]) >= {f"loss/{name}" for name in terms}
+    assert set(tags["scalars"]) >= {"lr", *(f"loss/{name}" for name in terms)}
     assert set(tags["images"]) >= {"crop", "pseudo mask", "prediction"}
 
 
