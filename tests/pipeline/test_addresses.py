@@ -37,6 +37,8 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "data.split": ((), NOTHING),
     "data.train": (("data.train=fewer",), TOKENS),
     "data.val": (("data.val=fewer",), SCORES),
+    "data.label_share": (("data.label_share=0.5",), TOKENS),
+    "data.labelled": (("data.labelled=train_fewer",), TOKENS),
     # They decide whether a stage stops, not what it computes.
     "data.max_bad": (("data.max_bad=3",), NOTHING),
     "data.max_pixels": (("data.max_pixels=1000000",), NOTHING),
@@ -119,6 +121,7 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     ),
     "latent-embedding.memory": (("latent-embedding.memory=local",), TRAIN),
     "latent-embedding.dropout": (("latent-embedding.dropout=0.0",), TRAIN),
+    "pixel-loss.unlabelled": ((), NOTHING),  # but where some photos are, see below
     "pixel-loss.alpha": (("pixel-loss.alpha=2.0",), TRAIN),
     "pixel-loss.beta": (("pixel-loss.beta=5.0",), TRAIN),
     "pixel-loss.focal_weight": (("pixel-loss.focal_weight=1.0",), TRAIN),
@@ -216,6 +219,12 @@ def test_the_form_of_a_refinement_counts_where_there_is_one(tiny: Tiny) -> None:
     assert moved(tiny.plan(*clustered), tiny.plan(*clustered, "affinity.stride=8")) == LATENT | {"affinity"}
 
 
+def test_what_unlabelled_photos_give_the_pixel_loss_counts_where_there_are_some(plans: Tiny) -> None:
+    some = ("data.label_share=0.5",)
+    assert moved(plans.plan(*some), plans.plan(*some, "pixel-loss.unlabelled=latent")) == TRAIN
+    assert moved(plans.plan(), plans.plan("pixel-loss.unlabelled=latent")) == NOTHING
+
+
 def test_concepts_move_training_where_it_reads_them(tiny: Tiny) -> None:
     batch = ("distill.negatives=batch",)
     masked, before = (*batch, "distill.same_concept=masked"), tiny.plan(*batch)
@@ -253,12 +262,13 @@ def test_the_same_data_elsewhere_have_the_same_addresses(plans: Tiny, tmp_path: 
     assert moved(before, plans.plan(data=tmp_path / "moved")) == TOKENS
 
 
-def test_another_split_moves_everything(plans: Tiny) -> None:
-    before = plans.plan()
-    assert before.ingredients  # read now: the file changes below
+def test_another_split_moves_everything_but_maps_of_whole_images(plans: Tiny) -> None:
+    whole, views = plans.plan(), plans.plan("views.count=2")
+    assert whole.ingredients and views.ingredients  # read now: the file changes below
     words = plans.data / "classes.toml"
     words.write_text(words.read_text().replace('unseen = ["box", "cross"]', 'unseen = ["box"]'))
-    assert moved(before, plans.plan()) == ALL
+    assert moved(whole, plans.plan()) == ALL - {"dense"}
+    assert moved(views, plans.plan("views.count=2")) == ALL
 
 
 def test_the_same_teacher_elsewhere_has_the_same_addresses_and_other_weights_have_not(
