@@ -276,7 +276,9 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
     "predict: a video of more pixels than allowed": (
         REFUSED, lambda w: w.predict(w.video(w.root / "v.mp4").root / "v.mp4", "--max-pixels", "3000")),
     "predict: HTML for a class": (
-        WORKS, lambda w: w.predict(None, "--classes", "disc, <script>alert(1)</script>", *w.taught)),
+        WORKS, lambda w: w.predict(None, "--classes", "disc, <img src onerror>", *w.taught)),
+    "predict: HTML with a slash for a class": (
+        REFUSED, lambda w: w.predict(None, "--classes", "disc, <script>alert(1)</script>", *w.taught)),
     "predict: into a folder that lies in a file": (
         REFUSED, lambda w: w.predict(None, "--out", str(w.photo / "out"))),
     "predict: no run": (REFUSED, lambda w: ("predict", str(w.photo), "--run", "")),
