@@ -10,6 +10,9 @@ The public Python API. Everything else (`pipeline`, `stages`, `cache`) is intern
     cache = clip2seg.open_cache("artifacts/demo")
     cache.ids(), cache.view(cache.ids()[0])["global"], cache.summary()
 
+    pipeline = clip2seg.Pipeline("demo", settings=["train.iterations=100"])
+    pipeline.extract(), pipeline.mine_latent(), pipeline.train(), pipeline.evaluate()
+
 Importing this loads neither torch nor zarr; they are loaded when a name below is first used.
 """
 
@@ -24,17 +27,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.use.reader import CacheReader as CacheReader
     from pipeline.use.reader import open_cache as open_cache
+    from pipeline.use.stages import Pipeline as Pipeline
     from pipeline.use.student import Student as Student
     from pipeline.use.student import load_student as load_student
     from stages.parts.scoring.segmenter import Segmentation as Segmentation
 
     __version__: str
 
-__all__ = ["CacheReader", "Segmentation", "Student", "__version__", "load_student", "open_cache"]
+__all__ = ["CacheReader", "Pipeline", "Segmentation", "Student", "__version__", "load_student", "open_cache"]
 
 _HOMES = {
     "load_student": "pipeline.use.student",
     "open_cache": "pipeline.use.reader",
+    "Pipeline": "pipeline.use.stages",
     "Student": "pipeline.use.student",
     "CacheReader": "pipeline.use.reader",
     "Segmentation": "stages.parts.scoring.segmenter",
