@@ -284,6 +284,7 @@ class Artifact:
         """
         # What has no checksum of its own is looked at here: the metadata, and the size, since zarr takes a missing
         # object for zeros.
+        self._checked(shard, "zarr.json")
         self._metadata(shard, [name])
         for key, (size, _) in self._objects(shard).items():
             if (

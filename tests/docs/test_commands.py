@@ -17,6 +17,7 @@ import pytest
 import typer
 
 from cache.errors import InputError
+from pipeline.benchmarks.world import PHOTOS
 from pipeline.cli import app
 from pipeline.config import Config, load_config, shipped, table_type
 
@@ -101,7 +102,7 @@ def test_every_command_shown_is_one(where: str, text: str, whole: bool) -> None:
             assert field and key in table_type(field).model_fields, f"{where}: {override}: no such setting"
     preset = context.params.get("preset") or ""
     known = preset in shipped() or preset.endswith(".toml") or re.fullmatch(PLACEHOLDER, preset)
-    assert known or not preset or preset == "farm", f"{where}: no preset {preset!r}"
+    assert known or not preset or preset in ("farm", PHOTOS), f"{where}: no preset {preset!r}"
     if preset.startswith("experiments/"):
         assert (ROOT / preset).is_file(), f"{where}: no file {preset!r}"
         preset = str(ROOT / preset)

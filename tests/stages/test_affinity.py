@@ -123,7 +123,7 @@ def test_a_refinement_without_its_network_is_refused_by_name(
     ):
         with pytest.raises(InputError, match=f"{said}.*affinity.encoder"):
             run.mine_latent(tiny.plan(setting, artifacts=tmp_path), CPU)
-    with pytest.raises(InputError, match=r"\[affinity\] are missing; run `clip2seg extract`"):
+    with pytest.raises(InputError, match=r"\[affinity\] are missing; run `clip2seg extract "):
         run.mine_latent(tiny.plan(*network, "refine.affinity=network", artifacts=tmp_path), CPU)
     with pytest.raises(InputError, match="--online"):
         run.train(tiny.plan(*network, "refine.affinity=network", artifacts=tmp_path), CPU, online=True)

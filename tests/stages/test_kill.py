@@ -78,6 +78,7 @@ def test_a_stage_that_is_asked_to_stop_says_one_line(
 import os, signal
 from stages.parts.learning.trainer import Trainer
 from stages.parts.teacher.teacher import Teacher
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 def asks(method, when):
     def asked(self, *arguments):
         if when(arguments):

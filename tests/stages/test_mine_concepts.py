@@ -104,7 +104,7 @@ def test_training_reads_concepts_on_request(tiny: Tiny, tmp_path: Path) -> None:
     settings = ("distill.negatives=batch", "distill.same_concept=positive", "mine-concepts.count=2")
     plan, machine = tiny.plan(*settings, artifacts=tmp_path), run.Machine("cpu", 0)
     tiny.run("mine-latent", *settings, artifacts=tmp_path)
-    with pytest.raises(InputError, match="run `clip2seg mine-concepts` first"):
+    with pytest.raises(InputError, match="not complete; run `clip2seg mine-concepts "):
         run.train(plan, machine)
     run.mine_concepts(plan, machine)
     losses = run.train(plan, machine)["summary"]["losses"]
