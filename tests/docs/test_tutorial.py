@@ -61,5 +61,5 @@ def test_the_tutorial_takes_forty_photos_to_an_onnx_file_and_a_report(shared: Pa
     assert (tmp_path / "farm_onnx/student.onnx").stat().st_size > 1_000_000
     (report,) = tmp_path.glob("artifacts/farm/train-*/report.html")
     page = report.read_text()
-    assert "Worst pictures" in page and "sheep" in page
+    assert "A sample" in page and "sheep" in page  # so few photos that the sample holds them all
     assert len(list((tmp_path / "looked_at/overlays").glob("*.jpg"))) == 40
