@@ -19,12 +19,11 @@ from cache.errors import InputError
 from cache.headers import FILE as STUDENT
 from cache.headers import student_bytes
 from cache.location import Location
-from cache.settings import ignore_index
 from cache.store import Artifact
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.data.views import Array
 from stages.parts.drawing.figures import confusion_heat
-from stages.parts.drawing.overlays import grid, overlay
+from stages.parts.drawing.overlays import grid, overlay, where_scored
 from stages.parts.drawing.palette import palette
 from stages.parts.eval_report import EvalReport
 from stages.parts.learning.distributed import all_gather_object, all_reduce_sum, process_group
@@ -319,8 +318,7 @@ def _pictures(shown: list[tuple[Array, Array]], found: list[Array], names: tuple
     colours = palette(names)
     rows, maps = [], []
     for (image, labels), drawn in zip(shown, found, strict=True):
-        # What is not scored must not look like an error.
-        scored = np.where(labels == ignore_index(len(names)), labels, drawn)
+        scored = where_scored(drawn, labels, len(names))
         rows.append([image, *(overlay(image, part, colours, names=names) for part in (labels, scored))])
         maps += [labels, scored]
     note = "pale: no label in the ground truth, not scored"

@@ -10,7 +10,6 @@ import numpy as np
 
 from cache.errors import InputError
 from cache.files import write_whole
-from cache.settings import IGNORE
 from pipeline.study.runs import SCORES, Run
 from stages.parts.drawing.charts import Chart, line_chart
 from stages.parts.drawing.pages import page
@@ -99,7 +98,7 @@ def same_photos(plan: Plan, runs: Sequence[Run], count: int, machine: Machine) -
     """
     from stages.evaluate import all_text, load_student
     from stages.inspect_student import StudentPredictor
-    from stages.parts.drawing.overlays import overlay
+    from stages.parts.drawing.overlays import overlay, where_scored
     from stages.parts.drawing.palette import palette
     from stages.parts.scoring.explorer import jpeg
 
@@ -124,7 +123,7 @@ def same_photos(plan: Plan, runs: Sequence[Run], count: int, machine: Machine) -
             image, truth = data.image(i), data.labels(i, "all")
             if number == 0:
                 pictures[name] = [image, overlay(image, truth, colours, names=names)]
-            found = np.where(truth == IGNORE, IGNORE, student.labels(image)).astype(np.uint8)
+            found = where_scored(student.labels(image), truth, len(names))
             pictures[name].append(overlay(image, found, colours, names=names))
     return [(name, jpeg(_row(row))) for name, row in pictures.items()]
 

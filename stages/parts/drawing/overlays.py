@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from cache.settings import ignore_index
 from stages.parts.data.views import Array
 from stages.parts.drawing.palette import palette
 
@@ -72,6 +73,11 @@ def overlay(
     for name, place in _places(labels, names):
         _write(mixed, name, place, text or max(10, min(mixed.shape[:2]) // 22), taken)
     return mixed
+
+
+def where_scored(found: Array, truth: Array, classes: int) -> Array:
+    """A prediction [H, W] with "no label" where the truth has none: what is not scored must not look like an error."""
+    return np.where(truth == ignore_index(classes), truth, found)
 
 
 def _edges(labels: Array, thick: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

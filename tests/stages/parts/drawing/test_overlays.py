@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cache.settings import IGNORE
-from stages.parts.drawing.overlays import grid, overlay, with_legend
+from stages.parts.drawing.overlays import grid, overlay, with_legend, where_scored
 from stages.parts.drawing.palette import palette
 
 
@@ -101,3 +101,10 @@ def test_names_that_look_like_formulas_are_written_as_they_are() -> None:
     plain = grid([[picture]], ["image"], [labels], ["a$", "b$"], 1)
     assert plain.startswith(b"\x89PNG")
     assert grid([[picture]], ["image"], [labels], ["$\\frac$", "cost $5 _and_ $6"], 1).startswith(b"\x89PNG")
+
+
+def test_what_is_not_scored_is_left_out_of_a_prediction_in_labels_of_8_and_of_16_bits() -> None:
+    narrow = where_scored(np.array([[1, 2]], np.uint8), np.array([[255, 0]], np.uint8), 3)
+    assert narrow.tolist() == [[255, 2]] and narrow.dtype == np.uint8
+    wide = where_scored(np.array([[255, 299]], np.uint16), np.array([[255, 65535]], np.uint16), 300)
+    assert wide.tolist() == [[255, 65535]] and wide.dtype == np.uint16
