@@ -28,6 +28,9 @@ Workers = Annotated[int, typer.Option("--workers", help="Loader processes; -1: o
 Set = Annotated[list[str], typer.Option("--set", help="Override a setting: table.key=value. Repeatable.")]
 Seeds = Annotated[int, typer.Option("--seeds", help="Seeds per row; mean and sd are given.")]
 Markdown = Annotated[str, typer.Option("--markdown", help="Put the table into this file, between its markers.")]
+Kmeans = Annotated[
+    str, typer.Option("--kmeans", help="Where faiss clusters: auto (the GPU, if there is one), gpu or cpu.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
 Open = Annotated[bool, typer.Option("--open", help="Show the page or picture in a browser.")]
 SeenBias = Annotated[float, typer.Option("--seen-bias", help="Subtracted from classes seen in training.")]

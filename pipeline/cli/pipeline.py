@@ -12,6 +12,7 @@ from pipeline.cli.common import (
     Data,
     Device,
     Json,
+    Kmeans,
     Preset,
     Set,
     Workers,
@@ -109,9 +110,7 @@ def mine_latent(
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
-    kmeans: Annotated[
-        str, typer.Option("--kmeans", help="Where faiss clusters: auto (the GPU, if there is one), gpu or cpu.")
-    ] = "auto",
+    kmeans: Kmeans = "auto",
     as_json: Json = False,
 ) -> None:
     """Mine latent classes from the dense tokens.
@@ -132,9 +131,7 @@ def mine_concepts(
     artifacts: Artifacts = ARTIFACTS_FOLDER,
     device: Device = "auto",
     set_: Set = [],
-    kmeans: Annotated[
-        str, typer.Option("--kmeans", help="Where faiss clusters: auto (the GPU, if there is one), gpu or cpu.")
-    ] = "auto",
+    kmeans: Kmeans = "auto",
     as_json: Json = False,
 ) -> None:
     """Find the data set's own concepts.

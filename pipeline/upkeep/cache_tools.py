@@ -57,7 +57,8 @@ def entries(artifacts: str, preset: str = "") -> list[Entry]:
     }
     made = {key: _made_from(place, _kind(key[1])) for key, place in places.items()}
     tokens = [about.get("ingredients", {}) for (_, name), about in made.items() if _kind(name) == "tokens"]
-    uses = {key: _used(key, made, tokens) for key in made}
+    called = {key: _called(about.get("ingredients", {}), tokens) for key, about in made.items()}
+    uses = {key: _used(key, made, called) for key in made}
     users: dict[tuple[str, str], list[tuple[str, str]]] = {key: [] for key in made}
     for key, used in uses.items():
         for other in used:
@@ -79,43 +80,43 @@ def _beside(key: tuple[str, str], other: tuple[str, str]) -> str:
 
 
 def _used(
-    key: tuple[str, str], made: dict[tuple[str, str], dict[str, Any]], tokens: list[dict[str, Any]]
+    key: tuple[str, str], made: dict[tuple[str, str], dict[str, Any]], called: dict[tuple[str, str], list[str]]
 ) -> list[tuple[str, str]]:
     """The addresses among `made` ((preset, name) -> provenance) that one was made from.
 
     Ingredients name what they read by the fingerprint of its ingredients, the schema apart; a run's text embeddings
-    by their words; an evaluation its run. A preset finds what lies in its own folder first. `tokens`: ingredients of
-    all artifacts of that kind.
+    by their words; an evaluation its run. A preset finds what lies in its own folder first. `called`: the names of
+    each in the ingredients of others.
     """
     own, kind = made[key], _kind(key[1])
-    found = [other for other, about in made.items() if _reads(own, kind, other[1], about, tokens)]
+    found = [other for other, about in made.items() if _reads(own, kind, other[1], about, called[other])]
     beside = {name for folder, name in found if folder == key[0]}
     return [other for other in found if other[0] == key[0] or other[1] not in beside]
 
 
-def _reads(own: dict[str, Any], kind: str, name: str, other: dict[str, Any], tokens: list[dict[str, Any]]) -> bool:
+def _reads(own: dict[str, Any], kind: str, name: str, other: dict[str, Any], called: list[str]) -> bool:
     ingredients, theirs, their_kind = own.get("ingredients", {}), other.get("ingredients", {}), _kind(name)
     named = ingredients.get(their_kind)
     if their_kind == "text" and kind in ("train", "online"):
         return _same_text(ingredients.get("text"), theirs)
     if theirs and named and their_kind in ("tokens", "dense", "affinity", "latent", "concepts", "membership"):
-        return named in (_key(theirs), *_map_keys(theirs, tokens))
+        return named in called
     return own.get("run") == name
 
 
-def _key(ingredients: dict[str, Any]) -> str:
-    """What other ingredients call an artifact of these: their fingerprint, the schema apart."""
-    return fingerprint({k: v for k, v in ingredients.items() if k != "schema"})
+def _called(ingredients: dict[str, Any], tokens: list[dict[str, Any]]) -> list[str]:
+    """What other ingredients call an artifact of these: their fingerprint, the schema apart.
 
-
-def _map_keys(dense: dict[str, Any], tokens: list[dict[str, Any]]) -> list[str]:
-    """What is read beside tokens is called by both: a map of whole images has a name with each tokens made of them."""
-    if "images" not in dense:
-        return []
+    What is read beside tokens is called by both: a map of whole images has a name with each tokens made of them.
+    `tokens`: ingredients of all artifacts of that kind.
+    """
+    own = fingerprint({k: v for k, v in ingredients.items() if k != "schema"})
+    if "images" not in ingredients:
+        return [own]
     of = [t for t in tokens if isinstance(t.get("data"), dict) and "digest" in t["data"]]
     bare = [{k: v for k, v in t.items() if k != "schema"} for t in of]
-    beside = [t for t in bare if fingerprint(without_labels(t)) == dense["images"]]
-    return [fingerprint({"tokens": fingerprint(t), "recipe": dense.get("recipe")}) for t in beside]
+    beside = [t for t in bare if fingerprint(without_labels(t)) == ingredients["images"]]
+    return [own, *(fingerprint({"tokens": fingerprint(t), "recipe": ingredients.get("recipe")}) for t in beside)]
 
 
 def links(artifacts: str, preset: str = "") -> list[str]:

@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from cache.errors import InputError
 from cache.files import write_whole
 from cache.settings import IGNORE, MOST_IN_A_BYTE, WIDE_IGNORE
-from stages.parts.data.formats.base import Example, Packed, Source, list_tree
+from stages.parts.data.formats.base import Example, Packed, Source, Tree, list_tree
 from stages.parts.data.formats.drawing import NO_LABEL
 from stages.parts.data.formats.registry import Found, choose, read
 from stages.parts.data.id_lists import check_plain
@@ -110,7 +110,7 @@ def import_folder(folder: str, out: str, format: str = "") -> ImportReport:
     twice = [one for one, n in Counter(example.id for example in source.examples).items() if n > 1]
     if twice:
         raise InputError(f"{root}: two photos would be called {twice[0]!r}; rename one")
-    _begin(target, _digest(found, source, root))
+    _begin(target, _digest(found, source, tree))
     bad: list[str] = []
     tally: Counter[str] = Counter()
     subsets: dict[str, list[str]] = {}
@@ -151,16 +151,16 @@ def import_folder(folder: str, out: str, format: str = "") -> ImportReport:
     )
 
 
-def _digest(found: Found, source: Source, root: Path) -> str:
+def _digest(found: Found, source: Source, tree: Tree) -> str:
     """Over the format, the names, the photos' ids, and the sizes and times of all annotation files."""
     photos = {one.photo for one in source.examples}
     digest = hashlib.sha256(json.dumps([found.name, sorted(source.names.items())]).encode())
     for one in source.examples:
         digest.update(f"{one.id}\0{one.subset}\0".encode())
-    for path in list_tree(root).files:
+    for path in tree.files:
         if path not in photos:
             about = path.stat()
-            digest.update(f"{path.relative_to(root)}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+            digest.update(f"{tree.below(path)}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
     return digest.hexdigest()
 
 

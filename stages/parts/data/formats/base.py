@@ -149,6 +149,17 @@ def read_text(path: Path) -> str:
         raise BadSample(f"{path}: isn't text in UTF-8; save it as such") from error
 
 
+def check_size(path: Path, image: Mapping[str, Any], size: tuple[int, int]) -> None:
+    """Raises BadSample where an image's entry names another size than the photo has."""
+    declared = (image.get("height", size[0]), image.get("width", size[1]))
+    if declared != size:
+        turned = " (rotated by EXIF?)" if declared == size[::-1] else ""
+        raise BadSample(
+            f"{path}: {image.get('file_name')!r} is {declared[1]} x {declared[0]} pixels there, the photo {size[1]} x "
+            f"{size[0]}{turned}; put the photo there that was annotated"
+        )
+
+
 def class_name(text: object) -> str:
     """A class name as it can be kept: without what marks paths, HTML and words, at most 100 characters."""
     plain = re.sub(r"[<>/\\=|\s]+", " ", str(text)).strip(" .")

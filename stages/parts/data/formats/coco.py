@@ -15,6 +15,7 @@ from stages.parts.data.formats.base import (
     Source,
     Tree,
     blaming,
+    check_size,
     class_name,
     ids_of,
     listed,
@@ -134,17 +135,6 @@ def _draw(
             region = _region(value, one["segmentation"], size)
             regions += [region] if region is not None else []
     return compose(regions, size)
-
-
-def check_size(path: Path, image: dict[str, Any], size: tuple[int, int]) -> None:
-    """Raises BadSample where an image's entry names another size than the photo has."""
-    declared = (image.get("height", size[0]), image.get("width", size[1]))
-    if declared != size:
-        turned = " (rotated by EXIF?)" if declared == size[::-1] else ""
-        raise BadSample(
-            f"{path}: {image.get('file_name')!r} is {declared[1]} x {declared[0]} pixels there, the photo {size[1]} x "
-            f"{size[0]}{turned}; put the photo there that was annotated"
-        )
 
 
 def _region(value: int, segmentation: Any, size: tuple[int, int]) -> Region | None:

@@ -22,6 +22,7 @@ from stages.parts.data.formats.base import (
     Source,
     Tree,
     blaming,
+    check_size,
     class_name,
     ids_of,
     listed,
@@ -29,7 +30,6 @@ from stages.parts.data.formats.base import (
     read_json,
     subset_of,
 )
-from stages.parts.data.formats.coco import check_size
 from stages.parts.data.formats.drawing import Drawing, Region, compose, polygon
 from stages.parts.data.images import MAX_BYTES, BadSample
 

@@ -247,24 +247,28 @@ def class_folders(root: Path, made: Sequence[Scene]) -> None:
             put(root / f"masks/{name}/{scene.id}.png", np.where(scene.names == name, 255, 0).astype(np.uint8))
 
 
+def box_mask(scene: Scene, box: tuple[int, int, int, int], value: int) -> np.ndarray:
+    """uint8 [H, W]: `value` within an object's box, 0 elsewhere."""
+    x, y, u, v = box
+    mask = np.zeros(scene.size, np.uint8)
+    mask[y:v, x:u] = value
+    return mask
+
+
 def class_suffixes(root: Path, made: Sequence[Scene]) -> None:
     """masks/ID_CLASS_NUMBER.png of 0 and 255, whole objects: the one behind is whole, too."""
     for scene in made:
         put(root / f"images/{scene.id}.jpg", scene.jpeg())
-        for k, (name, (x, y, u, v)) in enumerate(scene.objects):
-            mask = np.zeros(scene.size, np.uint8)
-            mask[y:v, x:u] = 255
-            put(root / f"masks/{scene.id}_{name.replace(' ', '_')}_{k}.png", mask)
+        for k, (name, box) in enumerate(scene.objects):
+            put(root / f"masks/{scene.id}_{name.replace(' ', '_')}_{k}.png", box_mask(scene, box, 255))
 
 
 def photo_folders(root: Path, made: Sequence[Scene]) -> None:
     """masks/ID/CLASS_NUMBER.png."""
     for scene in made:
         put(root / f"images/{scene.id}.jpg", scene.jpeg())
-        for k, (name, (x, y, u, v)) in enumerate(scene.objects):
-            mask = np.zeros(scene.size, np.uint8)
-            mask[y:v, x:u] = 1
-            put(root / f"masks/{scene.id}/{name}_{k}.png", mask)
+        for k, (name, box) in enumerate(scene.objects):
+            put(root / f"masks/{scene.id}/{name}_{k}.png", box_mask(scene, box, 1))
 
 
 def matlab(root: Path, made: Sequence[Scene]) -> None:
