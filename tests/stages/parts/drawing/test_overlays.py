@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cache.settings import IGNORE
-from stages.parts.drawing.overlays import grid, overlay, with_legend, where_scored
+from stages.parts.drawing.overlays import grid, overlay, where_scored, with_legend
 from stages.parts.drawing.palette import palette
 
 
