@@ -18,7 +18,9 @@ from stages.parts.drawing.palette import palette
 from stages.parts.eval_report import EvalReport, Means
 from stages.parts.students import count_macs
 from stages.parts.students.checkpoint import unpack
+from stages.running.board import SCORES
 from stages.running.curves import curves_at
+from stages.running.reports import read_biases
 
 FILE = "report.html"
 _UNSEEN_CONFUSIONS = 6
@@ -117,6 +119,8 @@ def _evaluation(one: Scored, ingredients: Mapping[str, Any], commands: Mapping[s
         "classes": classes,
         "confusions": _confusions(matrix, report) if matrix else None,
         "heat": one.at.get("confusion.png"),
+        "biases": bias_chart([(key, read_biases(one.at), key) for key in SCORES]),
+        "best_bias": max(read_biases(one.at), key=lambda p: p["hIoU"], default=None),
         "pictures": pictures,
     }
 
@@ -188,6 +192,14 @@ def _confusions(matrix: dict[str, Any], report: EvalReport) -> list[tuple[str, l
         order = sorted(range(len(names)), key=lambda k: -counts[index][k])[:_UNSEEN_CONFUSIONS]
         found.append((c.name, [(names[k], 100 * counts[index][k] / total) for k in order if counts[index][k]]))
     return found
+
+
+def bias_chart(lines: Sequence[tuple[str, Sequence[dict[str, float]], str]]) -> Chart | None:
+    """Scores over the seen bias: a line's name, its points and which of their scores; None where no line has any."""
+    shown = [(name, [(p["bias"], p[score]) for p in points]) for name, points, score in lines]
+    if not any(points for _, points in shown):
+        return None
+    return line_chart("scores over the seen bias", shown, "seen bias", "IoU in %", log=False, whole=False)
 
 
 def _charts(curves: Sequence[dict[str, float]]) -> list[Chart]:

@@ -75,9 +75,17 @@ class Chart:
 
 
 def line_chart(
-    title: str, lines: Sequence[tuple[str, Points]], x_label: str, y_label: str, *, log: bool = True
+    title: str,
+    lines: Sequence[tuple[str, Points]],
+    x_label: str,
+    y_label: str,
+    *,
+    log: bool = True,
+    whole: bool = True,
 ) -> Chart:
     """Named lines in one chart; long ones are thinned by averaging neighbours. `log`: it may have that scale.
+
+    `whole`: x is counted in whole numbers.
 
     A line may be without points, but not all of them.
     """
@@ -102,7 +110,8 @@ def line_chart(
 
     foot = HEIGHT - _BOTTOM
     by_powers = scale("log", _Axis(powers[0], powers[-1], foot, _TOP, log=True), powers) if len(powers) > 1 else None
-    x_ticks = [float(v) for v in MaxNLocator(nbins=4, steps=[1, 2, 5, 10], integer=True).tick_values(min(xs), max(xs))]
+    places = MaxNLocator(nbins=4, steps=[1, 2, 5, 10], integer=whole).tick_values(min(xs), max(xs))
+    x_ticks = [float(v) for v in places]
     return Chart(
         title,
         x_label,
