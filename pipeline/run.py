@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
+from cache.summary import per_view
 from pipeline.inspection.naming import naming
 from pipeline.plan import Plan
 from pipeline.shown import link
@@ -203,7 +204,8 @@ def write_report(plan: Plan, at: Location) -> str:
 
     typed = plan.invocation
     commands = {"eval": typed.command("eval"), "ablate": typed.command("ablate", "--table", "3")}
-    return run_report.run(at, with_references(run_at(at)), commands)
+    latent = per_view(plan.tiers().latent) if plan.distilled and plan.tiers().latent.summary() is not None else None
+    return run_report.run(at, with_references(run_at(at)), commands, latent)
 
 
 def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:

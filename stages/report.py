@@ -12,7 +12,7 @@ from typing import Any
 from cache.headers import FILE as STUDENT
 from cache.headers import student_bytes
 from cache.location import Location
-from stages.parts.drawing.charts import Chart, line_chart
+from stages.parts.drawing.charts import Chart, bias_chart, line_chart
 from stages.parts.drawing.pages import page
 from stages.parts.drawing.palette import palette
 from stages.parts.eval_report import EvalReport, Means
@@ -42,11 +42,14 @@ class Scored:
     baseline: EvalReport | None = None
 
 
-def run(run_at: Location, scored: Sequence[Scored], commands: Mapping[str, str]) -> str:
+def run(
+    run_at: Location, scored: Sequence[Scored], commands: Mapping[str, str], latent: Mapping[str, int] | None = None
+) -> str:
     """Writes the page of a run with all of its evaluations, the first at large; returns its address.
 
-    `commands`: what to type to score it (`eval`) and what it is compared with (`ablate`). What isn't there yet (no
-    evaluation, no curves) is said on the page. Every text is escaped.
+    `commands`: what to type to score it (`eval`) and what it is compared with (`ablate`). `latent`: latent classes of a
+    view -> training views that have so many. What isn't there yet (no evaluation, no curves) is said on the page. Every
+    text is escaped.
     """
     packed = student_bytes(run_at)
     checkpoint = unpack(packed, f"{run_at}/{STUDENT}")
@@ -65,6 +68,7 @@ def run(run_at: Location, scored: Sequence[Scored], commands: Mapping[str, str])
         evaluations=[_evaluation(one, ingredients, commands) for one in scored],
         commands=commands,
         curves=curves,
+        latent=[(k, n, 100 * n / max(latent.values())) for k, n in latent.items()] if latent else [],
         log=any(c.spread > _STEEP for c in curves),
         efficiency=_efficiency(checkpoint.student, len(packed), about, summary, [one.report for one in scored]),
         settings={**ingredients, "versions": provenance.get("versions", {})},
@@ -192,14 +196,6 @@ def _confusions(matrix: dict[str, Any], report: EvalReport) -> list[tuple[str, l
         order = sorted(range(len(names)), key=lambda k: -counts[index][k])[:_UNSEEN_CONFUSIONS]
         found.append((c.name, [(names[k], 100 * counts[index][k] / total) for k in order if counts[index][k]]))
     return found
-
-
-def bias_chart(lines: Sequence[tuple[str, Sequence[dict[str, float]], str]]) -> Chart | None:
-    """Scores over the seen bias: a line's name, its points and which of their scores; None where no line has any."""
-    shown = [(name, [(p["bias"], p[score]) for p in points]) for name, points, score in lines]
-    if not any(points for _, points in shown):
-        return None
-    return line_chart("scores over the seen bias", shown, "seen bias", "IoU in %", log=False, whole=False)
 
 
 def _charts(curves: Sequence[dict[str, float]]) -> list[Chart]:

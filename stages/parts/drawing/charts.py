@@ -6,7 +6,7 @@ A chart holds its values, so that the page can say what lies under the pointer, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,6 +123,14 @@ def line_chart(
         scale("linear", _Axis(plain[0], plain[-1], foot, _TOP), plain),
         by_powers,
     )
+
+
+def bias_chart(lines: Sequence[tuple[str, Sequence[Mapping[str, float]], str]]) -> Chart | None:
+    """Scores over the seen bias: a line's name, its points and which of their scores; None where no line has any."""
+    shown = [(name, [(p["bias"], p[score]) for p in points]) for name, points, score in lines]
+    if not any(points for _, points in shown):
+        return None
+    return line_chart("scores over the seen bias", shown, "seen bias", "IoU in %", log=False, whole=False)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,9 @@ def test_photos_show_unseen_classes_and_a_bad_one_is_left_out(
     assert len(truths) == 4
     # The legend under a ground truth marks what no label of training names.
     drawn: list[str] = []
-    monkeypatch.setattr(watching, "with_legend", lambda _, entries: drawn.extend(text for text, _ in entries))
+    monkeypatch.setattr(
+        "pipeline.study.watching.with_legend", lambda _, entries: drawn.extend(text for text, _ in entries)
+    )
     photos.truths()
     assert {"box *", "disc"} <= set(drawn)
     monkeypatch.undo()
