@@ -219,7 +219,7 @@ class Plan:
                 **({"pseudo_weight": c.pixel_loss.pseudo_weight} if self.reads_pseudo_labels else {}),
             },
             "train": c.train.fingerprint_fields(),
-            **(cached if self.distilled else {}),
+            **(cached if self.distilled else {"tokens": cached["tokens"]} if self.reads_pseudo_labels else {}),
             **({"membership": fingerprint(cache["membership"])} if self.reads_concepts else {}),
             **({"pseudo": fingerprint(cache["pseudo"])} if self.reads_pseudo_labels else {}),
             **({"distill": distill} if c.distill.loss != "none" else {}),
@@ -242,8 +242,8 @@ class Plan:
 
     @property
     def distilled(self) -> bool:
-        """Whether training reads tokens at all; the baseline of Table 3 does not."""
-        return self.train_recipe.distilled or self.reads_pseudo_labels
+        """Whether training reads tokens and latent classes; the baseline of Table 3 does not."""
+        return self.train_recipe.distilled
 
     @property
     def reads_pseudo_labels(self) -> bool:
@@ -365,7 +365,9 @@ class Plan:
         unused = {
             kind for kind, kept in (("dense", c.extract.store_dense), ("affinity", c.affinity.stored)) if not kept
         }
-        untouched = {*([] if self.distilled else ["tokens", "latent"])} | {
+        untouched = {
+            *([] if self.distilled else ["latent"]),
+            *([] if self.distilled or self.reads_pseudo_labels else ["tokens"]),
             *([] if self.reads_concepts else ["membership"]),
             *([] if self.reads_pseudo_labels else ["pseudo"]),
         }

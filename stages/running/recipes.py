@@ -45,7 +45,7 @@ class TrainRecipe:
 
     @property
     def distilled(self) -> bool:
-        """Whether training reads tokens at all; the baseline of Table 3 does not."""
+        """Whether training reads tokens and latent classes; the baseline of Table 3 does not."""
         return self.distill.loss != "none" or self.latent_embedding.enabled
 
     def reads_pseudo_labels(self, data: Dataset) -> bool:

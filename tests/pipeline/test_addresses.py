@@ -237,7 +237,10 @@ def test_pseudo_labels_move_training_where_it_reads_them(plans: Tiny) -> None:
     assert moved(plans.plan(*read), plans.plan(*read, other)) == TRAIN | PSEUDO
     assert moved(plans.plan(*some), plans.plan(*some, other)) == PSEUDO
     bare = ("distill.loss=none", "latent-embedding.enabled=false")
-    assert plans.plan(*read, *bare).distilled and not plans.plan(*some, *bare).distilled
+    # Alone they need no mining.
+    assert moved(plans.plan(*read, *bare), plans.plan(*read, *bare, "mine-latent.iterations=5")) == LATENT - TRAIN
+    train = next(step for step in plans.plan(*read, *bare).steps() if step.stage == "train")
+    assert {"tokens", "pseudo"} <= {*train.reads} and "latent" not in train.reads
 
 
 def test_concepts_move_training_where_it_reads_them(tiny: Tiny) -> None:

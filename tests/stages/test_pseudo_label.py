@@ -25,7 +25,7 @@ CPU = run.Machine("cpu", 0)
 
 
 def named(tiny: Tiny, *settings: str, artifacts: Path | None = None) -> dict[str, Any]:
-    tiny.run("mine-latent", *settings, artifacts=artifacts)
+    tiny.run("extract", *settings, artifacts=artifacts)
     return run.pseudo_label(tiny.plan(*settings, artifacts=artifacts), CPU)
 
 
@@ -65,7 +65,7 @@ def test_without_stored_dense_tokens_they_are_encoded_again(tiny: Tiny, tmp_path
 
 def test_a_stop_changes_no_bit(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     named(tiny, *NONE, artifacts=tmp_path / "a")
-    made, calls = stage.pseudo_labels, 0
+    made, calls = pseudo_labels, 0
 
     def stopped(*arguments: Any) -> Any:
         nonlocal calls
@@ -117,7 +117,8 @@ def test_photos_without_masks_learn_from_pseudo_labels(fresh_tiny: Tiny) -> None
 
 def test_pseudo_labels_alone_train_without_distillation(tiny: Tiny, tmp_path: Path) -> None:
     bare = (*NONE, "distill.loss=none", "latent-embedding.enabled=false")
-    named(tiny, *bare, artifacts=tmp_path)
+    tiny.run("extract", *bare, artifacts=tmp_path)  # and no mining
+    run.pseudo_label(tiny.plan(*bare, artifacts=tmp_path), CPU)
     losses = run.train(tiny.plan(*bare, artifacts=tmp_path), CPU)["summary"]["losses"]
     assert set(losses) == {"total", "focal", "dice", "cross_entropy"} and losses["cross_entropy"] > 0
 
@@ -140,6 +141,7 @@ def test_labelled_photos_keep_their_labels_and_their_loss(tiny: Tiny, tmp_path: 
 
     some = ("data.label_share=0.5", *NONE[2:])
     named(tiny, *some, artifacts=tmp_path)
+    run.mine_latent(tiny.plan(*some, artifacts=tmp_path), CPU)
     plan = tiny.plan(*some, artifacts=tmp_path)
     teacher = CachedTeacher(plan.tiers(), CPU.compute, pseudo_labels=True)
     made = TrainingSet(plan.train_data, plan.config.views, 2, teacher.tokens(2, 12), seed=0, photometric=False)
