@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from pipeline.benchmarks.checks import images, processes, values, waits
+from pipeline.benchmarks.checks import images, memory, processes, values, waits
 from pipeline.benchmarks.checks.bench import Bench, Failed, Skipped
 from pipeline.benchmarks.checks.students import FAMILIES
 from pipeline.benchmarks.harness import machine_line, result
@@ -119,6 +119,7 @@ def _versions() -> dict[str, Any]:
 CHECKS: dict[str, Callable[[Bench], str]] = {
     "losses and gradients as on the CPU": values.losses,
     "pixel loss as in float64": values.pixel_loss,
+    "pixel loss in as much memory as computed": memory.pixel_memory,
     **{f"no wait: student {family}": partial(waits.student_waits, family=family) for family in FAMILIES},
     "no wait: losses, negatives, calibrators": waits.settings_wait,
     "resumed equals unbroken": values.resumed,

@@ -94,6 +94,13 @@ def draw(cfg: ViewsConfig, seed: int, image_id: str, v: int, size: tuple[int, in
     Scale, crop and mirroring as in the public code (C, method.md section 5). Raises ValueError when the labels
     are not of the image's size.
     """
+    return draw_labelled(cfg, seed, image_id, v, size, labels)[0]
+
+
+def draw_labelled(
+    cfg: ViewsConfig, seed: int, image_id: str, v: int, size: tuple[int, int], labels: Array
+) -> tuple[View, Array]:
+    """`draw`, and the view of the labels, at which drawing looks anyway: `apply_labels` of it."""
     if labels.shape != size:
         raise ValueError(f"labels of {labels.shape} for an image of {size}")
     number = view_seed(seed, image_id, v)
@@ -102,6 +109,7 @@ def draw(cfg: ViewsConfig, seed: int, image_id: str, v: int, size: tuple[int, in
     height, width = (max(1, round(side * short / min(size))) for side in size)
     flip = bool(random.random() < 0.5) and cfg.flip
     several = np.count_nonzero(byte_counts(labels)[:IGNORE]) > 1
+    shown = None
     for _ in range(CROP_TRIES):
         y = int(random.integers(max(height - cfg.size, 0) + 1))
         x = int(random.integers(max(width - cfg.size, 0) + 1))
@@ -109,9 +117,11 @@ def draw(cfg: ViewsConfig, seed: int, image_id: str, v: int, size: tuple[int, in
         if cfg.max_class_share >= 1:
             break
         # A single class fills whatever it is in: all tries fail, and nothing needs counting.
-        if several and _largest_share(apply_labels(labels, view)) <= cfg.max_class_share:
-            break
-    return view
+        if several:
+            shown = apply_labels(labels, view)
+            if _largest_share(shown) <= cfg.max_class_share:
+                break
+    return view, apply_labels(labels, view) if shown is None else shown
 
 
 def least_size(view: View) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from cache.errors import InputError
 from pipeline.benchmarks import allocator, gpu, gpu_check, growth, inference, scale
 from pipeline.benchmarks.checks import images, values
 from pipeline.benchmarks.checks.bench import Bench, at_most
+from pipeline.benchmarks.checks.memory import planned_gib
 from pipeline.benchmarks.extract import extract
 from pipeline.benchmarks.gpu import precision, students
 from pipeline.benchmarks.harness import Measured, in_child, interleaved, peak_mib, ratio, result, text
@@ -263,6 +264,14 @@ def test_a_check_that_takes_too_long_is_stopped_and_the_others_go_on(monkeypatch
     rows = gpu_check.gpu_check(CPU)["rows"]
     assert rows["hangs"]["verdict"] == "FAILED" and rows["hangs"]["measured"] == "not done within 1 s"
     assert rows["faiss"]["verdict"] == "skipped"
+
+
+def test_memory_of_the_pixel_loss_is_computed_and_does_not_grow_by_maps_with_the_batch() -> None:
+    a_map = 4 * 20 * 64 * 64 / 2**30  # of one image, at the labels' size
+    one, many = planned_gib(1, 20, 64), planned_gib(1024, 20, 64)
+    assert a_map < one < 100 * a_map and many < 819 * 10 * a_map  # a part holds 2**26 numbers: 819 images
+    full = planned_gib()
+    assert 2 * 0.167 + 0.167 < full < 16 * 0.167  # scores and gradient, each a map of 1/16; and less than one of all
 
 
 def test_checks_that_had_no_time_are_named_and_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:
