@@ -181,7 +181,7 @@ def train(
         plan.train_recipe,
         plan.train_data,
         plan.tiers(),
-        stage.RunFolder(at, plan.provenance("train", "train"), on_scalar),
+        stage.RunFolder(at, plan.provenance("train", "train"), on_scalar, plan.parent.at if plan.parent else None),
         compute=compute,
         teacher=_online_teacher(plan, compute) if online else None,
     )

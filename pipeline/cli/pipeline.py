@@ -11,6 +11,7 @@ from pipeline.cli.common import (
     Artifacts,
     Data,
     Device,
+    From,
     Json,
     Kmeans,
     Preset,
@@ -19,6 +20,7 @@ from pipeline.cli.common import (
     emit,
     make_machine,
     make_plan,
+    with_parent,
 )
 
 PANEL = "Pipeline"
@@ -51,6 +53,7 @@ def plan(
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
+    from_: From = "",
     for_: Annotated[
         str,
         typer.Option(
@@ -76,7 +79,7 @@ def plan(
     from pipeline.text import plan_table, steps_json
 
     make_machine(device, workers)  # refuses what no stage would take
-    made = make_plan(preset, data, artifacts, set_)
+    made = make_plan(preset, data, artifacts, with_parent(set_, from_))
     emit(plan_table(made), steps_json(made), as_json)
 
 
@@ -153,6 +156,7 @@ def train(
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
+    from_: From = "",
     compile_: Annotated[
         bool, typer.Option("--compile/--no-compile", help="torch.compile student and pixel loss.")
     ] = False,
@@ -172,7 +176,7 @@ def train(
     from pipeline import text as report
     from pipeline.study.tracking import tracked
 
-    made, machine = make_plan(preset, data, artifacts, set_), make_machine(device, workers)
+    made, machine = make_plan(preset, data, artifacts, with_parent(set_, from_)), make_machine(device, workers)
     with tracked(wandb, made.name, made.config.model_dump(mode="json")) as log:
         result = run.train(made, machine, compiled=compile_, online=online, on_scalar=log)
     emit(report.train_text(result), result, as_json)
@@ -186,6 +190,7 @@ def evaluate(
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
+    from_: From = "",
     score_teacher: Annotated[
         bool, typer.Option("--score-teacher", help="Also score the teacher training-free (loads CLIP).")
     ] = False,
@@ -202,7 +207,7 @@ def evaluate(
     from pipeline import run
     from pipeline import text as report
 
-    made, machine = make_plan(preset, data, artifacts, set_), make_machine(device, workers)
+    made, machine = make_plan(preset, data, artifacts, with_parent(set_, from_)), make_machine(device, workers)
     if on:
         from pipeline.study.transfer import evaluate_on, transfer_text
 

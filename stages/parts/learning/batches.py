@@ -158,6 +158,8 @@ class Batch:
     regions: Regions
     labelled: tuple[bool, ...] = ()
     """Whether each photo's mask was read; (): all were."""
+    withheld: tuple[tuple[int, ...], ...] = ()
+    """Seen classes of which each photo's mask says nothing, whether it shows them or not; (): of no photo."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; tokens as float32. Waits for nothing where it was pinned."""
@@ -189,6 +191,7 @@ class Batch:
             self.local[self.regions.rows(first, last)],
             self.regions.part(first, last),
             self.labelled[first:last],
+            self.withheld[first:last],
         )
 
 
@@ -209,7 +212,8 @@ def _each(of: Fields, change: Callable[[Tensor], Tensor]) -> Fields:
 @dataclass(frozen=True)
 class Sample:
     """One crop before batching: image uint8 [S, S, 3], its distortion float32 [5] or [0], mask Y_p uint8 [S, S],
-    tokens, ids of the regions in Y_p, their concepts int64 [P]; whether its mask was read, where that is a question."""
+    tokens, ids of the regions in Y_p, their concepts int64 [P]; whether its mask was read, and of which seen classes
+    it says nothing, where that is a question."""
 
     image: Array
     distortion: np.ndarray
@@ -219,6 +223,7 @@ class Sample:
     regions: np.ndarray
     concepts: np.ndarray
     labelled: bool | None = None
+    withheld: tuple[int, ...] | None = None
 
 
 class TrainingSet(TorchDataset[Sample]):
@@ -287,7 +292,8 @@ class TrainingSet(TorchDataset[Sample]):
             distortion = draw_distortion(view_seed(self.seed + 1, image_id, epoch))
         image = apply_image(self.data.image(i, least_size(view)), view, size)
         labelled = image_id not in self.data.unlabelled if self.data.unlabelled else None
-        return Sample(image, distortion, mask, tokens, local, regions, concepts, labelled)
+        withheld = self.data.hidden(image_id) if self.data.withheld else None
+        return Sample(image, distortion, mask, tokens, local, regions, concepts, labelled, withheld)
 
     def _row(self, i: int, image_id: str, v: int | None, labels: Array) -> int | None:
         if self.cache is None:
@@ -315,6 +321,7 @@ def collate(samples: list[Sample]) -> Batch:
         torch.from_numpy(np.concatenate([s.local for s in samples])),
         Regions.of([s.regions.tolist() for s in samples], np.concatenate([s.concepts for s in samples]).tolist()),
         tuple(s.labelled for s in samples if s.labelled is not None),
+        tuple(s.withheld for s in samples if s.withheld is not None),
     )
 
 
