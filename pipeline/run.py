@@ -227,9 +227,13 @@ def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
 
 @suggesting
 def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
-    """Scores of the student; `report` of the result is an EvalReport."""
+    """Scores of the student; `report` of the result is an EvalReport.
+
+    Of a run with a parent also `parent`, its name, and `since`, a list of `Change`, empty where it is not scored.
+    """
     if (done := _done(plan, "eval")) is not None:
-        return done | {"report": read_report(plan.address("eval"))}
+        report = read_report(plan.address("eval"))
+        return done | {"report": report, **_since(plan, report)}
     draw_world(plan)
     from stages import evaluate as stage
 
@@ -242,7 +246,18 @@ def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
         compute=machine.compute,
     )
     _report(plan, "eval", plan.address("train"))
-    return _result("eval", False, {}, plan.address("eval")) | {"report": report}
+    return _result("eval", False, {}, plan.address("eval")) | {"report": report, **_since(plan, report)}
+
+
+def _since(plan: Plan, report: EvalReport | None) -> dict[str, Any]:
+    """`since`: what changed since the run that training started from, where that one was scored likewise."""
+    from pipeline.study.references import parent_report
+    from stages.parts.scoring.since import changes
+
+    if plan.parent is None or report is None:
+        return {}
+    before = parent_report(plan.parent.at, report)
+    return {"parent": plan.parent.name, "since": changes(before, report) if before else []}
 
 
 @suggesting
