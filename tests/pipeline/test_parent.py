@@ -110,7 +110,7 @@ def test_a_resumed_run_goes_on_and_does_not_begin_at_the_parent_again(
     ("more", "said"),
     [
         (("student.encoder=mobilenet_v2",), "has another network (student.encoder = 'tu-mobilenetv3_small_050')"),
-        (("teacher.prompts=voc",), "with other prompts than [teacher] names"),
+        (("teacher.prompts=ensemble_15",), "with other prompts than [teacher] names"),
         (("data.split=fewer",), "has read labels of 'stripes', which is no seen class of split 'fewer'"),
         (("student.parent=tiny/train-00000000",), "no such run; name a finished one"),
     ],
@@ -152,6 +152,7 @@ def test_a_preset_stands_for_its_own_run_and_none_starts_from_itself(grown: Tiny
 def test_the_command_says_from_and_the_file_says_where_it_came_from(
     grown: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    grown.run("mine-latent", *LATER)
     name = f"tiny/{grown.plan().address('train').name}"
     options = ("--artifacts", str(grown.artifacts), "--from", name, "--set", LATER[0], "--device", "cpu", "--json")
     assert main(monkeypatch, "train", str(grown.preset), *options) == 0
