@@ -33,7 +33,7 @@ from stages.parts.settings import (
     WorldConfig,
 )
 from stages.parts.students import StudentConfig
-from stages.parts.teacher.teacher import TeacherConfig
+from stages.parts.teacher.settings import TeacherConfig
 
 PRESETS = Path(__file__).parent / "presets"
 

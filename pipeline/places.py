@@ -15,7 +15,7 @@ from typing import Any
 from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
-from stages.parts.teacher.teacher import LOCAL, TeacherConfig, teacher_identity
+from stages.parts.teacher.settings import LOCAL, TeacherConfig, teacher_identity
 
 
 class Places:

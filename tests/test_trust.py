@@ -31,7 +31,7 @@ from pipeline.upkeep import cache_tools as cache_tool
 from stages.parts.data.images import MAX_BYTES, BadSample, read_image
 from stages.parts.students.checkpoint import unpack
 from stages.parts.teacher.files import read_config
-from stages.parts.teacher.teacher import TeacherConfig, teacher_identity
+from stages.parts.teacher.settings import TeacherConfig, teacher_identity
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

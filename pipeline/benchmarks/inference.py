@@ -15,7 +15,7 @@ from stages.parts.learning.generator import LatentGenerator
 from stages.parts.settings import GeneratorConfig
 from stages.parts.students import StudentConfig, build_student, count_macs
 from stages.parts.students.exporting import OPSET, PhotoStudent, onnx_bytes, onnx_runner, traced
-from stages.parts.teacher.teacher import clip_image_tower
+from stages.parts.teacher.models import clip_image_tower
 
 PAPER = {
     "SegFormer-B4": StudentConfig(arch="segformer", encoder="mit_b4"),

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from pipeline.benchmarks.harness import interleaved, ratio, result
-from stages.parts.teacher.teacher import TeacherConfig, untrained_teacher
+from stages.parts.teacher.settings import TeacherConfig
+from stages.parts.teacher.teacher import untrained_teacher
 
 MODEL = "ViT-B-16-quickgelu"
 SIDE, BATCH = {"cpu": 224, "cuda": 512}, {"cpu": 1, "cuda": 16}

@@ -232,7 +232,8 @@ def _optional() -> Iterator[Finding]:
 
 def _teacher(config: object) -> Iterator[Finding]:
     from pipeline.config import Config
-    from stages.parts.teacher.teacher import teacher_identity, weights_at_hand
+    from stages.parts.teacher.models import weights_at_hand
+    from stages.parts.teacher.settings import teacher_identity
 
     assert isinstance(config, Config)
     teacher = config.teacher

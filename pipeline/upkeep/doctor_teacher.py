@@ -9,14 +9,9 @@ import torch
 
 from cache.errors import InputError
 from pipeline.upkeep.doctor import Finding
-from stages.parts.teacher.teacher import (
-    Teacher,
-    TeacherConfig,
-    load_teacher,
-    untrained_teacher,
-    weight_tags,
-    weights_at_hand,
-)
+from stages.parts.teacher.models import weight_tags, weights_at_hand
+from stages.parts.teacher.settings import TeacherConfig
+from stages.parts.teacher.teacher import Teacher, load_teacher, untrained_teacher
 
 PAPER_SIDE = 512
 """The paper's input [pixels]; a teacher is looked at with the nearest size that its cells divide."""

@@ -171,7 +171,9 @@ class Student:
 
     def _embedded(self, words: list[Word]) -> torch.Tensor:
         """One row a text of classes that the run does not know."""
-        from stages.parts.teacher.teacher import TeacherConfig, is_tag, load_text_tower  # all that needs CLIP
+        from stages.parts.teacher.models import is_tag
+        from stages.parts.teacher.settings import TeacherConfig
+        from stages.parts.teacher.teacher import load_text_tower  # all that needs CLIP
 
         recorded, model = self.provenance.get("teacher", {}), self._teacher
         prompts = self.ingredients.get("text", {}).get("words", {}).get("prompts")

@@ -16,7 +16,7 @@ from stages.parts.settings import (
     TrainConfig,
 )
 from stages.parts.students import StudentConfig
-from stages.parts.teacher.teacher import TeacherConfig
+from stages.parts.teacher.settings import TeacherConfig
 
 
 @dataclass(frozen=True)

@@ -251,7 +251,8 @@ class World:
     def teachers(self, data: st.DataObject) -> None:
         """A teacher folder whose configuration says something else."""
         from stages.parts.teacher.files import read_config
-        from stages.parts.teacher.teacher import TeacherConfig, load_teacher, teacher_identity
+        from stages.parts.teacher.settings import TeacherConfig, teacher_identity
+        from stages.parts.teacher.teacher import load_teacher
 
         file = self.root / "teacher/open_clip_config.json"
         file.write_text(json.dumps(data.draw(changed(json.loads(self.sound[file])))))
@@ -290,7 +291,8 @@ def main() -> int:
     world = World(Path(folder))
     world.read_all("sound")
     assert world.tally["sound: refused"] == 0, world.tally
-    from stages.parts.teacher.teacher import TeacherConfig, load_teacher
+    from stages.parts.teacher.settings import TeacherConfig
+    from stages.parts.teacher.teacher import load_teacher
 
     load_teacher(TeacherConfig(model=f"local-dir:{folder}/teacher", pretrained=""))  # its libraries are loaded by now
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

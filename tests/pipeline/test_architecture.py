@@ -21,7 +21,7 @@ FILES = sorted(f for package in HOUSE for f in (ROOT / package).rglob("*.py"))
 
 DOORS = {
     # teach trains the demo's CLIP by open_clip's own loss; it reads no teacher and no stage reads it.
-    "open_clip": ("stages/parts/teacher/teacher.py", "stages/demo/teach.py"),
+    "open_clip": ("stages/parts/teacher/models.py", "stages/demo/teach.py"),
     "faiss": ("stages/parts/mining/clustering.py", "cache/search.py"),
     "segmentation_models_pytorch": ("stages/parts/students/",),
     "zarr": ("cache/store.py",),

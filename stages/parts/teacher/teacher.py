@@ -1,44 +1,20 @@
-"""The frozen teacher: the one door to open_clip (method.md section 1).
+"""The frozen teacher (method.md section 1): images, crops and names to tokens.
 
-Settings and identity load without torch, so that a preset can be planned in a moment; `load_teacher` imports
-what it needs.
+This file loads without torch; a teacher does not.
 """
 
 from __future__ import annotations
 
 import copy
-import difflib
-import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from cache.digests import file_digest
 from cache.errors import InputError
-from cache.settings import Apart, PathSetting, Settings
-from stages.parts.teacher.config import check_model
-from stages.parts.teacher.files import (
-    CONFIG,
-    check_normalisation,
-    check_weights,
-    first_line,
-    read_config,
-    teacher_folder_digest,
-    text_source_digest,
-    weight_files,
-)
-from stages.parts.teacher.sources import (
-    Normalisation,
-    agreed_normalisation,
-    damaged_weights,
-    hub_cached,
-    require_reachable,
-    tokenizer_problem,
-)
+from stages.parts.teacher.files import first_line
+from stages.parts.teacher.models import create_model, load_tokenizer, untrained_model
+from stages.parts.teacher.settings import TeacherConfig
+from stages.parts.teacher.sources import damaged_weights
 
 if TYPE_CHECKING:
     import torch
@@ -46,115 +22,8 @@ if TYPE_CHECKING:
 
     from stages.parts.teacher.towers import ResNetTower, TrunkTower, VitTower, WindowedTower
 
-LOCAL = "local-dir:"
-HUB = "hf-hub:"
 TEXT_BATCH = 256
 """Prompts encoded at once; changes memory, not numbers."""
-
-
-class TeacherConfig(Settings):
-    """Which teacher, and how its tokens are taken."""
-
-    model: PathSetting = "ViT-B-16-quickgelu"
-    """open_clip's name of the model, `hf-hub:owner/name`, or `local-dir:folder` with open_clip_config.json
-    and weights (P: ViT-B/16). Enters fingerprints through `teacher_identity`."""
-
-    pretrained: PathSetting = "openai"
-    """open_clip's tag of the weights, or a file of weights (safetensors, or a checkpoint without code).
-    Ignored for `hf-hub:` and `local-dir:`, which bring their own (P: OpenAI)."""
-
-    input_size: int = Field(default=0, ge=0)
-    """Side of the square that a whole view is resized to, in pixels; 0: the model's native size (P: 512)."""
-
-    crop_size: int = Field(default=0, ge=0)
-    """Side of the square that a region's crop is resized to, in pixels; 0: the model's native size (P)."""
-
-    recipe: Annotated[
-        Literal[
-            "auto", "vanilla", "value", "maskclip", "clearclip", "naclip", "sclip", "kk_mean", "scclip", "feature_map"
-        ],
-        Apart("enters dense tokens alone, by `recipe_ingredients`"),
-    ] = "auto"
-    """How dense tokens are taken (docs/teachers.md). Native ViT: vanilla (P), value, maskclip, clearclip, naclip,
-    sclip, kk_mean, scclip (D). ResNet, timm towers: feature_map. auto: vanilla for a native ViT, else feature_map."""
-
-    gaussian_std: Annotated[float, Apart("enters with the recipe that reads it")] = Field(default=5.0, gt=0)
-    """Width of naclip's neighbourhood, in cells, above 0 (C: NACLIP's own 5). Read by `naclip` only."""
-
-    window: Annotated[int, Apart("enters with the recipe")] = Field(default=0, ge=0)
-    """Dense tokens from windows of this side [pixels] over the view, overlapping ones averaged; 0: from the view
-    at once (P). Global and local tokens are as without it."""
-
-    stride: Annotated[int, Apart("enters with the recipe")] = Field(default=0, ge=0)
-    """Step between windows in pixels; 0: half a window (C: NACLIP's 112 for 224). Read with `window` only."""
-
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the image tower: fp32, or autocast to bf16 or fp16; text is always fp32 (D)."""
-
-    prompts: Annotated[str, Apart("the prompts themselves enter text embeddings")] = ""
-    """Name of a prompt set (`vocabulary.prompt_set`); empty: the class name alone (P: per data set)."""
-
-    text: PathSetting = ""
-    """A .npy of ready text embeddings, [K, D] or per prompt [K, prompts, D], with the class names, one a line,
-    in a .txt of the same name beside it; empty: the teacher's own text tower. Enters fingerprints through
-    `teacher_identity`."""
-
-    def recipe_ingredients(self) -> list[str | float]:
-        """What of the recipe's settings determines dense tokens, as plain JSON."""
-        # Up to 0.1 `maskclip` named what is `value` now: tokens of that name must not be taken for today's.
-        name = "maskclip with residual" if self.recipe == "maskclip" else self.recipe
-        spread = [self.gaussian_std] if self.recipe == "naclip" else []
-        return [name, *spread, *([f"window {self.window} by {self.window_stride}"] if self.window else [])]
-
-    @property
-    def window_stride(self) -> int:
-        """The step between windows [pixels]."""
-        return self.stride or max(self.window // 2, 1)
-
-
-def teacher_identity(cfg: TeacherConfig) -> dict[str, str]:
-    """What `model`, `pretrained` and `text` stand for, without saying where it lies: plain JSON.
-
-    Files enter by sha256, names by name; together with `cfg.fingerprint_fields()` it determines
-    every token. Reads files,
-    loads neither torch nor open_clip. Raises InputError where a file is missing.
-    """
-    if cfg.model.startswith(LOCAL):
-        identity = {"model": teacher_folder_digest(Path(cfg.model.removeprefix(LOCAL)))}
-    elif cfg.model.startswith(HUB):
-        identity = {"model": cfg.model}
-    else:
-        path = Path(cfg.pretrained)
-        identity = {"model": cfg.model, "pretrained": file_digest(path) if path.is_file() else cfg.pretrained}
-        if path.is_file():
-            # Up to 0.1 such tokens were taken under OpenAI's mean and deviation, whatever the model's own.
-            identity["normalisation"] = "of the model's tags"
-    if cfg.text:
-        identity["text"] = text_source_digest(cfg.text)
-    return identity
-
-
-def weights_at_hand(cfg: TeacherConfig) -> bool | None:
-    """Whether weights that open_clip would download lie in its cache; None: local files, nothing to download."""
-    import open_clip
-
-    if cfg.model.startswith(LOCAL) or Path(cfg.pretrained).is_file():
-        return None
-    source = open_clip.get_pretrained_cfg(cfg.model.replace("/", "-"), cfg.pretrained)
-    file = str(source.get("url", "")).rsplit("/", 1)[-1]
-    return hub_cached(_hub_name(cfg, source)) or bool(file and (Path.home() / ".cache/clip" / file).is_file())
-
-
-def _hub_name(cfg: TeacherConfig, source: dict[str, Any]) -> str:
-    """The Hugging Face repository of a teacher, "" where it has none."""
-    return cfg.model.removeprefix(HUB) if cfg.model.startswith(HUB) else str(source.get("hf_hub", "")).strip("/")
-
-
-def is_tag(model: str, tag: str) -> bool:
-    """Whether `tag` is one of open_clip's own names of weights for a model, and so never a file."""
-    import open_clip
-
-    return tag in open_clip.list_pretrained_tags_by_model(model.replace("/", "-"))
 
 
 class TextTower:
@@ -186,17 +55,8 @@ class TextTower:
         return found
 
     def _encode_prompts(self, prompts: list[str]) -> Tensor:
-        import open_clip
-
         if self._tokenizer is None:
-            own = self.cfg.model.startswith((LOCAL, HUB))
-            try:
-                text = open_clip.get_model_config(self.cfg.model.replace("/", "-") if not own else self.cfg.model) or {}
-                # transformers would ask, on a terminal, whether to run a tokenizer's own code; the answer is no.
-                asked = {"trust_remote_code": False} if text.get("text_cfg", {}).get("hf_tokenizer_name") else {}
-                self._tokenizer = open_clip.get_tokenizer(self.cfg.model, **asked)
-            except Exception as error:  # whatever the hub, the disk or a tokenizer library raises
-                raise InputError(tokenizer_problem(self.cfg.model, error, first_line(error))) from error
+            self._tokenizer = load_tokenizer(self.cfg.model)
         result: Tensor = self._model.encode_text(self._tokenizer(prompts).to(self.device)).float()
         return result
 
@@ -360,143 +220,21 @@ def load_teacher(cfg: TeacherConfig, device: str | torch.device = "cpu") -> Teac
     """
     import torch
 
-    return Teacher(cfg, _created(cfg), torch.device(device))
+    return Teacher(cfg, create_model(cfg), torch.device(device))
 
 
 def load_text_tower(cfg: TeacherConfig, device: str | torch.device = "cpu") -> TextTower:
     """The text encoder of the teacher of these settings. Raises InputError as `load_teacher` does."""
     import torch
 
-    return TextTower(cfg, _created(cfg), torch.device(device))
-
-
-def clip_image_tower(name: str, size: int) -> Any:
-    """open_clip's image tower `name` for inputs of `size` pixels, with random weights: for measuring cost alone."""
-    import open_clip
-
-    return open_clip.create_model(name, pretrained=None, force_image_size=size).visual
+    return TextTower(cfg, create_model(cfg), torch.device(device))
 
 
 def untrained_teacher(cfg: TeacherConfig, device: str | torch.device = "cpu") -> Teacher:
     """The teacher of these settings with random weights, which are nowhere read: for measuring cost alone."""
-    import open_clip
     import torch
 
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # that nothing was loaded is what is asked for here
-    try:
-        model = open_clip.create_model(cfg.model, pretrained=None)
-    finally:
-        logging.disable(before)
-    return Teacher(cfg, model.eval().requires_grad_(False), torch.device(device))
-
-
-def _created(cfg: TeacherConfig) -> Any:
-    """open_clip's model, frozen, in eval mode."""
-    import open_clip
-
-    _check_source(cfg)
-    own = cfg.model.startswith((LOCAL, HUB))
-    bare = not own and not open_clip.get_pretrained_cfg(cfg.model.replace("/", "-"), cfg.pretrained)
-    normalisation = known_normalisation(cfg.model) if bare else None
-    if weights_at_hand(cfg) is False:
-        _require_network(cfg)
-    try:
-        model = open_clip.create_model(
-            cfg.model,
-            None if own else cfg.pretrained,
-            require_pretrained=True,
-            weights_only=True,
-            force_preprocess_cfg=normalisation,
-        )
-    except Exception as error:  # open_clip, its hub client and its loaders raise whatever they like
-        wanted = cfg.model if own else f"{cfg.model} with weights {cfg.pretrained}"
-        raise InputError(
-            f"teacher {wanted}: can't be loaded ({first_line(error)}); check the files, or the network for a download"
-        ) from error
-    return model.eval().requires_grad_(False)
-
-
-def known_normalisation(model: str) -> Normalisation:
-    """`agreed_normalisation` of all tags that open_clip has for a model. Raises InputError as it does."""
-    import open_clip
-
-    name = model.replace("/", "-")
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    return agreed_normalisation(model, {tag: open_clip.get_pretrained_cfg(name, tag) for tag in tags})
-
-
-def weight_tags(model: str) -> list[str]:
-    """Tags of weights that open_clip has for a model and that fit its activation.
-
-    Raises InputError for a name that it doesn't know.
-    """
-    import open_clip
-
-    _check_name(model)
-    name = model.replace("/", "-")
-    quick = bool(open_clip.get_model_config(name).get("quick_gelu", False))
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    return [t for t in tags if bool(open_clip.get_pretrained_cfg(name, t).get("quick_gelu", False)) == quick]
-
-
-def _check_name(model: str) -> None:
-    import open_clip
-
-    known = open_clip.list_models()
-    if model.replace("/", "-") not in known:
-        near = ", ".join(difflib.get_close_matches(model.replace("/", "-"), known, 3))
-        raise InputError(
-            f"model {model!r} is unknown to open_clip; nearest: {near or 'none; see open_clip.list_models()'}"
-        )
-
-
-def _require_network(cfg: TeacherConfig) -> None:
-    """Raises InputError, at once, where the server with the teacher's weights can't be reached."""
-    import open_clip
-
-    source = (
-        {} if cfg.model.startswith(HUB) else open_clip.get_pretrained_cfg(cfg.model.replace("/", "-"), cfg.pretrained)
-    )
-    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    what = cfg.model if cfg.model.startswith(HUB) else f"{cfg.model} with weights {cfg.pretrained!r}"
-    remedy = "connect once, or set teacher.pretrained to a file of weights or teacher.model to `local-dir:FOLDER`"
-    require_reachable(f"teacher {what}", hub if _hub_name(cfg, source) else str(source.get("url", hub)), remedy)
-
-
-def _check_source(cfg: TeacherConfig) -> None:
-    """Refuses, by name, what open_clip would refuse at length or accept in silence."""
-    import open_clip
-
-    if cfg.model.startswith(HUB):
-        try:
-            published = open_clip.get_model_config(cfg.model)
-        except Exception:  # no network, or no such repository: `create_model` says so
-            return
-        check_model(published, cfg.model)
-        return
-    if cfg.model.startswith(LOCAL):
-        folder = Path(cfg.model.removeprefix(LOCAL))
-        quick = bool(read_config(folder).get("quick_gelu", False))
-        for weights in weight_files(folder):
-            check_weights(weights, quick, f'set "quick_gelu": true under model_cfg in {folder / CONFIG}')
-        check_normalisation(folder)
-        return
-    _check_name(cfg.model)
-    name, known = cfg.model.replace("/", "-"), open_clip.list_models()
-    quick = bool(open_clip.get_model_config(name).get("quick_gelu", False))
-    other = name.removesuffix("-quickgelu") if quick else f"{name}-quickgelu"
-    remedy = f"use model {other!r}" if other in known else "use a model of the other activation"
-    if tag := open_clip.get_pretrained_cfg(name, cfg.pretrained):
-        if bool(tag.get("quick_gelu", False)) != quick:
-            raise InputError(f"weights {cfg.pretrained!r} don't fit the activation of model {cfg.model!r}: {remedy}")
-    elif Path(cfg.pretrained).is_file():
-        check_weights(Path(cfg.pretrained), quick, remedy)
-    else:
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        close = difflib.get_close_matches(cfg.pretrained, tags, 3)
-        hint = f"nearest: {', '.join(close)}" if close else f"tags: {', '.join(tags) or 'none'}"
-        raise InputError(f"pretrained {cfg.pretrained!r} is neither a file nor a tag of {cfg.model}; {hint}")
+    return Teacher(cfg, untrained_model(cfg.model), torch.device(device))
 
 
 def _recipe(cfg: TeacherConfig, visual: Any) -> str:

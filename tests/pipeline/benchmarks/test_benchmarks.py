@@ -293,7 +293,8 @@ def test_seconds_are_wall_time() -> None:
 def test_every_recipe_is_timed_beside_vanilla(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.benchmarks import recipes
     from stages.parts.teacher.recipes import RECIPES
-    from stages.parts.teacher.teacher import TeacherConfig, load_teacher
+    from stages.parts.teacher.settings import TeacherConfig
+    from stages.parts.teacher.teacher import load_teacher
 
     def small(cfg: TeacherConfig, device: torch.device) -> Any:
         return load_teacher(cfg.model_copy(update={"model": f"local-dir:{tiny.teacher}"}), device)

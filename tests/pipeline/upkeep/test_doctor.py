@@ -11,7 +11,7 @@ from cache.errors import InputError
 from pipeline.upkeep import doctor
 from pipeline.upkeep.doctor import Finding, doctor_text, examine
 from pipeline.upkeep.doctor_teacher import examine_teacher
-from stages.parts.teacher.teacher import weight_tags
+from stages.parts.teacher.models import weight_tags
 from tests.stages.parts.teacher.test_teacher import write_teacher
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from cache.errors import InputError
 from clip2seg import load_student
 from pipeline.use.student import Student
 from stages.parts.scoring.segmenter import ClassEmbeddings, SegmentOptions
+from stages.parts.teacher.settings import TeacherConfig
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -143,7 +144,7 @@ def test_a_runs_file_names_its_teacher_but_cannot_have_it_loaded(
     def never(*_: object) -> None:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr(teacher, "_created", never)
+    monkeypatch.setattr(teacher, "create_model", never)
     with pytest.raises(InputError, match=r"class 'house' isn't one the run knows.*teacher='local-dir:.*as the run's"):
         load_student(run_folder, device="cpu").embed("house")
 
@@ -155,11 +156,11 @@ def test_weights_that_a_runs_file_names_are_not_read_under_a_teacher_of_the_user
 
     asked: list[str] = []
 
-    def refused(cfg: teacher.TeacherConfig) -> None:
+    def refused(cfg: TeacherConfig) -> None:
         asked.append(cfg.pretrained)
         raise InputError("seen")
 
-    monkeypatch.setattr(teacher, "_created", refused)
+    monkeypatch.setattr(teacher, "create_model", refused)
     for said, wanted in (("/home/other/weights.pt", ""), ("laion2b_s34b_b79k", "laion2b_s34b_b79k")):
         student = load_student(run_folder, device="cpu", teacher="ViT-B-32")
         student.provenance["teacher"]["pretrained"] = said

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 from cache.errors import InputError
-from stages.parts.teacher.teacher import TeacherConfig, load_teacher
+from stages.parts.teacher.settings import TeacherConfig
+from stages.parts.teacher.teacher import load_teacher
 
 MEAN, STD = [0.48, 0.46, 0.41], [0.27, 0.26, 0.28]
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}

@@ -9,7 +9,7 @@ import pytest
 
 from cache.errors import InputError
 from stages.parts.teacher.files import load_text_source
-from stages.parts.teacher.teacher import TeacherConfig, teacher_identity
+from stages.parts.teacher.settings import TeacherConfig, teacher_identity
 
 SHARED = Path(__file__).resolve().parents[4] / "../shared"
 

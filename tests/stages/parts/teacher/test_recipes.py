@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from cache.errors import InputError
 from stages.parts.teacher.affinity import local_outlier_factor, outliers, pooled_by, repaired
 from stages.parts.teacher.recipes import RECIPES, calibrated_attention, neighbourhood, scaled_layer
-from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
+from stages.parts.teacher.settings import TeacherConfig
+from stages.parts.teacher.teacher import Teacher, load_teacher
 from tests.stages.parts.teacher.test_teacher import MEAN, STD, VIT, D, write_teacher
 
 TOWERS: dict[str, dict[str, Any]] = {

@@ -21,7 +21,9 @@ from torch.nn import functional as F
 
 from cache.errors import InputError
 from stages.parts.data.views import whole
-from stages.parts.teacher.teacher import Teacher, TeacherConfig, known_normalisation, load_teacher, teacher_identity
+from stages.parts.teacher.models import known_normalisation
+from stages.parts.teacher.settings import TeacherConfig, teacher_identity
+from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.towers import resized_positions
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -276,7 +278,7 @@ def test_names_enter_the_identity_and_places_do_not(folders: dict[str, str], tmp
 
 def test_settings_and_identity_need_neither_torch_nor_open_clip(folders: dict[str, str]) -> None:
     code = (
-        "import sys; from stages.parts.teacher.teacher import TeacherConfig, teacher_identity;"
+        "import sys; from stages.parts.teacher.settings import TeacherConfig, teacher_identity;"
         f"teacher_identity(TeacherConfig(model={folders['vit']!r}));"
         "assert not {'torch', 'open_clip'} & set(sys.modules)"
     )

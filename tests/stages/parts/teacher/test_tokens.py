@@ -12,7 +12,8 @@ from cache.errors import InputError
 from stages.parts.data.views import ViewsConfig
 from stages.parts.settings import ExtractConfig
 from stages.parts.teacher.crops import TeacherViews, collate_views
-from stages.parts.teacher.teacher import Teacher, TeacherConfig, load_teacher
+from stages.parts.teacher.settings import TeacherConfig
+from stages.parts.teacher.teacher import Teacher, load_teacher
 from stages.parts.teacher.tokens import encode, encode_crops, stored, to_pixels
 
 if TYPE_CHECKING:
