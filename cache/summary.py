@@ -122,7 +122,7 @@ def _latent(latent: Artifact) -> tuple[dict[str, Any], dict[str, Any]]:
     cells = np.concatenate([p["cells"] for p in parts])
     sizes = np.concatenate([np.bincount(c.reshape(-1), minlength=256)[:255] for c in cells])
     mined = {
-        "per_view": {str(k): int(n) for k, n in enumerate(np.bincount(classes)) if n},
+        "per_view": per_view(latent),
         "median": float(np.median(classes)),
         "mean": round(float(classes.mean()), 2),
         "covered_share": round(sum(s["covered_cells"] for s in stats) / max(free, 1), 4),
@@ -131,6 +131,12 @@ def _latent(latent: Artifact) -> tuple[dict[str, Any], dict[str, Any]]:
         "grid": list(cells.shape[1:]),
     }
     return mined, _norms(np.concatenate([p["local"] for p in parts]))
+
+
+def per_view(latent: Artifact) -> dict[str, int]:
+    """Latent classes of a view -> views that have so many, from the commit marks of all shards."""
+    classes = [c for _, mark in latent.marks(latent.committed()) for c in mark["stats"]["classes"]]
+    return {str(k): int(n) for k, n in enumerate(np.bincount(np.array(classes, int))) if n}
 
 
 def _names(text: Artifact) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
+from cache.summary import per_view
 from pipeline.inspection.naming import naming
 from pipeline.plan import Plan
 from pipeline.shown import link
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from stages.parts.data.datasets import Dataset
     from stages.parts.eval_report import EvalReport
     from stages.parts.scoring.bias_curve import Point
-    from stages.running.board import OnScalar
+    from stages.running.board import Tracker
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -164,16 +165,17 @@ def mine_concepts(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict
 
 @suggesting
 def train(
-    plan: Plan, machine: Machine, *, compiled: bool = False, online: bool = False, on_scalar: OnScalar | None = None
+    plan: Plan, machine: Machine, *, compiled: bool = False, online: bool = False, trackers: Sequence[Tracker] = ()
 ) -> dict[str, Any]:
     """The student. `online`: with the teacher in the loop and no cache, at an address of its own.
 
-    `on_scalar` is told of every point of the loss curves.
+    `trackers` are told what TensorBoard is.
     """
     at = plan.artifacts.child(f"online-{plan.fingerprint('train')}") if online else plan.address("train")
     if (done := _finished("train", at) if online else _done(plan, "train")) is not None:
         return done
     draw_world(plan)
+    from pipeline.study.watching import showing
     from stages import train as stage
 
     compute = replace(machine.compute, compiled=compiled)
@@ -181,7 +183,12 @@ def train(
         plan.train_recipe,
         plan.train_data,
         plan.tiers(),
-        stage.RunFolder(at, plan.provenance("train", "train"), on_scalar, plan.parent.at if plan.parent else None),
+        stage.RunFolder(
+            at,
+            plan.provenance("train", "train"),
+            showing(plan, compute.device, trackers),
+            plan.parent.at if plan.parent else None,
+        ),
         compute=compute,
         teacher=_online_teacher(plan, compute) if online else None,
     )
@@ -202,7 +209,8 @@ def write_report(plan: Plan, at: Location) -> str:
 
     typed = plan.invocation
     commands = {"eval": typed.command("eval"), "ablate": typed.command("ablate", "--table", "3")}
-    return run_report.run(at, with_references(run_at(at)), commands)
+    latent = per_view(plan.tiers().latent) if plan.distilled and plan.tiers().latent.summary() is not None else None
+    return run_report.run(at, with_references(run_at(at)), commands, latent)
 
 
 def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
@@ -226,13 +234,15 @@ def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
 
 
 @suggesting
-def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
-    """Scores of the student; `report` of the result is an EvalReport.
+def evaluate(plan: Plan, machine: Machine, *, trackers: Sequence[Tracker] = ()) -> dict[str, Any]:
+    """Scores of the student; `report` of the result is an EvalReport. `trackers` are told the scores.
 
     Of a run with a parent also `parent`, its name, and `since`, a list of `Change`, empty where it is not scored.
     """
     if (done := _done(plan, "eval")) is not None:
         report = read_report(plan.address("eval"))
+        if trackers and report is not None:
+            _tell(plan, report, machine, trackers)
         return done | {"report": report, **_since(plan, report)}
     draw_world(plan)
     from stages import evaluate as stage
@@ -245,6 +255,7 @@ def evaluate(plan: Plan, machine: Machine) -> dict[str, Any]:
         plan.address("eval"),
         compute=machine.compute,
     )
+    _tell(plan, report, machine, trackers)
     _report(plan, "eval", plan.address("train"))
     return _result("eval", False, {}, plan.address("eval")) | {"report": report, **_since(plan, report)}
 
@@ -258,6 +269,13 @@ def _since(plan: Plan, report: EvalReport | None) -> dict[str, Any]:
         return {}
     before = parent_report(plan.parent.at, report)
     return {"parent": plan.parent.name, "since": changes(before, report) if before else []}
+
+
+def _tell(plan: Plan, report: EvalReport, machine: Machine, trackers: Sequence[Tracker]) -> None:
+    if rank_and_world()[0] == 0:
+        from pipeline.study.watching import show_scores
+
+        show_scores(plan, report, machine.compute.device, trackers)
 
 
 @suggesting

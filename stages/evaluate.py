@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,15 @@ from stages.parts.drawing.overlays import grid, overlay, where_scored
 from stages.parts.drawing.palette import palette
 from stages.parts.eval_report import EvalReport
 from stages.parts.learning.distributed import all_gather_object, all_reduce_sum, process_group
-from stages.parts.scoring.bias_curve import BiasCurve, Point
+from stages.parts.scoring.bias_curve import BiasCurve, Point, percent
 from stages.parts.scoring.bias_curve import grid as bias_grid
 from stages.parts.scoring.gallery import ImageScore, extremes, mixed, score_image
 from stages.parts.scoring.inference import (
     Scorer,
     checked,
     class_scores,
-    label_maps,
+    every_scores,
+    label_map,
     pixel_counts,
     predicted,
     student_scorer,
@@ -47,7 +49,7 @@ from stages.running.compute import Compute, memory_explained
 from stages.running.loading import loaded, losses_explained
 from stages.running.progress import Bar, rank_and_world
 from stages.running.recipes import CacheRecipe
-from stages.running.reports import REPORT
+from stages.running.reports import BIASES, REPORT
 
 
 def run(
@@ -236,6 +238,7 @@ def _score(
     rank, world = rank_and_world()
     share = range(rank, len(data), world)
     pairs = _Pairs(data)
+    curve = _bias_curve(scorer, pairs, cfg, seen, every, device)
     together = TOGETHER[device.type]
     batches = [[*range(k, min(k + together, len(share)))] for k in range(0, len(share), together)]
     decoded = loaded(Subset(pairs, share), batches, list, compute)
@@ -250,10 +253,13 @@ def _score(
                     bad.append((i, str(pair)))
                 else:
                     good.append((i, *pair))
-            for (i, _, labels), own in zip(good, _confusions(scorer, good, cfg, seen, every, device), strict=True):
+            found = _confusions(scorer, good, cfg, seen, every, device, curve)
+            for (i, _, labels), own in zip(good, found, strict=True):
                 counts += own
                 image_scores.append(score_image(i, own, labels.size, seen))
     counts = all_reduce_sum(torch.from_numpy(counts).to(device)).cpu().numpy()
+    if curve is not None:
+        curve.add_up(all_reduce_sum)
     image_scores = sorted((one for part in all_gather_object(image_scores) for one in part), key=lambda one: one.index)
     quarantine = Quarantine(data.cfg.max_bad)
     for _, error in sorted(one for part in all_gather_object(bad) for one in part):
@@ -285,6 +291,10 @@ def _score(
     chosen = {"grid": mixed(left, cfg.pictures, seen, every)}
     chosen |= {end: [one.index for one in shown] for end, shown in (("best", best), ("worst", worst))}
     out.put_mark("confusion.json", {"classes": list(words.ordered), "counts": counts.tolist()})
+    if curve is not None:
+        # The scores had the bias taken off already.
+        points = [percent(replace(p, bias=p.bias + cfg.seen_bias)) for p in curve.points()]
+        out.put_mark(BIASES, {"points": points})
     for name, images in chosen.items():
         if images:
             shown = [pairs.pair(i) for i in images]
@@ -304,14 +314,36 @@ def _confusions(
     seen: int,
     every: int,
     device: torch.device,
+    curve: BiasCurve | None,
 ) -> list[np.ndarray]:
-    """The confusion matrix of each image, counted on the device; one wait for all of them."""
+    """The confusion matrix of each image, counted on the device; one wait for all of them. `curve` counts too."""
+    counts: dict[int, torch.Tensor] = {}
+    for i, found in every_scores(scorer, [image for _, image, _ in good], cfg, seen, device):
+        truth = torch.from_numpy(good[i][2]).to(device)
+        counts[i] = pixel_counts(label_map(found), truth, every)
+        if curve is not None:
+            curve.add(found, truth)
     if not good:
         return []
-    maps = label_maps(scorer, [image for _, image, _ in good], cfg, seen, device)
-    truth = [torch.from_numpy(labels).to(device) for _, _, labels in good]
-    each = torch.stack([pixel_counts(found, labels, every) for found, labels in zip(maps, truth, strict=True)])
+    each = torch.stack([counts[i] for i in range(len(good))])
     return [checked(own, labels, every) for own, (_, _, labels) in zip(each.cpu().numpy(), good, strict=True)]
+
+
+def _bias_curve(
+    scorer: Scorer, pairs: _Pairs, cfg: EvaluateConfig, seen: int, every: int, device: torch.device
+) -> BiasCurve | None:
+    """An empty curve around the seen bias in use, as far as the first readable image's scores reach.
+
+    None without seen or unseen classes. Every process looks at that image, so that all have the same biases.
+    """
+    if not 0 < seen < every:
+        return None
+    for i in range(len(pairs)):
+        pair = pairs[i]
+        if not isinstance(pair, BadSample):
+            found = class_scores(scorer, pair[0], cfg, seen, device)
+            return BiasCurve(bias_grid(found[:seen].amax(0) - found[seen:].amax(0)), seen, every, device)
+    return None
 
 
 def _pictures(shown: list[tuple[Array, Array]], found: list[Array], names: tuple[str, ...], num_seen: int) -> bytes:

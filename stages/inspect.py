@@ -284,6 +284,7 @@ def mining_sweep(
                 "threshold": threshold,
                 "views": len(jobs),
                 "median": float(np.median(counts or [0])),
+                "per_view": {str(k): int(n) for k, n in enumerate(np.bincount(counts or [0])) if n},
             }
             rows.append(row | (matches_report(found, cached.data.vocabulary.ordered) if found else {}))
             bar.advance()

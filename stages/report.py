@@ -12,14 +12,16 @@ from typing import Any
 from cache.headers import FILE as STUDENT
 from cache.headers import student_bytes
 from cache.location import Location
-from stages.parts.drawing.charts import Chart, line_chart
+from stages.parts.drawing.charts import Chart, bias_chart, line_chart
 from stages.parts.drawing.pages import page
 from stages.parts.drawing.palette import palette
 from stages.parts.eval_report import EvalReport, Means
 from stages.parts.scoring.since import changes
 from stages.parts.students import count_macs
 from stages.parts.students.checkpoint import unpack
+from stages.running.board import SCORES
 from stages.running.curves import curves_at
+from stages.running.reports import read_biases
 
 FILE = "report.html"
 _UNSEEN_CONFUSIONS = 6
@@ -43,11 +45,14 @@ class Scored:
     parent: EvalReport | None = None
 
 
-def run(run_at: Location, scored: Sequence[Scored], commands: Mapping[str, str]) -> str:
+def run(
+    run_at: Location, scored: Sequence[Scored], commands: Mapping[str, str], latent: Mapping[str, int] | None = None
+) -> str:
     """Writes the page of a run with all of its evaluations, the first at large; returns its address.
 
-    `commands`: what to type to score it (`eval`) and what it is compared with (`ablate`). What isn't there yet (no
-    evaluation, no curves) is said on the page. Every text is escaped.
+    `commands`: what to type to score it (`eval`) and what it is compared with (`ablate`). `latent`: latent classes of a
+    view -> training views that have so many. What isn't there yet (no evaluation, no curves) is said on the page. Every
+    text is escaped.
     """
     packed = student_bytes(run_at)
     checkpoint = unpack(packed, f"{run_at}/{STUDENT}")
@@ -66,6 +71,7 @@ def run(run_at: Location, scored: Sequence[Scored], commands: Mapping[str, str])
         evaluations=[_evaluation(one, ingredients, commands) for one in scored],
         commands=commands,
         curves=curves,
+        latent=[(k, n, 100 * n / max(latent.values())) for k, n in latent.items()] if latent else [],
         log=any(c.spread > _STEEP for c in curves),
         efficiency=_efficiency(checkpoint.student, len(packed), about, summary, [one.report for one in scored]),
         settings={**ingredients, "versions": provenance.get("versions", {})},
@@ -122,6 +128,8 @@ def _evaluation(one: Scored, ingredients: Mapping[str, Any], commands: Mapping[s
         "classes": classes,
         "confusions": _confusions(matrix, report) if matrix else None,
         "heat": one.at.get("confusion.png"),
+        "biases": bias_chart([(key, read_biases(one.at), key) for key in SCORES]),
+        "best_bias": max(read_biases(one.at), key=lambda p: p["hIoU"], default=None),
         "pictures": pictures,
     }
 

@@ -38,7 +38,7 @@ from stages.parts.settings import TrainConfig
 from stages.parts.students import Student, StudentConfig, build_student
 from stages.parts.students.checkpoint import pack, pack_state, unpack, unpack_state
 from stages.parts.students.probing import check_pass, check_sizes
-from stages.running.board import Board, OnScalar
+from stages.running.board import Board, Showing
 from stages.running.compute import Compute, memory_explained
 from stages.running.curves import NAME as CURVES
 from stages.running.curves import curves_at, curves_bytes
@@ -58,12 +58,12 @@ _SMALLER = "raise train.grad_accumulation_steps, or lower train.batch or views.s
 class RunFolder:
     """Where a run is written, and what its files say of where it comes from (`provenance`, JSON).
 
-    `on_scalar` is told of every point of the loss curves.
+    `showing`: how TensorBoard and trackers show it.
     """
 
     at: Location
     provenance: dict[str, Any]
-    on_scalar: OnScalar | None = None
+    showing: Showing | None = None
     parent: Location | None = None
     """The finished run that the student starts from; None: it starts as its settings say."""
 
@@ -186,7 +186,7 @@ def _run(
     )
     batches = teacher.batches(training, sampler)
     clock, begun, saved = Clock(), time.perf_counter(), time.perf_counter()
-    written = Board(out, start, folder.on_scalar) if rank == 0 else nullcontext()
+    written = Board(out, start, folder.showing) if rank == 0 else nullcontext()
     with Bar("train", cfg.iterations, "it", done=start) as bar, written as board, deferred() as stop:
         for iteration in range(start, cfg.iterations):
             with clock("wait"):
@@ -211,6 +211,7 @@ def _run(
                 board.scalar("lr", optimiser.param_groups[0]["lr"], iteration)
             if due and board is not None:
                 _picture(board, learner, data.vocabulary.seen, batch, iteration)
+                board.photos(trainer.student, iteration)
                 taken = seconds + time.perf_counter() - begun
                 student = _save(out, trainer, packed(iteration + 1), curves, iteration + 1, taken)
                 saved = time.perf_counter()

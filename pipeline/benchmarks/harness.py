@@ -9,6 +9,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -170,15 +171,20 @@ def text(found: Mapping[str, Any]) -> str:
         verdict = "" if "met" not in one else "met" if one["met"] else "MISSED"
         aims.append([name, f"{one['value']:g}", span, one.get("target"), verdict])
     settings = ", ".join(f"{k} {v}" for k, v in found["settings"].items())
-    parts = [f"{found['benchmark']}: {settings}", columns(table)]
+    parts = [lines(f"{found['benchmark']}: {settings}"), columns(table)]
     if found["ratios"]:
         parts.append(columns(aims))
     return "\n\n".join([*parts, machine_line(found)])
 
 
 def machine_line(found: Mapping[str, Any]) -> str:
-    """The machine of a result in one line."""
-    return f"machine: {', '.join(f'{k} {v}' for k, v in found['machine'].items() if v != '')}"
+    """The machine of a result."""
+    return lines(f"machine: {', '.join(f'{k} {v}' for k, v in found['machine'].items() if v != '')}")
+
+
+def lines(text: str) -> str:
+    """A text in lines that fit a page of docs/."""
+    return textwrap.fill(text, 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _number(value: object) -> str | None:

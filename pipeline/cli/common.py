@@ -35,6 +35,12 @@ Markdown = Annotated[str, typer.Option("--markdown", help="Put the table into th
 Kmeans = Annotated[
     str, typer.Option("--kmeans", help="Where faiss clusters: auto (the GPU, if there is one), gpu or cpu.")
 ]
+Wandb = Annotated[
+    str, typer.Option("--wandb", help="Mirror TensorBoard to this Weights & Biases project.", metavar="PROJECT")
+]
+Mlflow = Annotated[
+    str, typer.Option("--mlflow", help="Mirror TensorBoard to this MLflow experiment.", metavar="EXPERIMENT")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
 Open = Annotated[bool, typer.Option("--open", help="Show the page or picture in a browser.")]
 SeenBias = Annotated[float, typer.Option("--seen-bias", help="Subtracted from classes seen in training.")]

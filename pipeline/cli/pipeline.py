@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cache.errors import InputError
 from pipeline.cli.common import (
     ARTIFACTS_FOLDER,
     Artifacts,
@@ -14,8 +15,10 @@ from pipeline.cli.common import (
     From,
     Json,
     Kmeans,
+    Mlflow,
     Preset,
     Set,
+    Wandb,
     Workers,
     emit,
     make_machine,
@@ -163,9 +166,8 @@ def train(
     online: Annotated[
         bool, typer.Option("--online-teacher", help="No cache: CLIP in the loop, to prove and measure the cache.")
     ] = False,
-    wandb: Annotated[
-        str, typer.Option("--wandb", help="Mirror the TensorBoard curves to this Weights & Biases project.")
-    ] = "",
+    wandb: Wandb = "",
+    mlflow: Mlflow = "",
     as_json: Json = False,
 ) -> None:
     """Train the student from labels and cache.
@@ -177,8 +179,8 @@ def train(
     from pipeline.study.tracking import tracked
 
     made, machine = make_plan(preset, data, artifacts, with_parent(set_, from_)), make_machine(device, workers)
-    with tracked(wandb, made.name, made.config.model_dump(mode="json")) as log:
-        result = run.train(made, machine, compiled=compile_, online=online, on_scalar=log)
+    with tracked(made, wandb=wandb, mlflow=mlflow) as trackers:
+        result = run.train(made, machine, compiled=compile_, online=online, trackers=trackers)
     emit(report.train_text(result), result, as_json)
 
 
@@ -198,6 +200,8 @@ def evaluate(
         str, typer.Option("--on", help="Another preset: score on its images and names.", metavar="PRESET")
     ] = "",
     on_data: Annotated[str, typer.Option("--on-data", help="--on: that data set's folder.")] = "",
+    wandb: Wandb = "",
+    mlflow: Mlflow = "",
     as_json: Json = False,
 ) -> None:
     """Score the student: sIoU, uIoU, hIoU.
@@ -206,15 +210,19 @@ def evaluate(
     """
     from pipeline import run
     from pipeline import text as report
+    from pipeline.study.tracking import tracked
 
     made, machine = make_plan(preset, data, artifacts, with_parent(set_, from_)), make_machine(device, workers)
     if on:
+        if wandb or mlflow:
+            raise InputError("--on: scores of other data are no part of a tracked run; leave --wandb and --mlflow out")
         from pipeline.study.transfer import evaluate_on, transfer_text
 
         result = evaluate_on(made, make_plan(on, on_data, artifacts, []), machine)
         emit(transfer_text(made, result), result, as_json)
         return
-    result = run.evaluate(made, machine)
+    with tracked(made, wandb=wandb, mlflow=mlflow) as trackers:
+        result = run.evaluate(made, machine, trackers=trackers)
     if score_teacher:
         result["teacher"] = run.evaluate_teacher(made, machine)["report"]
     emit(report.eval_text(made, result), result, as_json)

@@ -56,13 +56,20 @@ def quality(of: Inspection, *, images: int, full_labels: bool, vocabulary: str) 
 
 
 def mining(of: Inspection, *, images: int, full_labels: bool) -> dict[str, Any]:
-    """What other merge thresholds would mine."""
+    """What other merge thresholds would mine, with a picture: latent classes a view at each."""
     from stages.inspect import mining_sweep
+    from stages.parts.drawing.figures import histograms
 
     cfg, cached = of.plan.config.mine_latent, of.cached
     thresholds = sorted({*THRESHOLDS, cfg.merge_threshold})
     rows = mining_sweep(cached, cfg, thresholds, images=images, full_labels=full_labels, cells_of=of.refiner.cells)
-    return {"now": cfg.merge_threshold, "rows": rows}
+    parts = {
+        f"threshold {r['threshold']:g}" + (" (preset)" if r["threshold"] == cfg.merge_threshold else ""): r["per_view"]
+        for r in rows
+    }
+    heading = f"{of.plan.name}   latent classes a view, {rows[0]['views']} views"
+    picture = of.put("mining.png", histograms(heading, parts, "latent classes", "views"))
+    return {"now": cfg.merge_threshold, "rows": rows, "picture": picture}
 
 
 def search(of: Inspection, text: str, k: int) -> dict[str, Any]:
@@ -158,7 +165,7 @@ QUESTIONS: Mapping[str, tuple[str, int]] = {
     "concepts": ("", 8),
 }
 """Question -> what it asks for, and its default --count."""
-WITHOUT_PICTURE = ("summary", "quality", "mining", "recipes")
+WITHOUT_PICTURE = ("summary", "quality", "recipes")
 """Questions whose answer is text alone."""
 
 

@@ -203,7 +203,8 @@ def mining_text(result: dict[str, Any]) -> str:
         rows.append([f"{r['threshold']:g}", f"{r['median']:g}", *([r[k] for k in keys] if scored else []), mark])
     views = result["rows"][0]["views"]
     what = "that show an unseen class (evaluation only)" if scored else "of the cache"
-    return f"median latent classes of {views} views {what}, at other merge thresholds\n{columns(rows, left=0)}"
+    head = f"median latent classes of {views} views {what}, at other merge thresholds"
+    return f"{head}\n{columns(rows, left=0)}\npicture: {link(result['picture'])}"
 
 
 def _mined(q: dict[str, Any]) -> str:

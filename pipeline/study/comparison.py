@@ -11,9 +11,10 @@ import numpy as np
 from cache.errors import InputError
 from cache.files import write_whole
 from pipeline.study.runs import SCORES, Run
-from stages.parts.drawing.charts import Chart, line_chart
+from stages.parts.drawing.charts import Chart, bias_chart, line_chart
 from stages.parts.drawing.pages import page
 from stages.running.curves import curves_at
+from stages.running.reports import read_biases
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -54,11 +55,17 @@ def write_page(runs: Sequence[Run], compared: Mapping[str, Any], file: Path, pho
         classes=_classes(runs, compared),
         curves=curves,
         log=any(c.spread > _STEEP for c in curves),
+        biases=bias_chart([(run.name, _biases(run), "hIoU") for run in runs]),
+        heats=[(run.name, heat) for run in runs for at, _ in run.evaluations[:1] if (heat := at.get("confusion.png"))],
         photos=photos,
         columns=["photo", "ground truth", *compared["runs"]],
         chosen=f"Those that {compared['runs'][0]} and {compared['runs'][-1]} see worst, by mean IoU.",
     )
     write_whole(file, text.encode())
+
+
+def _biases(run: Run) -> list[dict[str, float]]:
+    return read_biases(run.evaluations[0][0]) if run.evaluations else []
 
 
 def _unlike(runs: Sequence[Run]) -> str:

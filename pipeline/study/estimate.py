@@ -19,8 +19,8 @@ import torch
 
 from cache.errors import InputError
 from cache.schema import ARTIFACTS, TOKEN
+from pipeline.benchmarks.harness import lines, machine_line, seconds
 from pipeline.benchmarks.harness import machine as machine_of
-from pipeline.benchmarks.harness import machine_line, seconds
 from pipeline.benchmarks.training import fixed_batch, untrained_trainer
 from pipeline.benchmarks.world import PHOTOS, draw_photos
 from pipeline.config import Config
@@ -174,9 +174,10 @@ def estimate_text(preset: str, found: Mapping[str, Any]) -> str:
     stages: list[list[object]] = [["stage", "GFLOPs", "hours here"]]
     stages += [[k, f"{v:.3g}", f"{found['hours'][k]:.4g}"] for k, v in found["gflops"].items()]
     calibrated = ", ".join(f"{k} {1e3 * v:.3g} ms" for k, v in found["seconds"].items())
+    calibration = f"calibration, one of each: {calibrated}; {found['workers']} loader processes"
     return (
         f"preset {preset} for {found['for']}: {found['images']} images, {found['views']} views, "
         f"{found['shards']} shards, {found['regions']:g} seen and {LATENT} latent regions a view\n\n"
         f"{columns(tiers)}\n\n{columns(stages)}\n\n"
-        f"calibration, one of each: {calibrated}; {found['workers']} loader processes\n{machine_line(found)}"
+        f"{lines(calibration)}\n{machine_line(found)}"
     )

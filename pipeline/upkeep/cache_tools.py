@@ -335,7 +335,7 @@ def _run_faults(at: Location, kind: str, repair: bool) -> Iterator[str]:
 
     bad: dict[str, str] = {}
     marks: dict[str, dict[str, Any]] = {}
-    for name in ("complete.json", "run.json", "report.json", "confusion.json"):
+    for name in ("complete.json", "run.json", "report.json", "confusion.json", "bias_curve.json"):
         data = _readable(at, name, MARK_BYTES)
         mark = None if data is None else unsealed(data)
         if mark is not None:

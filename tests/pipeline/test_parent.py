@@ -18,6 +18,8 @@ from pipeline import run
 from pipeline.plan import Plan
 from pipeline.study.runs import find_runs, runs_json, runs_text
 from pipeline.text import eval_text, plan_table
+from stages.parts.learning.batches import Batch
+from stages.parts.learning.trainer import Trainer
 from stages.train import initial_student
 from tests.pipeline.test_cli import main
 
@@ -89,15 +91,15 @@ def test_a_resumed_run_goes_on_and_does_not_begin_at_the_parent_again(
     shutil.copytree(grown.artifacts / "tiny", tmp_path / "tiny", ignore=shutil.ignore_patterns("train-*", "eval-*"))
     plan = grown.plan(*overrides, artifacts=tmp_path)
     monkeypatch.setattr(stage, "CHECKPOINT_SECONDS", 0.0)
-    real, steps = stage.Trainer.step, []
+    real, steps = Trainer.step, list[int]()
 
-    def stopping(self: stage.Trainer, iteration: int, batch: object) -> dict[str, torch.Tensor]:
+    def stopping(self: Trainer, iteration: int, batch: Batch) -> dict[str, torch.Tensor]:
         steps.append(iteration)
         if len(steps) == 4:
             raise KeyboardInterrupt
-        return real(self, iteration, batch)  # type: ignore[arg-type]
+        return real(self, iteration, batch)
 
-    monkeypatch.setattr(stage.Trainer, "step", stopping)
+    monkeypatch.setattr(Trainer, "step", stopping)
     with pytest.raises(KeyboardInterrupt):
         run.train(plan, run.Machine("cpu", 0))
     run.train(plan, run.Machine("cpu", 0))

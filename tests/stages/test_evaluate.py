@@ -20,7 +20,9 @@ from cache.settings import IGNORE
 from stages.parts.eval_report import EvalReport
 from stages.parts.scoring.inference import class_scores, predicted, student_scorer
 from stages.parts.scoring.report import class_rows, means, per_cent
+from stages.running.board import SCORES
 from stages.running.compute import Compute
+from stages.running.reports import read_biases
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -125,6 +127,19 @@ def test_a_seen_bias_favours_unseen_classes_and_is_reported(tiny: Tiny, tmp_path
     biased = evaluated(tiny, tmp_path / "b", "eval.seen_bias=1000.0")
     assert biased.sIoU == 0 and biased.settings.seen_bias == 1000.0
     assert biased.uIoU >= plain.uIoU
+
+
+def test_the_curve_over_the_seen_bias_says_what_another_bias_would_score(tiny: Tiny, tmp_path: Path) -> None:
+    plain = evaluated(tiny, tmp_path / "plain")
+    curve = read_biases(Location(str(tmp_path / "plain")))
+    assert len(curve) == 201 and curve[100] == {"bias": 0.0, **{k: getattr(plain, k) for k in SCORES}}
+    # Half way between two points, where rounding moves no pixel across.
+    bias = (curve[120]["bias"] + curve[121]["bias"]) / 2
+    other = evaluated(tiny, tmp_path / "other", f"eval.seen_bias={bias}")
+    again = read_biases(Location(str(tmp_path / "other")))
+    assert again[100]["bias"] == pytest.approx(bias, abs=1e-5) and again[100]["hIoU"] == other.hIoU
+    low, high = sorted((curve[120]["uIoU"], curve[121]["uIoU"]))
+    assert low - 0.5 <= (other.uIoU or 0.0) <= high + 0.5 and curve[0]["uIoU"] < curve[-1]["uIoU"]
 
 
 def test_a_class_without_an_evaluation_pixel_is_marked_and_left_out_of_the_means(fresh_tiny: Tiny, tiny: Tiny) -> None:

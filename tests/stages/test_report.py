@@ -104,6 +104,8 @@ def test_a_page_needs_no_other_file_and_shows_no_picture_twice(tiny: Tiny) -> No
     assert "default-src 'none'" in page and "color-scheme: light dark" in page
     for c in result["report"].classes:
         assert f"</i>{c.name}</td>" in page
+    text = Tags(page).text
+    assert "the best of this curve" in text and "How many latent classes training views have" in text
     best, worst = (result["report"].pictures[end] for end in ("best", "worst"))
     assert best[0][1] >= worst[0][1] and not {name for name, _ in best} & {name for name, _ in worst}
 

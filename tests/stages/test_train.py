@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from pipeline.text import baseline
 from stages.parts.learning.trainer import Trainer, autocast_dtype, stream
 from stages.parts.settings import TrainConfig
 from stages.parts.students.checkpoint import read_header
-from stages.running.board import Board
+from stages.running.board import Board, Showing
 from stages.running.interrupts import Stopped
 from stages.running.progress import Bar
 
@@ -132,7 +133,7 @@ def test_a_finished_run_leaves_weights_and_curves_and_no_state(tiny: Tiny) -> No
     names = set(at.names())
     assert {"student.safetensors", "curves.jsonl", "complete.json"} <= names
     assert not {"state.safetensors", "claim.json"} & names
-    assert any(n.startswith("tensorboard/events.out") for n in names)
+    assert any(n.startswith("tensorboard/tiny/events.out") for n in names)
     assert set(result["summary"]["losses"]) == {"total", "global", "local", "focal", "dice", "cross_entropy"}
     assert result["summary"]["images"] == 12
 
@@ -141,7 +142,7 @@ def test_tensorboard_has_a_curve_for_every_loss_term(tiny: Tiny) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     tiny.run("train")
-    events = EventAccumulator(str(tiny.plan().address("train").path) + "/tensorboard").Reload()
+    events = EventAccumulator(str(tiny.plan().address("train").path) + "/tensorboard/tiny").Reload()
     tags = events.Tags()
     terms = ("total", "global", "local", "focal", "dice", "cross_entropy")
     assert set(tags["scalars"]) >= {"lr", *(f"loss/{name}" for name in terms)}
@@ -395,8 +396,9 @@ def test_a_board_that_can_not_be_written_says_so_at_the_call(tmp_path: Path) -> 
 
 def test_tensorboard_reads_the_curves_and_a_resumed_run_hides_what_came_after_it(tmp_path: Path) -> None:
     told: list[tuple[str, float, int]] = []
+    tracker = SimpleNamespace(scalar=lambda *point: told.append(point), image=lambda *_: None)
     for start, stop in ((0, 6), (4, 8)):
-        with Board(Location(str(tmp_path)), start, lambda *point: told.append(point)) as board:
+        with Board(Location(str(tmp_path)), start, Showing(trackers=[tracker])) as board:
             for i in range(start, stop):
                 board.scalar("loss/total", start + i / 2, i)
             board.image("crop", np.zeros((4, 5, 3), np.uint8), stop)

@@ -6,7 +6,7 @@ A chart holds its values, so that the page can say what lies under the pointer, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,9 +75,17 @@ class Chart:
 
 
 def line_chart(
-    title: str, lines: Sequence[tuple[str, Points]], x_label: str, y_label: str, *, log: bool = True
+    title: str,
+    lines: Sequence[tuple[str, Points]],
+    x_label: str,
+    y_label: str,
+    *,
+    log: bool = True,
+    whole: bool = True,
 ) -> Chart:
     """Named lines in one chart; long ones are thinned by averaging neighbours. `log`: it may have that scale.
+
+    `whole`: x is counted in whole numbers.
 
     A line may be without points, but not all of them.
     """
@@ -102,7 +110,8 @@ def line_chart(
 
     foot = HEIGHT - _BOTTOM
     by_powers = scale("log", _Axis(powers[0], powers[-1], foot, _TOP, log=True), powers) if len(powers) > 1 else None
-    x_ticks = [float(v) for v in MaxNLocator(nbins=4, steps=[1, 2, 5, 10], integer=True).tick_values(min(xs), max(xs))]
+    places = MaxNLocator(nbins=4, steps=[1, 2, 5, 10], integer=whole).tick_values(min(xs), max(xs))
+    x_ticks = [float(v) for v in places]
     return Chart(
         title,
         x_label,
@@ -114,6 +123,14 @@ def line_chart(
         scale("linear", _Axis(plain[0], plain[-1], foot, _TOP), plain),
         by_powers,
     )
+
+
+def bias_chart(lines: Sequence[tuple[str, Sequence[Mapping[str, float]], str]]) -> Chart | None:
+    """Scores over the seen bias: a line's name, its points and which of their scores; None where no line has any."""
+    shown = [(name, [(p["bias"], p[score]) for p in points]) for name, points, score in lines]
+    if not any(points for _, points in shown):
+        return None
+    return line_chart("scores over the seen bias", shown, "seen bias", "IoU in %", log=False, whole=False)
 
 
 @dataclass(frozen=True)

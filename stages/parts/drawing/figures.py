@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from stages.parts.data.views import Array
@@ -159,6 +160,30 @@ def loss_curves(heading: str, curves: Sequence[Mapping[str, float]]) -> bytes:
         axis.set_axis_off()
     for axis in axes[max(0, len(names) - columns) : len(names)]:
         axis.set_xlabel("iteration", fontsize=9)
+    return png(figure)
+
+
+def histograms(heading: str, parts: Mapping[str, Mapping[str, int]], x_label: str, y_label: str) -> bytes:
+    """PNG of bar charts on the same axes: title -> (whole number as text -> how often it comes)."""
+    columns = min(4, len(parts))
+    rows = -(-len(parts) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.3 * rows + 0.5), layout="constrained")
+    figure.suptitle(heading, fontsize=12, fontweight="bold", x=0.01, ha="left")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axis, (title, counts) in zip(axes, parts.items(), strict=False):
+        axis.bar([int(k) for k in counts], list(counts.values()), width=0.85, color="#1b4f8a")
+        axis.set_title(title, fontsize=10)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        axis.grid(alpha=0.25, axis="y")
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8, labelbottom=True)
+        axis.set_xlabel(x_label, fontsize=9)
+    for axis in axes[::columns]:
+        axis.set_ylabel(y_label, fontsize=9)
+    for axis in axes[len(parts) :]:
+        axis.set_axis_off()
     return png(figure)
 
 

@@ -1,11 +1,12 @@
 """hIoU at every seen bias from one pass over the images (method.md section 7).
 
 What a pixel becomes at a bias follows from three things: its best seen class, its best unseen class, and how far the
-score of the former is above the latter's. Counted by that margin, all confusion matrices are sums over bins.
+score of the former is above the latter's. Counted by that margin, what every bias gives is a sum over bins.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.settings import IGNORE
-from stages.parts.scoring.metrics import scores
+from stages.parts.scoring.metrics import scores_of
+from stages.parts.scoring.report import per_cent
 
 POINTS = 201
 """Biases of a curve, 0 in their middle."""
@@ -27,38 +28,57 @@ def grid(margins: Tensor, points: int = POINTS) -> NDArray[np.float64]:
 
 
 class BiasCurve:
-    """Pixel counts by margin. `biases` [E] ascending: where the curve is wanted, in units of the scores F^T A."""
+    """Pixel counts by margin. `biases` [E] ascending: where the curve is wanted, in units of the scores F^T A.
+
+    An IoU needs three counts of its class, so [E + 1, K] is all that is held, and not a confusion matrix a bias.
+    """
 
     def __init__(self, biases: NDArray[np.float64], num_seen: int, classes: int, device: torch.device) -> None:
         self.biases, self.num_seen, self.classes = biases, num_seen, classes
         self.edges = torch.tensor(biases, dtype=torch.float32, device=device)
-        bins = (len(biases) + 1) * classes * classes
-        self.as_seen = torch.zeros(bins, dtype=torch.int64, device=device)
-        self.as_unseen = torch.zeros_like(self.as_seen)
+        # Where the seen class stays and where the unseen one takes over: pixels taken for a class, and those rightly.
+        # One place more takes what doesn't count.
+        self.counts = torch.zeros(4, (len(biases) + 1) * classes + 1, dtype=torch.int64, device=device)
+        self.pixels = torch.zeros(classes + 1, dtype=torch.int64, device=device)
 
     def add(self, found: Tensor, labels: Tensor) -> None:
-        """Scores [K, H, W], no bias taken off, with their ground truth uint8 [H, W]; pixels of 255 don't count."""
-        seen, unseen = found[: self.num_seen].max(dim=0), found[self.num_seen :].max(dim=0)
-        # Bin i: edges[i - 1] <= margin < edges[i]. A tie goes to the seen class, as in argmax.
-        margin = (seen.values - unseen.values).contiguous()
-        bins = torch.bucketize(margin, self.edges, right=True)
-        valid = labels != IGNORE
-        place = (bins * self.classes + labels.long())[valid] * self.classes
-        self.as_seen += torch.bincount(place + seen.indices[valid], minlength=len(self.as_seen))
-        self.as_unseen += torch.bincount(place + unseen.indices[valid] + self.num_seen, minlength=len(self.as_unseen))
+        """Scores [K, H, W], no bias taken off, with their ground truth [H, W]; pixels without a class don't count.
 
-    def confusions(self) -> NDArray[np.int64]:
-        """Confusion matrices [E, K, K], row = ground truth, one for each bias."""
-        shape = (len(self.biases) + 1, self.classes, self.classes)
-        as_seen, as_unseen = (c.cpu().numpy().reshape(shape) for c in (self.as_seen, self.as_unseen))
-        above = as_seen[::-1].cumsum(axis=0)[::-1][1:]  # margin >= bias: the seen class stays
-        below = as_unseen.cumsum(axis=0)[:-1]
-        total: NDArray[np.int64] = above + below
-        return total
+        Waits for nothing.
+        """
+        seen, unseen = found[: self.num_seen].max(dim=0), found[self.num_seen :].max(dim=0)
+        truth = labels.long()
+        valid = truth < self.classes
+        # Bin i: edges[i - 1] <= margin < edges[i]. A tie goes to the seen class, as in argmax.
+        bins = torch.bucketize((seen.values - unseen.values).contiguous(), self.edges, right=True)
+        ones = self.pixels.new_ones(1).expand(truth.numel())
+        self.pixels.scatter_add_(0, torch.where(valid, truth, self.classes).flatten(), ones)
+        for side, taken in enumerate((seen.indices, unseen.indices + self.num_seen)):
+            place, none = bins * self.classes + taken, self.counts.shape[1] - 1
+            for kind, counted in enumerate((valid, valid & (taken == truth))):
+                self.counts[2 * side + kind].scatter_add_(0, torch.where(counted, place, none).flatten(), ones)
+
+    def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Takes the sums over several processes: `total` gives that of a tensor."""
+        self.counts, self.pixels = total(self.counts), total(self.pixels)
+
+    def tallies(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Pixels that are right [E, K], of the ground truth [K], taken for each class [E, K]."""
+        shape = (4, len(self.biases) + 1, self.classes)
+        taken_seen, right_seen, taken_unseen, right_unseen = self.counts[:, :-1].cpu().numpy().reshape(shape)
+
+        def at_each(as_seen: NDArray[np.int64], as_unseen: NDArray[np.int64]) -> NDArray[np.int64]:
+            above = as_seen[::-1].cumsum(axis=0)[::-1][1:]  # margin >= bias: the seen class stays
+            total: NDArray[np.int64] = above + as_unseen.cumsum(axis=0)[:-1]
+            return total
+
+        pixels: NDArray[np.int64] = self.pixels[:-1].cpu().numpy()
+        return at_each(right_seen, right_unseen), pixels, at_each(taken_seen, taken_unseen)
 
     def points(self) -> list[Point]:
         """The curve."""
-        found = [scores(c, self.num_seen) for c in self.confusions()]
+        right, pixels, taken = self.tallies()
+        found = [scores_of(r, pixels, t, self.num_seen) for r, t in zip(right, taken, strict=True)]
         return [Point(float(b), s.siou, s.uiou, s.hiou) for b, s in zip(self.biases, found, strict=True)]
 
 
@@ -70,6 +90,12 @@ class Point:
     siou: float
     uiou: float
     hiou: float
+
+
+def percent(point: Point) -> dict[str, float | None]:
+    """A point as JSON, scores in per cent; None where there is none."""
+    named = {"hIoU": point.hiou, "sIoU": point.siou, "uIoU": point.uiou}
+    return {"bias": round(point.bias, 6), **{name: per_cent(value) for name, value in named.items()}}
 
 
 def best(points: list[Point]) -> Point:

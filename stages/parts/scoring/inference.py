@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cache.settings import MOST_IN_A_BYTE, ignore_index
@@ -21,8 +21,8 @@ Scorer = Callable[[Tensor], Tensor]
 """Images float [n, 3, H, W] in 0..255 -> class scores [n, K, h, w]."""
 
 
-def student_scorer(student: nn.Module, text: Tensor) -> Scorer:
-    """Scores F^T A of a student: `text` A [K, D], unit norm, seen classes first."""
+def student_scorer(student: Callable[[Tensor], Tensor], text: Tensor) -> Scorer:
+    """Scores F^T A of a student, normalised images -> features F: `text` A [K, D], unit norm, seen classes first."""
 
     def score(pixels: Tensor) -> Tensor:
         features = student(normalised(pixels))
@@ -41,23 +41,26 @@ def class_scores(score: Scorer, image: Array, cfg: EvaluateConfig, num_seen: int
 
 
 @torch.no_grad()
-def label_maps(
+def every_scores(
     score: Scorer, images: Sequence[Array], cfg: EvaluateConfig, num_seen: int, device: torch.device
-) -> list[Tensor]:
-    """Class of each pixel of images uint8 [H, W, 3], each at its own size: `label_type` [H, W] on the device.
+) -> Iterator[tuple[int, Tensor]]:
+    """`class_scores` of images uint8 [H, W, 3], each at its own size, with its place among them; in no order.
 
-    Images of one size go through the network together, then each alone to its size and its classes: K maps of one
-    image are all that is held. Waits for nothing but the images' way to the device.
+    Images of one size go through the network together, then each alone to its size: K maps of one image are all that
+    is held. Waits for nothing but the images' way to the device.
     """
-    found: dict[int, Tensor] = {}
     sizes: dict[tuple[int, ...], list[int]] = {}
     for i, image in enumerate(images):
         sizes.setdefault(image.shape[:2], []).append(i)
     for size, own in sizes.items():
         coarse = coarse_scores(score, np.stack([images[i] for i in own]), cfg, device)
         for i, one in zip(own, coarse.split(1), strict=True):
-            found[i] = _at_size(one, size, cfg, num_seen).argmax(0).to(label_type(coarse.shape[1]))
-    return [found[i] for i in range(len(images))]
+            yield i, _at_size(one, size, cfg, num_seen)
+
+
+def label_map(scores: Tensor) -> Tensor:
+    """Class of each pixel: scores [K, H, W] -> `label_type` [H, W] on the device."""
+    return scores.argmax(0).to(label_type(len(scores)))
 
 
 def _at_size(coarse: Tensor, size: tuple[int, ...], cfg: EvaluateConfig, num_seen: int) -> Tensor:
@@ -112,7 +115,7 @@ def window_starts(length: int, crop: int, stride: int) -> list[int]:
 
 def predicted(scores: Tensor) -> Array:
     """Class index of each pixel: [K, H, W] -> uint8 [H, W], uint16 for more than 254 classes."""
-    return as_labels(scores.argmax(0).to(label_type(len(scores))))
+    return as_labels(label_map(scores))
 
 
 def label_type(classes: int) -> torch.dtype:

@@ -57,8 +57,19 @@ def scores(confusion: NDArray[np.int64], num_seen: int, min_pixels: int = 0) -> 
     The means run over the classes with an IoU and at least `min_pixels` ground-truth pixels; with 0, a class
     that is predicted but has no pixel counts as 0.
     """
-    hit, pixels = np.diagonal(confusion), confusion.sum(axis=1)
-    union = pixels + confusion.sum(axis=0) - hit
+    return scores_of(np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0), num_seen, min_pixels)
+
+
+def scores_of(
+    hit: NDArray[np.int64],
+    pixels: NDArray[np.int64],
+    found: NDArray[np.int64],
+    num_seen: int,
+    min_pixels: int = 0,
+) -> Scores:
+    """`scores` of what it needs of a confusion matrix: pixels [K] of each class that are right, that are its own in the
+    ground truth, and that are taken for it."""
+    union = pixels + found - hit
     iou = np.divide(hit, union, out=np.full(len(union), np.nan), where=union > 0)
     counted = (union > 0) & (pixels >= min_pixels)
     siou, uiou = (

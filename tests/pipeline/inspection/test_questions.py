@@ -128,6 +128,9 @@ def test_other_thresholds_are_tried_and_the_presets_own_mines_what_is_stored(tra
     stored = trained.run("mine-latent")["summary"]
     own = next(r for r in found["rows"] if r["threshold"] == found["now"])
     assert own["views"] == 12 and own["median"] == stored["median_latent_classes"]
+    _, kept = question(trained, tmp_path, "summary")
+    assert own["per_view"] == kept["latent"]["per_view"] and sum(own["per_view"].values()) == 12
+    assert picture(found["picture"]).size[0] > 800
     text, scored = question(trained, tmp_path, "mining", full_labels=True)
     assert "purity" in text and scored["rows"][0]["recall"] >= scored["rows"][-1]["recall"]
 

@@ -101,7 +101,10 @@ def test_a_comparison_page_has_both_runs_their_classes_curves_and_the_same_photo
     plans = [tiny.plan(*s) for s in ((), ("train.lr=0.002",))]
     reports = [EvalReport.parse(plan.address("eval").get_mark("report.json") or {}, "") for plan in plans]
     worst = {name for report in reports for name, _ in report.pictures["worst"]}
-    assert set(re.findall("<figcaption>([^<]*)<", html)) <= worst and len(rows) == min(3, len(worst))
+    named = set(re.findall("<figcaption>([^<]*)<", html))
+    heats = {f"tiny/{n}" for n in names}
+    assert heats < named <= worst | heats and len(rows) == min(3, len(worst))
+    assert html.count("data:image/png;base64,") == 2 and "hIoU over the seen bias" in html
     first = tiny.plan().val_data
     sizes = {first.image(first.ids.index(name)).shape[1] for name in worst}
     assert {(row.width - 3 * 8) / 4 for row in rows} <= sizes  # photo, ground truth, two predictions

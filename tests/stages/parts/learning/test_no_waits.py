@@ -28,7 +28,8 @@ from stages.parts.learning.batches import Batch, Sample, collate
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.pixel_sums import _PixelSums
 from stages.parts.learning.trainer import Trainer, make_optimiser
-from stages.parts.scoring.inference import class_scores, label_maps, pixel_counts, student_scorer
+from stages.parts.scoring.bias_curve import BiasCurve
+from stages.parts.scoring.inference import class_scores, every_scores, label_map, pixel_counts, student_scorer
 from stages.parts.settings import DistillConfig, EvaluateConfig, GeneratorConfig, PixelLossConfig, TrainConfig
 from stages.parts.students import StudentConfig, build_student
 
@@ -169,9 +170,12 @@ def test_scores_of_an_image_wait_for_nothing(mode: Any) -> None:
     image = np.zeros((50, 70, 3), np.uint8)
     found = class_scores(score, image, cfg, 2, GPU)
     assert found.shape == (SEEN, 50, 70) and found.device.type == "cuda"
-    for labels in label_maps(score, [image, image, image[:40]], cfg, 2, GPU):
+    curve = BiasCurve(np.linspace(-1, 1, 5), 2, SEEN, GPU)
+    for _, found in every_scores(score, [image, image, image[:40]], cfg, 2, GPU):
+        labels = label_map(found)
         truth = torch.zeros(labels.shape, dtype=torch.uint8, device=GPU)
         assert pixel_counts(labels, truth, SEEN).shape == (SEEN * SEEN + 1,)
+        curve.add(found, truth)
 
 
 @pytest.mark.parametrize(

@@ -26,13 +26,15 @@ def test_the_curve_equals_scoring_at_each_bias():
     curve = BiasCurve(np.linspace(-2, 2, 41), SEEN, CLASSES, torch.device("cpu"))
     for found, labels in images():
         curve.add(found, labels)
-    for bias, counts, point in zip(curve.biases, curve.confusions(), curve.points(), strict=True):
+    right, pixels, taken = curve.tallies()
+    for bias, hit, all_taken, point in zip(curve.biases, right, taken, curve.points(), strict=True):
         slow = np.zeros((CLASSES, CLASSES), np.int64)
         for found, labels in images():
             shifted = found.double().clone()
             shifted[:SEEN] -= bias
             slow += confusion(shifted.argmax(0).numpy(), labels.numpy(), CLASSES)
-        assert np.array_equal(counts, slow), bias
+        assert np.array_equal(hit, np.diagonal(slow)), bias
+        assert np.array_equal(all_taken, slow.sum(0)) and np.array_equal(pixels, slow.sum(1)), bias
         wanted = scores(slow, SEEN)
         assert (point.siou, point.uiou, point.hiou) == (wanted.siou, wanted.uiou, wanted.hiou)
 
@@ -40,7 +42,17 @@ def test_the_curve_equals_scoring_at_each_bias():
 def test_a_tie_goes_to_the_seen_class_as_in_argmax():
     curve = BiasCurve(np.array([0.0, 1.0]), 1, 2, torch.device("cpu"))
     curve.add(torch.tensor([[[1.0, 2.0]], [[1.0, 1.0]]]), torch.zeros(1, 2, dtype=torch.uint8))
-    assert curve.confusions()[:, 0].tolist() == [[2, 0], [1, 1]]  # at 1 the margin of 1 is a tie again
+    assert curve.tallies()[2].tolist() == [[2, 0], [1, 1]]  # at 1 the margin of 1 is a tie again
+
+
+def test_parts_of_several_processes_add_up():
+    parts = [BiasCurve(np.linspace(-2, 2, 9), SEEN, CLASSES, torch.device("cpu")) for _ in range(3)]
+    for k, (found, labels) in enumerate(images()):
+        parts[0].add(found, labels)
+        parts[1 + k % 2].add(found, labels)
+    others = iter([parts[2].counts, parts[2].pixels])
+    parts[1].add_up(lambda own: own + next(others))
+    assert parts[1].points() == parts[0].points()
 
 
 def test_the_best_bias_favours_unseen_classes_here_and_the_grid_reaches_it():

@@ -16,7 +16,8 @@ from stages.parts.data.views import shrunk
 from stages.parts.scoring.inference import (
     checked,
     class_scores,
-    label_maps,
+    every_scores,
+    label_map,
     pixel_counts,
     predicted,
     student_scorer,
@@ -173,8 +174,10 @@ def test_no_gradient_is_kept() -> None:
 def test_images_together_have_the_labels_of_each_alone(mode: str) -> None:
     images = [photo(40, 56), photo(30, 30), 255 - photo(40, 56), photo(56, 40)]
     cfg = config(mode=mode, seen_bias=3.0)
-    together = label_maps(colours, images, cfg, 2, CPU)
-    for image, found in zip(images, together, strict=True):
+    together = {i: label_map(found) for i, found in every_scores(colours, images, cfg, 2, CPU)}
+    assert len(together) == len(images)
+    for i, image in enumerate(images):
+        found = together[i]
         np.testing.assert_array_equal(found.numpy(), predicted(class_scores(colours, image, cfg, 2, CPU)))
 
 
