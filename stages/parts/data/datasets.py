@@ -152,7 +152,9 @@ class Dataset:
         return found
 
     def hidden(self, image_id: str) -> tuple[int, ...]:
-        """Indices of the seen classes whose pixels have no label in a photo that has a mask of others."""
+        """Indices of the seen classes whose pixels have no label in a photo whose mask is read."""
+        if image_id in self.unlabelled:
+            return ()
         return tuple(k for k, ids in self._withheld_indices if image_id in ids)
 
     @cached_property
