@@ -193,7 +193,11 @@ class Study:
     def _since(self, told: Mapping[str, Any], world: str) -> list[str]:
         """Of a round whose runs started from a finished one: its groups of classes, mean IoU then and now."""
         of = {
-            row: [r.get("since", []) for r in self.rows if (r["round"], r["row"], r["world"]) == (told["name"], row, world)]
+            row: [
+                r.get("since", [])
+                for r in self.rows
+                if (r["round"], r["row"], r["world"]) == (told["name"], row, world)
+            ]
             for row in self.round_rows(told)
         }
         started = {row: runs for row, runs in of.items() if runs and all(runs)}

@@ -17,6 +17,7 @@ import stages.evaluate as stage
 from cache.errors import InputError
 from cache.location import Location
 from cache.settings import IGNORE
+from pipeline.text import eval_text
 from stages.parts.eval_report import EvalReport
 from stages.parts.scoring.inference import class_scores, predicted, student_scorer
 from stages.parts.scoring.report import class_rows, means, per_cent
