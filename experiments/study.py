@@ -182,6 +182,8 @@ class Study:
                 seeds = max(map(len, of), default=0)
                 if seeds:
                     lines.append(f"| {row} | " + " | ".join(map(_three, of)) + f" | {seeds} |")
+            for world in worlds:
+                lines += self._since(told, world)
             if told["name"] in self.chosen:
                 lines.append(f"\nchosen: `{' '.join(self.chosen[told['name']]['settings']) or 'nothing'}`")
             parts.append("\n".join(lines))
@@ -190,16 +192,39 @@ class Study:
         parts += [f"Failed: {f['job']}: {f['error']}" for f in self.failed]
         return "\n\n".join(parts)
 
+    def _since(self, told: Mapping[str, Any], world: str) -> list[str]:
+        """Of a round whose runs started from a finished one: its groups of classes, mean IoU then and now."""
+        of = {
+            row: [
+                r.get("since", [])
+                for r in self.rows
+                if (r["round"], r["row"], r["world"]) == (told["name"], row, world)
+            ]
+            for row in self.round_rows(told)
+        }
+        started = {row: runs for row, runs in of.items() if runs and all(runs)}
+        if not started:
+            return []
+        groups = [change["name"] for change in next(iter(started.values()))[0]]
+        lines = ["", f"| {world}, mean IoU | " + " | ".join(groups) + " |", "|---" * (len(groups) + 1) + "|"]
+        first = {c["name"]: c for c in next(iter(started.values()))[0]}
+        lines.append("| before | " + " | ".join(_mean_sd([first[g]["before"]]) for g in groups) + " |")
+        for row, runs in started.items():
+            now = [[c["after"] for run in runs for c in run if c["name"] == group] for group in groups]
+            lines.append(f"| {row} | " + " | ".join(map(_mean_sd, now)) + " |")
+        return lines
+
 
 def _three(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return "-"
-    cells = []
-    for score in SCORES:
-        values = [r[score] for r in rows if r[score] is not None]
-        spread = f" ±{statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        cells.append(f"{statistics.fmean(values):.1f}{spread}" if values else "-")
-    return " / ".join(cells)
+    return " / ".join(_mean_sd([r[score] for r in rows]) for score in SCORES)
+
+
+def _mean_sd(scores: Sequence[float | None]) -> str:
+    values = [v for v in scores if v is not None]
+    spread = f" ±{statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread}" if values else "-"
 
 
 # -- in a process of its own ---------------------------------------------------------------------------------------
@@ -270,11 +295,13 @@ def _done(what: str, job: Job, args: argparse.Namespace, machine: Any) -> dict[s
     cached = time.perf_counter()
     trained = run.train(plan, machine)
     middle = time.perf_counter()
-    report = run.evaluate(plan, machine)["report"]
+    scored = run.evaluate(plan, machine)
+    report = scored["report"]
     curve = [vars(p) for p in run.bias_curve(plan, machine)[::5]] if job.curve else []
     return {
         "iterations": plan.config.train.iterations,
         **report.model_dump(mode="json", include={*KEPT}),
+        "since": [change.model_dump(mode="json") for change in scored.get("since", [])],
         "cache_seconds": round(cached - start, 2),
         "train_seconds": round(middle - cached, 2),
         "eval_seconds": round(time.perf_counter() - middle, 2),

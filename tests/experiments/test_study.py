@@ -52,6 +52,21 @@ def scored(study: Study, row: str, world: str, h: float, seed: int = 0, round_: 
     study.rows.append({"round": round_, "row": row, "world": world, "seed": seed, "hIoU": h, "sIoU": h, "uIoU": h})
 
 
+def test_runs_that_started_from_another_have_a_table_of_what_changed(file: Path) -> None:
+    study = Study.read(file, [])
+    scored(study, "base", "one", 10.0)
+    assert "before" not in study.markdown()
+    for seed, after in ((0, 20.0), (1, 22.0)):
+        scored(study, "beta: 20", "one", 10.0, seed)
+        study.rows[-1]["since"] = [
+            {"name": "labelled before", "classes": ["a"], "before": 50.0, "after": after},
+            {"name": "still unseen", "classes": ["b"], "before": 40.0, "after": None},
+        ]
+    page = study.markdown()
+    assert "| one, mean IoU | labelled before | still unseen |" in page and "| before | 50.0 | 40.0 |" in page
+    assert "| beta: 20 | 21.0 ±1.4 | - |" in page
+
+
 def test_a_round_runs_every_row_in_every_world_seed_after_seed(file: Path) -> None:
     study = Study.read(file, ["train.batch=2"])
     assert [(j.row, j.world) for j in study.jobs(0)] == [

@@ -304,7 +304,9 @@ class TrainingSet(TorchDataset[Sample]):
         if self.photometric:
             distortion = draw_distortion(view_seed(self.seed + 1, image_id, epoch))
         image = apply_image(self.data.image(i, least_size(view)), view, size)
-        withheld = self.data.hidden(image_id) if self.data.withheld else None
+        withheld: tuple[int, ...] | None = None
+        if self.data.withheld:  # where no mask is read, pseudo labels may name every class
+            withheld = () if labelled is False else self.data.hidden(image_id)
         return Sample(image, distortion, mask, tokens, local, regions, concepts, labelled, withheld, pseudo)
 
     def _row(self, i: int, image_id: str, v: int | None, labels: Array) -> int | None:
