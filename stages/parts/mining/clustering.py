@@ -6,7 +6,6 @@ S: seeds, n: unannotated cells, L: latent classes of the image.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
@@ -20,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from cache.errors import InputError
 from cache.settings import IGNORE
 from cache.vectors import unit
+from stages.parts.processes import local_rank_and_world
 from stages.parts.settings import MiningConfig as MiningConfig
 
 Floats = NDArray[np.float32]
@@ -194,7 +194,7 @@ def _gpu_index(dim: int) -> Any:
 
 def _gpu() -> int:
     """The number of the GPU that torchrun means for this process."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return local_rank_and_world()[0]
 
 
 def merge(centroids: Floats, counts: Ints, threshold: float) -> Ints:
