@@ -225,7 +225,8 @@ def merge(centroids: Floats, counts: Ints, threshold: float) -> Ints:
 
 def _round(cosine: NDArray[np.float64], threshold: float) -> list[tuple[int, int]]:
     """Disjoint pairs i < j with cosine [S, S] above the threshold, most similar first; of equals the lowest i, j."""
-    left, right = np.nonzero(np.triu(cosine > threshold, k=1))
+    left, right = np.nonzero(cosine > threshold)
+    left, right = left[left < right], right[left < right]  # numpy's triu makes two maps more
     order = np.argsort(-cosine[left, right], kind="stable")
     pairs, used = [], set[int]()
     for i, j in zip(left[order].tolist(), right[order].tolist(), strict=True):
