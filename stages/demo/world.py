@@ -15,7 +15,7 @@ from PIL import Image
 
 from cache.errors import InputError
 from stages.parts.data.datasets import DataConfig, Dataset, dataset_vocabulary
-from stages.parts.data.layouts import Record, Subset
+from stages.parts.data.layouts import LAYOUTS, Labels, Record, Subset, without_labels
 from stages.parts.demo.scenes import CLASSES, scene
 from stages.parts.settings import WorldConfig
 
@@ -28,14 +28,20 @@ _FORMAT = 1
 
 
 def world_dataset(cfg: DataConfig, world: WorldConfig, subset: Subset) -> Dataset:
-    """One list of the world below `cfg.root`, drawn or not: ids, files and digest follow from the seed."""
+    """One list of the world below `cfg.root`, drawn or not: ids, files and digest follow from the seed.
+
+    Raises InputError where `cfg.labelled` is no list below the root.
+    """
     seed, count = (world.seed, world.train) if subset == "train" else (world.seed + VAL_WORLD, world.val)
     root = Path(cfg.root).expanduser()
     records = [
         Record(name, root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png")
         for name in _names(subset, count)
     ]
-    return Dataset(cfg, dataset_vocabulary(cfg), subset, records, f"demo world {_FORMAT}, seed {seed}")
+    labels = Labels(cfg.label_share, cfg.labelled) if subset == "train" else Labels()
+    unlabelled = without_labels(LAYOUTS[cfg.layout], root, [record.id for record in records], labels)
+    source = f"demo world {_FORMAT}, seed {seed}"
+    return Dataset(cfg, dataset_vocabulary(cfg), subset, records, source, unlabelled=unlabelled)
 
 
 def write_world(root: Path, *, seed: int, train: int, val: int) -> bool:

@@ -164,7 +164,7 @@ def locate(
     ]
     place, mask_folder, names = min(found, key=lambda candidate: sum(i not in candidate[2] for i in ids))
     missing = [f"{image_folder / i}{layout.suffixes[0]}: no such image" for i in ids if i not in images]
-    unlabelled = _unlabelled(layout, root, ids, labels or Labels())
+    unlabelled = without_labels(layout, root, ids, labels or Labels())
     lacking = [i for i in ids if i not in names and i not in unlabelled]
     seen = f"; {_what_is_there(mask_folder)}" if lacking and layout.nested else ""
     missing += [f"{mask_folder / i}{place.suffixes[0]}: no such mask{seen}" for i in lacking]
@@ -176,7 +176,7 @@ def locate(
     return Located(named.source, len(ids), records, missing, place.renumbered, named.unlisted, named.dealt, unlabelled)
 
 
-def _unlabelled(layout: Layout, root: Path, ids: Sequence[str], labels: Labels) -> frozenset[str]:
+def without_labels(layout: Layout, root: Path, ids: Sequence[str], labels: Labels) -> frozenset[str]:
     """The ids whose masks are not read. Raises InputError where the list of labelled photos is not there or odd."""
     if labels.listed:
         check_plain(labels.listed, "data.labelled")
