@@ -22,8 +22,9 @@ from cache.location import Location
 from cache.schema import ARTIFACTS, SCHEMA
 from cache.store import Artifact
 from cache.tiers import CacheTiers, EarlierTiers
-from pipeline.config import Config, load_config, preset_name
+from pipeline.config import Config, load_config, preset_name, shipped
 from pipeline.invocation import ARTIFACTS_FOLDER, Invocation
+from pipeline.parent import Parent, parent_at
 from pipeline.places import Places, known_identity, teacher_names
 from stages import STAGES
 from stages.demo.world import world_dataset
@@ -81,7 +82,7 @@ class Plan:
         made.artifacts, made.data_config, made.invocation = self.artifacts, self.data_config, self.invocation
         made.places = self.places
         made.world = self.world
-        made.__dict__ |= {"train_data": self.train_data, "val_data": self.val_data}
+        made.__dict__ |= {"train_data": self.train_data, "val_data": self.val_data, "parent": self.parent}
         return made
 
     # -- data ---------------------------------------------------------------------------------------------
@@ -111,6 +112,34 @@ class Plan:
         return open_dataset(self.data_config, subset)
 
     @cached_property
+    def parent(self) -> Parent | None:
+        """The run that training starts from; None: it starts anew. Raises InputError where none is there."""
+        named = self.config.student.parent
+        if not named:
+            return None
+        if named in shipped() or named.endswith(".toml"):
+            return parent_at(self._run_of(named))
+        if "://" in named or Path(named).expanduser().exists():
+            return parent_at(Location(named if "://" in named else str(Path(named).expanduser())))
+        return parent_at(self.places.root.child(named))
+
+    def check_parent(self) -> None:
+        """Raises InputError where training can't start from the run that it names."""
+        if self.parent is not None:
+            train = self.ingredients["train"]
+            student, words = self.config.student.fingerprint_fields(), train["text"]["words"]
+            self.parent.check(student, words, self.vocabulary.seen, self.vocabulary.split)
+
+    def _run_of(self, preset: str) -> Location:
+        """Where the run of a preset's own settings lies. Raises InputError where it starts from itself."""
+        chain = [preset]
+        while (before := load_config(chain[-1]).student.parent) in shipped() or before.endswith(".toml"):
+            if before in chain:
+                raise InputError(f"student.parent = {preset!r}: starts from itself; name the run that was first")
+            chain.append(before)
+        return Plan.open(preset, (), self.invocation.artifacts, self.invocation.data).address("train")
+
+    @cached_property
     def prompts(self) -> tuple[str, ...]:
         """Prompt templates."""
         name = self.config.teacher.prompts
@@ -128,7 +157,7 @@ class Plan:
         With whole images a map depends on no label, so a dense tier lies where it lies whatever is seen. What reads it
         reads tokens too, and names both at once.
         """
-        c = self.config
+        c, seen = self.config, list(self.vocabulary.seen)
         identity = {k: v for k, v in self._teacher.items() if k != "text"}
         views = c.views.fingerprint_fields() if c.views.count > 1 else {"count": 1}
         tokens = {
@@ -163,6 +192,11 @@ class Plan:
             **(cells if c.affinity.kmeans_weight else {}),
         }
         refined_map = {"dense": fingerprint(mapped), **refined}
+        pseudo = {
+            **refined_map,
+            "text": {"words": self._words, "seen": seen, **self.vocabulary.said_of(seen)},
+            "pseudo-label": c.pseudo_label.fingerprint_fields(),
+        }
         concepts = {
             "teacher": identity,
             "mine-concepts": c.mine_concepts.fingerprint_fields(),
@@ -177,8 +211,16 @@ class Plan:
             "latent": latent,
             "concepts": concepts,
             "membership": {"latent": fingerprint(latent), "concepts": fingerprint(concepts)},
+            "pseudo": pseudo,
             "refined map": refined_map,
         }
+
+    @cached_property
+    def _words(self) -> dict[str, Any]:
+        """Where text embeddings come from: a file, or the teacher's text tower with these prompts."""
+        identity = dict(self._teacher)
+        source = identity.pop("text", "")
+        return {"file": source} if source else {"identity": identity, "prompts": list(self.prompts)}
 
     @cached_property
     def ingredients(self) -> dict[str, dict[str, Any]]:
@@ -188,27 +230,28 @@ class Plan:
         data |= self.train_data.labelled_ingredient()
         cache = self._cache_ingredients(data)
         refined_map = cache.pop("refined map")
-        identity = dict(self._teacher)
-        text_source = identity.pop("text", "")
-        words = {"file": text_source} if text_source else {"identity": identity, "prompts": list(self.prompts)}
+        words = self._words
         text = {"words": words, "classes": list(self.vocabulary.ordered), "seen": len(seen)}
         text |= self.vocabulary.said_of(self.vocabulary.ordered)
         cached = {"tokens": fingerprint(cache["tokens"]), "latent": fingerprint(cache["latent"])}
         distill = c.distill.fingerprint_fields()
         if not self.reads_concepts:  # what isn't used moves no address
             del distill["same_concept"]
+        start = {"parent": self.parent.digest} if self.parent else {"weights": weights_digest(c.student)}
         train = {
             "data": data,
             "text": {"words": words, "seen": seen, **self.vocabulary.said_of(seen)},
             "views": c.views.fingerprint_fields(),
-            "student": {**c.student.fingerprint_fields(), "weights": weights_digest(c.student)},
+            "student": {**c.student.fingerprint_fields(), **start},
             "pixel-loss": {
                 **c.pixel_loss.fingerprint_fields(),
                 **({"unlabelled": c.pixel_loss.unlabelled} if self.train_data.unlabelled else {}),
+                **({"pseudo_weight": c.pixel_loss.pseudo_weight} if self.reads_pseudo_labels else {}),
             },
             "train": c.train.fingerprint_fields(),
-            **(cached if self.distilled else {}),
+            **(cached if self.distilled else {"tokens": cached["tokens"]} if self.reads_pseudo_labels else {}),
             **({"membership": fingerprint(cache["membership"])} if self.reads_concepts else {}),
+            **({"pseudo": fingerprint(cache["pseudo"])} if self.reads_pseudo_labels else {}),
             **({"distill": distill} if c.distill.loss != "none" else {}),
             **({"latent-embedding": c.latent_embedding.fingerprint_fields()} if c.latent_embedding.enabled else {}),
         }
@@ -229,8 +272,13 @@ class Plan:
 
     @property
     def distilled(self) -> bool:
-        """Whether training reads tokens at all; the baseline of Table 3 does not."""
+        """Whether training reads tokens and latent classes; the baseline of Table 3 does not."""
         return self.train_recipe.distilled
+
+    @property
+    def reads_pseudo_labels(self) -> bool:
+        """Whether training reads pseudo labels."""
+        return self.train_recipe.reads_pseudo_labels(self.train_data)
 
     @property
     def reads_concepts(self) -> bool:
@@ -337,23 +385,29 @@ class Plan:
             "split_hash": self.vocabulary.split_hash,
             "teacher": teacher_names(self.config.teacher),
             "versions": versions(),
+            **({"parent": self.parent.name} if kind == "train" and self.parent else {}),
         }
 
     # -- what is done -----------------------------------------------------------------------------------------
     def steps(self) -> list[Step]:
         """The stages with their state; what this configuration neither reads nor writes is left out."""
+        self.check_parent()
         c = self.config
         shards = -(-len(self.train_data) * c.views.count // c.extract.shard)
         unused = {
             kind for kind, kept in (("dense", c.extract.store_dense), ("affinity", c.affinity.stored)) if not kept
         }
-        untouched = {*([] if self.distilled else ["tokens", "latent"])} | {
-            *([] if self.reads_concepts else ["membership"])
+        untouched = {
+            *([] if self.distilled else ["latent"]),
+            *([] if self.distilled or self.reads_pseudo_labels else ["tokens"]),
+            *([] if self.reads_concepts else ["membership"]),
+            *([] if self.reads_pseudo_labels else ["pseudo"]),
         }
         steps = []
         for stage in STAGES:
-            # An aside that training reads on request alone; whoever ran it sees it.
-            if stage.name == "mine-concepts" and not (self.reads_concepts or self.address("concepts").names()):
+            # Asides that training reads on request alone; whoever ran one sees it.
+            asides = {"mine-concepts": self.reads_concepts, "pseudo-label": self.reads_pseudo_labels}
+            if not asides.get(stage.name, True) and not self.address(stage.writes[0]).names():
                 continue
             reads = tuple(kind for kind in stage.reads if stage.name != "train" or kind not in untouched)
             states = [self._state(kind, shards) for kind in stage.writes if kind not in unused]

@@ -164,6 +164,24 @@ def mine_concepts(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict
 
 
 @suggesting
+def pseudo_label(plan: Plan, machine: Machine) -> dict[str, Any]:
+    """Pseudo labels of cells: the seen names that the teacher is sure of."""
+    tiers = plan.tiers()
+    if (done := _finished("pseudo-label", tiers.pseudo.at)) is not None:
+        return done
+    draw_world(plan)
+    from stages import pseudo_label as stage
+
+    # Looked at before anything is made, so that a refused run leaves nothing.
+    if tiers.tokens.at.size("zarr.json") is None:
+        raise InputError(f"{tiers.tokens}: nothing extracted; run `{plan.invocation.command('extract')}` first")
+    plan.reads_network()  # refuses settings whose features nothing names
+    _create(plan, tiers.pseudo, "pseudo-label")
+    summary = stage.run(plan.config.pseudo_label, plan.cache_recipe, plan.train_data, tiers, compute=machine.compute)
+    return _result("pseudo-label", False, summary, plan.address("pseudo"))
+
+
+@suggesting
 def train(
     plan: Plan, machine: Machine, *, compiled: bool = False, online: bool = False, trackers: Sequence[Tracker] = ()
 ) -> dict[str, Any]:
@@ -183,7 +201,12 @@ def train(
         plan.train_recipe,
         plan.train_data,
         plan.tiers(),
-        stage.RunFolder(at, plan.provenance("train", "train"), showing(plan, compute.device, trackers)),
+        stage.RunFolder(
+            at,
+            plan.provenance("train", "train"),
+            showing(plan, compute.device, trackers),
+            plan.parent.at if plan.parent else None,
+        ),
         compute=compute,
         teacher=_online_teacher(plan, compute) if online else None,
     )
@@ -218,6 +241,11 @@ def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
         raise InputError(
             "train --online-teacher: the features of [affinity] are read from the cache; train without the option"
         )
+    if plan.reads_pseudo_labels:
+        raise InputError(
+            "train --online-teacher: pixel-loss.pseudo_weight reads pseudo labels from the cache; train without the "
+            "option"
+        )
     if plan.reads_concepts:
         raise InputError(
             "train --online-teacher: distill.same_concept reads concepts from the cache; train without the option"
@@ -230,12 +258,15 @@ def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
 
 @suggesting
 def evaluate(plan: Plan, machine: Machine, *, trackers: Sequence[Tracker] = ()) -> dict[str, Any]:
-    """Scores of the student; `report` of the result is an EvalReport. `trackers` are told the scores."""
+    """Scores of the student; `report` of the result is an EvalReport. `trackers` are told the scores.
+
+    Of a run with a parent also `parent`, its name, and `since`, a list of `Change`, empty where it is not scored.
+    """
     if (done := _done(plan, "eval")) is not None:
         report = read_report(plan.address("eval"))
         if trackers and report is not None:
             _tell(plan, report, machine, trackers)
-        return done | {"report": report}
+        return done | {"report": report, **_since(plan, report)}
     draw_world(plan)
     from stages import evaluate as stage
 
@@ -249,7 +280,18 @@ def evaluate(plan: Plan, machine: Machine, *, trackers: Sequence[Tracker] = ()) 
     )
     _tell(plan, report, machine, trackers)
     _report(plan, "eval", plan.address("train"))
-    return _result("eval", False, {}, plan.address("eval")) | {"report": report}
+    return _result("eval", False, {}, plan.address("eval")) | {"report": report, **_since(plan, report)}
+
+
+def _since(plan: Plan, report: EvalReport | None) -> dict[str, Any]:
+    """`since`: what changed since the run that training started from, where that one was scored likewise."""
+    from pipeline.study.references import parent_report
+    from stages.parts.scoring.since import changes
+
+    if plan.parent is None or report is None:
+        return {}
+    before = parent_report(plan.parent.at, report)
+    return {"parent": plan.parent.name, "since": changes(before, report) if before else []}
 
 
 def _tell(plan: Plan, report: EvalReport, machine: Machine, trackers: Sequence[Tracker]) -> None:

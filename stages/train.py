@@ -20,8 +20,10 @@ import torch
 from cache.claims import SUFFIX as CLAIM
 from cache.claims import give_back, ours, take
 from cache.errors import InputError
-from cache.headers import RUN
+from cache.headers import FILE as STUDENT
+from cache.headers import RUN, student_bytes
 from cache.location import Location, StoreError
+from cache.settings import IGNORE
 from cache.store import Artifact
 from cache.tiers import CacheTiers
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
@@ -34,8 +36,8 @@ from stages.parts.learning.source import TokenSource
 from stages.parts.learning.trainer import Trainer, make_optimiser
 from stages.parts.scoring.inference import predicted
 from stages.parts.settings import TrainConfig
-from stages.parts.students import build_student
-from stages.parts.students.checkpoint import pack, pack_state, unpack_state
+from stages.parts.students import Student, StudentConfig, build_student
+from stages.parts.students.checkpoint import pack, pack_state, unpack, unpack_state
 from stages.parts.students.probing import check_pass, check_sizes
 from stages.running.board import Board, Showing
 from stages.running.compute import Compute, memory_explained
@@ -63,6 +65,8 @@ class RunFolder:
     at: Location
     provenance: dict[str, Any]
     showing: Showing | None = None
+    parent: Location | None = None
+    """The finished run that the student starts from; None: it starts as its settings say."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,19 @@ class CachedTeacher:
     compute: Compute
     concepts: bool = False
     """Whether the concepts of latent regions are read too."""
+    pseudo_labels: bool = False
+    """Whether pseudo labels are read too."""
+    latent: bool = True
+    """Whether latent classes are read; pseudo labels alone train without them."""
 
     def tokens(self, num_seen: int, rows: int) -> CachedTokens | None:
         """The tokens of all views. Raises InputError where a tier is not complete, or not of `rows` views."""
         if self.tiers is None:
             return None
         membership = self.tiers.membership if self.concepts else None
-        return load_cache(self.tiers.tokens, self.tiers.latent, membership, num_seen=num_seen, rows=rows)
+        latent = self.tiers.latent if self.latent else None
+        pseudo = self.tiers.pseudo if self.pseudo_labels else None
+        return load_cache(self.tiers.tokens, latent, membership, pseudo, num_seen=num_seen, rows=rows)
 
     def batches(self, training: TrainingSet, sampler: EpochBatchSampler) -> Iterator[Batch]:
         """The batches of the sampler, made by loader processes."""
@@ -97,7 +107,8 @@ def run(
 ) -> dict[str, Any]:
     """Trains the student into `out`, resuming where an earlier run stopped; returns the summary.
 
-    `teacher`: where tokens come from, by default the cache. Reads seen labels and the text embeddings of seen
+    `teacher`: where tokens come from, by default the cache. Where `out` names a parent, the student starts as that
+    run's. Reads seen labels and the text embeddings of seen
     classes only. Raises InputError where the cache is incomplete or damaged, a sample can't be used, a batch can't be
     divided, the student refuses the crops, a loss stops being finite, the GPU's memory is full, a process is lost or
     nothing can be written; the last checkpoint stays. Ctrl-C and SIGTERM leave a checkpoint and raise `Stopped`.
@@ -145,10 +156,12 @@ def _run(
 ) -> dict[str, Any]:
     cfg, (rank, world), out, device = recipe.train, rank_and_world(), folder.at, compute.device
     embeddings = torch.from_numpy(tiers.text.read(0, ["seen"])["seen"])
-    teacher = teacher or CachedTeacher(tiers if recipe.distilled else None, compute, recipe.reads_concepts)
+    pseudo = recipe.reads_pseudo_labels(data)
+    cached = tiers if recipe.distilled or pseudo else None
+    teacher = teacher or CachedTeacher(cached, compute, recipe.reads_concepts, pseudo, recipe.distilled)
     tokens = teacher.tokens(len(embeddings), len(data) * recipe.views.count)
     torch.manual_seed(cfg.seed)
-    built = build_student(recipe.student, embeddings.shape[1]).to(device)
+    built = initial_student(recipe.student, embeddings.shape[1], folder.parent).to(device)
     check_sizes(built, recipe.student, recipe.views.size)
     check_pass(built, recipe.student, recipe.views.size, cfg.batch, cfg.grad_accumulation_steps)
     learner = Learner(
@@ -226,9 +239,21 @@ def _run(
     if rank == 0:
         # What this process wrote or resumed from, never what happens to lie there by now.
         check_claim(out)
-        out.put_mark("complete.json", {"summary": summary, "objects": {"student.safetensors": student}})
+        out.put_mark("complete.json", {"summary": summary, "objects": {STUDENT: student}})
         out.delete("state.safetensors")
     return summary
+
+
+def initial_student(cfg: StudentConfig, dim: int, parent: Location | None) -> Student:
+    """The student before its first step: that of the run `parent`, or a new one. Raises InputError where none fits."""
+    if parent is None:
+        return build_student(cfg, dim)
+    kept = unpack(student_bytes(parent, finished=True), f"{parent}/{STUDENT}")
+    if kept.text.shape[1] != dim:
+        raise InputError(f"{parent}: has features of {kept.text.shape[1]} channels, this teacher {dim}; use its own")
+    assert isinstance(kept.student, Student)
+    say(f"train: starts from {parent}")
+    return kept.student
 
 
 def usable(data: Dataset) -> Dataset:
@@ -252,25 +277,43 @@ def usable(data: Dataset) -> Dataset:
 
 
 def load_cache(
-    tokens: Artifact, latent: Artifact, membership: Artifact | None = None, *, num_seen: int, rows: int
+    tokens: Artifact,
+    latent: Artifact | None,
+    membership: Artifact | None = None,
+    pseudo: Artifact | None = None,
+    *,
+    num_seen: int,
+    rows: int,
 ) -> CachedTokens:
     """What training reads of complete artifacts, made of `rows` views of the data set, bad ones included.
 
-    `membership`: the concepts of latent regions, if they are to be read. Raises InputError where one is not complete,
-    they differ, or a token is not finite.
+    `latent` None: no latent class anywhere. `membership`: the concepts of latent regions, `pseudo`: pseudo labels, if
+    they are to be read. Raises InputError where one is not complete, they differ, or a token is not finite.
     """
-    for artifact, stage in ((tokens, "extract"), (latent, "mine-latent"), (membership, "mine-concepts")):
+    made_by = {"extract": tokens, "mine-latent": latent, "mine-concepts": membership, "pseudo-label": pseudo}
+    for stage, artifact in made_by.items():
         if artifact is not None and artifact.summary() is None:
             raise InputError(f"{artifact}: not complete; run `clip2seg {stage}` first")
     tokens.check_rows(rows)
     ids = tokens.ids()
-    if ids != latent.ids():
+    if latent is not None and ids != latent.ids():
         raise InputError(f"{latent}: mined for other views than {tokens} holds; run `clip2seg mine-latent` again")
     if membership is not None and membership.ids() != ids:
         raise InputError(f"{membership}: of other views than {tokens} holds; run `clip2seg mine-concepts` again")
+    if pseudo is not None and pseudo.ids() != ids:
+        raise InputError(f"{pseudo}: of other views than {tokens} holds; run `clip2seg pseudo-label` again")
     seen = tokens.load(["global", "local", "local_region", "local_offsets", "labels_crc", "photo_crc"])
-    mined = latent.load(["cells", "local", "local_region", "local_offsets"])
-    for artifact, name, values in ((tokens, "global", seen), (tokens, "local", seen), (latent, "local", mined)):
+    mined = {
+        "cells": np.full((len(ids), 1, 1), IGNORE, np.uint8),
+        "local": seen["local"][:0],
+        "local_region": np.zeros(0, np.uint8),
+        "local_offsets": np.zeros(len(ids) + 1, np.int64),
+    }
+    checked = [(tokens, "global", seen), (tokens, "local", seen)]
+    if latent is not None:
+        mined = latent.load(list(mined))
+        checked.append((latent, "local", mined))
+    for artifact, name, values in checked:
         bad = np.flatnonzero(~np.isfinite(values[name]).all(axis=1))
         if len(bad):
             row = int(bad[0])
@@ -280,7 +323,8 @@ def load_cache(
                 f"run `clip2seg {artifact.provenance().get('stage', 'extract')}` again"
             )
     concept = None if membership is None else membership.load(["concept"])["concept"].astype(np.int64)
-    return CachedTokens.joined(ids, seen, mined, num_seen, concept)
+    found = CachedTokens.joined(ids, seen, mined, num_seen, concept)
+    return found if pseudo is None else replace(found, pseudo=pseudo.load(["labels"])["labels"])
 
 
 def _resumed(out: Location, trainer: Trainer) -> tuple[int, list[dict[str, float]], float, str]:
@@ -332,7 +376,7 @@ def _save(
     check_claim(out)
     out.put(CURVES, curves_bytes(curves))
     # The state goes last: it is what a resumed run believes.
-    out.put("student.safetensors", student)
+    out.put(STUDENT, student)
     out.put("state.safetensors", packed_state)
     return digest
 

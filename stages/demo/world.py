@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from cache.errors import InputError
-from stages.parts.data.datasets import DataConfig, Dataset, dataset_vocabulary
-from stages.parts.data.layouts import LAYOUTS, Labels, Record, Subset, without_labels
+from stages.parts.data.datasets import DataConfig, Dataset, dataset_vocabulary, label_choice, withheld_of
+from stages.parts.data.layouts import LAYOUTS, Record, Subset, unlabelled_ids
 from stages.parts.demo.scenes import CLASSES, scene
 from stages.parts.settings import WorldConfig
 
@@ -28,20 +29,18 @@ _FORMAT = 1
 
 
 def world_dataset(cfg: DataConfig, world: WorldConfig, subset: Subset) -> Dataset:
-    """One list of the world below `cfg.root`, drawn or not: ids, files and digest follow from the seed.
-
-    Raises InputError where `cfg.labelled` is no list below the root.
-    """
+    """One list of the world below `cfg.root`, drawn or not: ids, files and digest follow from the seed."""
     seed, count = (world.seed, world.train) if subset == "train" else (world.seed + VAL_WORLD, world.val)
     root = Path(cfg.root).expanduser()
     records = [
         Record(name, root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png")
         for name in _names(subset, count)
     ]
-    labels = Labels(cfg.label_share, cfg.labelled) if subset == "train" else Labels()
-    unlabelled = without_labels(LAYOUTS[cfg.layout], root, [record.id for record in records], labels)
-    source = f"demo world {_FORMAT}, seed {seed}"
-    return Dataset(cfg, dataset_vocabulary(cfg), subset, records, source, unlabelled=unlabelled)
+    drawn_from, unlabelled = f"demo world {_FORMAT}, seed {seed}", frozenset[str]()
+    if subset == "train":
+        unlabelled = unlabelled_ids(LAYOUTS[cfg.layout], root, _names(subset, count), label_choice(cfg))
+    made = Dataset(cfg, dataset_vocabulary(cfg), subset, records, drawn_from, unlabelled=unlabelled)
+    return replace(made, withheld=withheld_of(made))
 
 
 def write_world(root: Path, *, seed: int, train: int, val: int) -> bool:
