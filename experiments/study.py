@@ -18,8 +18,10 @@ import argparse
 import json
 import multiprocessing
 import os
+import signal
 import statistics
 import sys
+import threading
 import time
 import tomllib
 import traceback
@@ -243,7 +245,8 @@ def _data_of(job: Job, args: argparse.Namespace) -> str:
 
 
 def work(pipe: Connection, args: argparse.Namespace) -> None:
-    """A process: takes (what, job) until None, gives back (result or None, error)."""
+    """A process: takes (what, job) until None, gives back (result or None, error); ends with the study's own."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     from pipeline import run
@@ -262,6 +265,14 @@ def work(pipe: Connection, args: argparse.Namespace) -> None:
             pipe.send((None, f"{type(error).__name__}: {error}".splitlines()[0]))
             if isinstance(error, KeyboardInterrupt):
                 return
+
+
+def _end_with_parent() -> None:
+    """A study that is killed says nothing to its processes: each watches for itself."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # stages are made to be killed: what is committed stays
 
 
 def _done(what: str, job: Job, args: argparse.Namespace, machine: Any) -> dict[str, Any]:
@@ -485,4 +496,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C: the processes are ended, and results written.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     raise SystemExit(main())

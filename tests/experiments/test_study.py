@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +143,36 @@ def test_a_study_runs_and_goes_on(file: Path, tmp_path: Path) -> None:
     again = json.loads((tmp_path / "out/results.json").read_text())
     assert all(row["already"] for row in again["rows"])
     assert [row["hIoU"] for row in again["rows"]] == [row["hIoU"] for row in found["rows"]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_process_of_a_study_that_is_killed_ends_too() -> None:
+    code = """
+import multiprocessing, time
+from experiments.study import _end_with_parent
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=_end_with_parent)
+    child.start()
+    print(child.pid, flush=True)
+    time.sleep(600)
+"""
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+    until = time.monotonic() + 60
+    while lives(child) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not lives(child)
+
+
+def lives(process: int) -> bool:
+    """Whether a process is there and has not ended; what nobody asked after yet counts as ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_nothing_is_begun_that_would_not_end_in_time(file: Path, tmp_path: Path) -> None:

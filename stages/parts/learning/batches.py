@@ -27,9 +27,8 @@ from stages.parts.data.views import (
     ViewsConfig,
     apply_cells,
     apply_image,
-    apply_labels,
     byte_counts,
-    draw,
+    draw_labelled,
     inside,
     least_size,
     view_seed,
@@ -274,9 +273,8 @@ class TrainingSet(TorchDataset[Sample]):
         size = (labels.shape[0], labels.shape[1])
         exact = self.views.count > 1
         v, seed = (epoch % self.views.count, self.views.seed) if exact else (epoch, self.seed)
-        view = draw(self.views, seed, image_id, v, size, labels)
+        view, mask = draw_labelled(self.views, seed, image_id, v, size, labels)
         row = self._row(i, image_id, v if exact else None, labels)
-        mask = apply_labels(labels, view)
         local, regions, tokens = np.zeros((0, 0), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32)
         concepts = np.zeros(0, np.int64)
         pseudo = None
