@@ -78,6 +78,7 @@ def doubled():
 
     step, stages.parts.learning.trainer.Trainer.step = stages.parts.learning.trainer.Trainer.step, stepped
     stages.train.LOG_EVERY, stages.train.CHECKPOINT_SECONDS, stages.train._picture = 1, 0.0, lambda *_: None
+    stages.running.board.Board.photos = lambda *_: None  # drawn in single precision
     single, torch.Tensor.float = torch.Tensor.float, torch.Tensor.double
     torch.set_default_dtype(torch.float64)
     yield
