@@ -111,7 +111,7 @@ def _run(
                 new_rows = [[rows[i] for i in batch if known[i] is None] for batch in batches]
                 with _Kept(drafts, parts) as work:
                     for batch, mining in zip(
-                        batches, begun_ahead(_mining(pool, miner, new_rows, maps, second, clock)), strict=True
+                        batches, _begun_ahead(_mining(pool, miner, new_rows, maps, second, clock)), strict=True
                     ):
                         first, new = batch.start, list[Mined]()
                         with clock("mine"):
@@ -149,7 +149,7 @@ def _mining(
         yield pool.map(miner.mine, rows, fields, others)
 
 
-def begun_ahead(batches: Iterator[T]) -> Iterator[T]:
+def _begun_ahead(batches: Iterator[T]) -> Iterator[T]:
     """The batches, each handed out once the next has been begun: threads mine it while the teacher has this one."""
     ahead = next(batches, None)
     while ahead is not None:
