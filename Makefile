@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 RUN = $(BIN)/clip2seg $@ $(PRESET) --artifacts $(ARTIFACTS) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo plan extract mine-latent mine-concepts train eval inspect ablate sweep teacher export runs doctor \
+.PHONY: help demo plan extract mine-latent mine-concepts pseudo-label train eval inspect ablate sweep teacher export runs doctor \
 	bench bench-gpu pictures test test-slow torture fuzz coverage lint audit clean
 
 help: ## show this help
@@ -40,6 +40,9 @@ mine-latent: $(VENV)/.user ## phase one: cluster unannotated dense tokens into l
 	$(RUN)
 
 mine-concepts: $(VENV)/.user ## on request: cluster the latent regions of all images into the data set's own concepts
+	$(RUN)
+
+pseudo-label: $(VENV)/.user ## on request: pseudo labels for photos without masks, where the teacher is sure of a name
 	$(RUN)
 
 train: $(VENV)/.user ## phase two: train the student from labels and cache alone

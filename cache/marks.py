@@ -87,6 +87,10 @@ def _stats(kind: str, stats: Mapping[str, Any], views: int) -> None:
         _want(_texts(stats.get("bad", [])), "stats.bad", "no list of lines")
         _want(_count(stats.get("regions", 0)), "stats.regions", "no count")
         _want(_bytes(stats.get("classes", [])), "stats.classes", "no list of class indices")
+    if kind == "pseudo":
+        cells = stats.get("cells", [])
+        _want(isinstance(cells, list) and all(map(_count, cells)), "stats.cells", "no count for each class")
+        _want(_count(stats.get("all_cells", 0)), "stats.all_cells", "no count")
     if kind == "membership":
         _want(_count(stats.get("regions", 0)), "stats.regions", "no count")
     if kind == "latent":

@@ -67,6 +67,9 @@ ARTIFACTS: Mapping[str, Mapping[str, Array]] = {
         "confidence": Array("float32", ("p",), "1 - (1 - cosine) / (1 - cosine to the second nearest): 0 between two"),
         "local_offsets": Array("int64", ("n+1",), "view i owns concept[offsets[i]:offsets[i+1]], as in `latent`"),
     },
+    "pseudo": {
+        "labels": Array("uint8", ("n", "h", "w"), "pseudo label of each cell: class index (seen only); 255 = none"),
+    },
     "text": {
         "seen": Array("float32", ("K_s", "D"), "text embeddings of the seen classes, unit norm"),
         "unseen": Array("float32", ("K_u", "D"), "the same of the unseen classes; training never reads it"),

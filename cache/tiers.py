@@ -12,7 +12,7 @@ class CacheTiers:
     """Addresses of each kind of artifact; each says itself whether it is there.
 
     `affinity`: maps of a second network, where a preset names one. `concepts` and `membership`: what latent regions of
-    the whole data set have in common, where `mine-concepts` was run.
+    the whole data set have in common, where `mine-concepts` was run. `pseudo`: what `pseudo-label` made.
     """
 
     tokens: Artifact
@@ -22,6 +22,7 @@ class CacheTiers:
     affinity: Artifact
     concepts: Artifact
     membership: Artifact
+    pseudo: Artifact
 
     def by_kind(self) -> dict[str, Artifact]:
         """The artifacts by their kind, in the order of the schema."""
@@ -33,6 +34,7 @@ class CacheTiers:
             "affinity": self.affinity,
             "concepts": self.concepts,
             "membership": self.membership,
+            "pseudo": self.pseudo,
         }
 
 

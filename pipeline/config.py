@@ -28,6 +28,7 @@ from stages.parts.settings import (
     GeneratorConfig,
     MiningConfig,
     PixelLossConfig,
+    PseudoLabelConfig,
     RefineConfig,
     TrainConfig,
     WorldConfig,
@@ -64,6 +65,7 @@ class Config(Settings):
     refine: RefineConfig = Field(default_factory=RefineConfig)
     mine_latent: MiningConfig = Field(default_factory=MiningConfig)
     mine_concepts: ConceptsConfig = Field(default_factory=ConceptsConfig)
+    pseudo_label: PseudoLabelConfig = Field(default_factory=PseudoLabelConfig)
     student: StudentConfig = Field(default_factory=StudentConfig)
     distill: DistillConfig = Field(default_factory=DistillConfig)
     latent_embedding: GeneratorConfig = Field(default_factory=GeneratorConfig)

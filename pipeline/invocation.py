@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cache.errors import InputError
 
-_BARE = re.compile(r"`clip2seg\s(plan|extract|mine-latent|mine-concepts|train|eval)`")
+_BARE = re.compile(r"`clip2seg\s(plan|extract|mine-latent|mine-concepts|pseudo-label|train|eval)`")
 """A suggestion by code that knows no preset."""
 
 ARTIFACTS_FOLDER = "artifacts"

@@ -128,7 +128,7 @@ class Plan:
         With whole images a map depends on no label, so a dense tier lies where it lies whatever is seen. What reads it
         reads tokens too, and names both at once.
         """
-        c = self.config
+        c, seen = self.config, list(self.vocabulary.seen)
         identity = {k: v for k, v in self._teacher.items() if k != "text"}
         views = c.views.fingerprint_fields() if c.views.count > 1 else {"count": 1}
         tokens = {
@@ -163,6 +163,11 @@ class Plan:
             **(cells if c.affinity.kmeans_weight else {}),
         }
         refined_map = {"dense": fingerprint(mapped), **refined}
+        pseudo = {
+            **refined_map,
+            "text": {"words": self._words, "seen": seen, **self.vocabulary.said_of(seen)},
+            "pseudo-label": c.pseudo_label.fingerprint_fields(),
+        }
         concepts = {
             "teacher": identity,
             "mine-concepts": c.mine_concepts.fingerprint_fields(),
@@ -177,8 +182,16 @@ class Plan:
             "latent": latent,
             "concepts": concepts,
             "membership": {"latent": fingerprint(latent), "concepts": fingerprint(concepts)},
+            "pseudo": pseudo,
             "refined map": refined_map,
         }
+
+    @cached_property
+    def _words(self) -> dict[str, Any]:
+        """Where text embeddings come from: a file, or the teacher's text tower with these prompts."""
+        identity = dict(self._teacher)
+        source = identity.pop("text", "")
+        return {"file": source} if source else {"identity": identity, "prompts": list(self.prompts)}
 
     @cached_property
     def ingredients(self) -> dict[str, dict[str, Any]]:
@@ -188,9 +201,7 @@ class Plan:
         data |= self.train_data.labelled_ingredient()
         cache = self._cache_ingredients(data)
         refined_map = cache.pop("refined map")
-        identity = dict(self._teacher)
-        text_source = identity.pop("text", "")
-        words = {"file": text_source} if text_source else {"identity": identity, "prompts": list(self.prompts)}
+        words = self._words
         text = {"words": words, "classes": list(self.vocabulary.ordered), "seen": len(seen)}
         text |= self.vocabulary.said_of(self.vocabulary.ordered)
         cached = {"tokens": fingerprint(cache["tokens"]), "latent": fingerprint(cache["latent"])}
@@ -205,10 +216,12 @@ class Plan:
             "pixel-loss": {
                 **c.pixel_loss.fingerprint_fields(),
                 **({"unlabelled": c.pixel_loss.unlabelled} if self.train_data.unlabelled else {}),
+                **({"pseudo_weight": c.pixel_loss.pseudo_weight} if self.reads_pseudo_labels else {}),
             },
             "train": c.train.fingerprint_fields(),
-            **(cached if self.distilled else {}),
+            **(cached if self.distilled else {"tokens": cached["tokens"]} if self.reads_pseudo_labels else {}),
             **({"membership": fingerprint(cache["membership"])} if self.reads_concepts else {}),
+            **({"pseudo": fingerprint(cache["pseudo"])} if self.reads_pseudo_labels else {}),
             **({"distill": distill} if c.distill.loss != "none" else {}),
             **({"latent-embedding": c.latent_embedding.fingerprint_fields()} if c.latent_embedding.enabled else {}),
         }
@@ -229,8 +242,13 @@ class Plan:
 
     @property
     def distilled(self) -> bool:
-        """Whether training reads tokens at all; the baseline of Table 3 does not."""
+        """Whether training reads tokens and latent classes; the baseline of Table 3 does not."""
         return self.train_recipe.distilled
+
+    @property
+    def reads_pseudo_labels(self) -> bool:
+        """Whether training reads pseudo labels."""
+        return self.train_recipe.reads_pseudo_labels(self.train_data)
 
     @property
     def reads_concepts(self) -> bool:
@@ -347,13 +365,17 @@ class Plan:
         unused = {
             kind for kind, kept in (("dense", c.extract.store_dense), ("affinity", c.affinity.stored)) if not kept
         }
-        untouched = {*([] if self.distilled else ["tokens", "latent"])} | {
-            *([] if self.reads_concepts else ["membership"])
+        untouched = {
+            *([] if self.distilled else ["latent"]),
+            *([] if self.distilled or self.reads_pseudo_labels else ["tokens"]),
+            *([] if self.reads_concepts else ["membership"]),
+            *([] if self.reads_pseudo_labels else ["pseudo"]),
         }
         steps = []
         for stage in STAGES:
-            # An aside that training reads on request alone; whoever ran it sees it.
-            if stage.name == "mine-concepts" and not (self.reads_concepts or self.address("concepts").names()):
+            # Asides that training reads on request alone; whoever ran one sees it.
+            asides = {"mine-concepts": self.reads_concepts, "pseudo-label": self.reads_pseudo_labels}
+            if not asides.get(stage.name, True) and not self.address(stage.writes[0]).names():
                 continue
             reads = tuple(kind for kind in stage.reads if stage.name != "train" or kind not in untouched)
             states = [self._state(kind, shards) for kind in stage.writes if kind not in unused]

@@ -164,6 +164,24 @@ def mine_concepts(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict
 
 
 @suggesting
+def pseudo_label(plan: Plan, machine: Machine) -> dict[str, Any]:
+    """Pseudo labels of cells: the seen names that the teacher is sure of."""
+    tiers = plan.tiers()
+    if (done := _finished("pseudo-label", tiers.pseudo.at)) is not None:
+        return done
+    draw_world(plan)
+    from stages import pseudo_label as stage
+
+    # Looked at before anything is made, so that a refused run leaves nothing.
+    if tiers.tokens.at.size("zarr.json") is None:
+        raise InputError(f"{tiers.tokens}: nothing extracted; run `{plan.invocation.command('extract')}` first")
+    plan.reads_network()  # refuses settings whose features nothing names
+    _create(plan, tiers.pseudo, "pseudo-label")
+    summary = stage.run(plan.config.pseudo_label, plan.cache_recipe, plan.train_data, tiers, compute=machine.compute)
+    return _result("pseudo-label", False, summary, plan.address("pseudo"))
+
+
+@suggesting
 def train(
     plan: Plan, machine: Machine, *, compiled: bool = False, online: bool = False, trackers: Sequence[Tracker] = ()
 ) -> dict[str, Any]:
@@ -221,6 +239,11 @@ def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
     if plan.reads_network():
         raise InputError(
             "train --online-teacher: the features of [affinity] are read from the cache; train without the option"
+        )
+    if plan.reads_pseudo_labels:
+        raise InputError(
+            "train --online-teacher: pixel-loss.pseudo_weight reads pseudo labels from the cache; train without the "
+            "option"
         )
     if plan.reads_concepts:
         raise InputError(

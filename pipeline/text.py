@@ -134,6 +134,19 @@ def concepts_text(result: dict[str, Any]) -> str:
     )
 
 
+def pseudo_label_text(seen: Sequence[str], result: dict[str, Any]) -> str:
+    """Summary of `pseudo-label`."""
+    s = result["summary"]
+    counts = sorted(zip(s["cells"], seen, strict=True), reverse=True)
+    some = ", ".join(f"{name} {n}" for n, name in counts if n)
+    none = ", ".join(name for n, name in counts if not n)
+    return (
+        f"pseudo-label: {100 * s['share']:.1f} % of the cells of {s['views']} views -> {result['address']}\n"
+        f"  cells by name: {some or 'none'}"
+        + (f"\n  in no cell: {none}; lower pseudo-label.confidence, or say these names otherwise" if none else "")
+    )
+
+
 def train_text(result: dict[str, Any]) -> str:
     """Summary of `train`."""
     s = result["summary"]

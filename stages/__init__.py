@@ -5,7 +5,8 @@
 | extract | extract.py | images, labels, teacher | tokens, text, dense, affinity |
 | mine-latent | mine_latent.py | images, labels, tokens, dense, teacher | latent |
 | mine-concepts | mine_concepts.py | latent | concepts, membership |
-| train | train.py | images, labels, tokens, latent, text; membership on request | train |
+| pseudo-label | pseudo_label.py | tokens, dense, text, teacher where dense is not stored | pseudo |
+| train | train.py | images, labels, tokens, latent, text; membership and pseudo on request | train |
 | eval | evaluate.py | images, labels, train, text | eval |
 
 The plan reads the table below. Beside these: predict, export, report, verify and inspect (they read what was made),
@@ -30,7 +31,8 @@ STAGES = (
     Stage("extract", ("images", "labels", "teacher"), ("tokens", "text", "affinity", "dense")),
     Stage("mine-latent", ("images", "labels", "tokens", "dense", "teacher"), ("latent",)),
     Stage("mine-concepts", ("latent",), ("concepts", "membership")),
-    Stage("train", ("images", "labels", "tokens", "latent", "membership", "text"), ("train",)),
+    Stage("pseudo-label", ("tokens", "dense", "text"), ("pseudo",)),
+    Stage("train", ("images", "labels", "tokens", "latent", "membership", "pseudo", "text"), ("train",)),
     Stage("eval", ("images", "labels", "train", "text"), ("eval",)),
 )
 """The pipeline in its order."""

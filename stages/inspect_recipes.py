@@ -19,7 +19,15 @@ from stages.parts.data.regions import annotated_share, latent_mask, present_regi
 from stages.parts.data.views import Array, ViewsConfig, apply_labels, inside, whole
 from stages.parts.mining.clustering import mine_at
 from stages.parts.scoring.metrics import confusion
-from stages.parts.scoring.quality import Match, cell_classes, matches, matches_report, on_pixels, scores_report
+from stages.parts.scoring.quality import (
+    Match,
+    cell_classes,
+    hidden_classes,
+    matches,
+    matches_report,
+    on_pixels,
+    scores_report,
+)
 from stages.parts.settings import MiningConfig
 from stages.parts.teacher.crops import cached_view
 from stages.parts.teacher.features import Features
@@ -27,9 +35,6 @@ from stages.parts.teacher.refine import Refiner
 from stages.parts.teacher.teacher import Teacher
 from stages.parts.teacher.tokens import to_pixels
 from stages.running.progress import Bar
-
-FOLDS = 3
-"""A view hides every third class, another third in the next view."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def _view(data: Dataset, views: ViewsConfig, row: int, fold: int, full_labels: b
     n, v = divmod(row, views.count)
     pixels, labels, cut = cached_view(views, data, n, v, data.labels(n, "seen"))
     seen, every = len(data.vocabulary.seen), len(data.vocabulary.ordered)
-    hidden: Sequence[int] = [c for c in range(seen) if c % FOLDS == fold % FOLDS]
+    hidden: Sequence[int] = hidden_classes(seen, fold)
     truth = labels
     if full_labels:
         hidden, truth = range(seen, every), data.labels(n, "all")

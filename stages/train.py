@@ -22,6 +22,7 @@ from cache.claims import give_back, ours, take
 from cache.errors import InputError
 from cache.headers import RUN
 from cache.location import Location, StoreError
+from cache.settings import IGNORE
 from cache.store import Artifact
 from cache.tiers import CacheTiers
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
@@ -73,13 +74,19 @@ class CachedTeacher:
     compute: Compute
     concepts: bool = False
     """Whether the concepts of latent regions are read too."""
+    pseudo_labels: bool = False
+    """Whether pseudo labels are read too."""
+    latent: bool = True
+    """Whether latent classes are read; pseudo labels alone train without them."""
 
     def tokens(self, num_seen: int, rows: int) -> CachedTokens | None:
         """The tokens of all views. Raises InputError where a tier is not complete, or not of `rows` views."""
         if self.tiers is None:
             return None
         membership = self.tiers.membership if self.concepts else None
-        return load_cache(self.tiers.tokens, self.tiers.latent, membership, num_seen=num_seen, rows=rows)
+        latent = self.tiers.latent if self.latent else None
+        pseudo = self.tiers.pseudo if self.pseudo_labels else None
+        return load_cache(self.tiers.tokens, latent, membership, pseudo, num_seen=num_seen, rows=rows)
 
     def batches(self, training: TrainingSet, sampler: EpochBatchSampler) -> Iterator[Batch]:
         """The batches of the sampler, made by loader processes."""
@@ -145,7 +152,9 @@ def _run(
 ) -> dict[str, Any]:
     cfg, (rank, world), out, device = recipe.train, rank_and_world(), folder.at, compute.device
     embeddings = torch.from_numpy(tiers.text.read(0, ["seen"])["seen"])
-    teacher = teacher or CachedTeacher(tiers if recipe.distilled else None, compute, recipe.reads_concepts)
+    pseudo = recipe.reads_pseudo_labels(data)
+    cached = tiers if recipe.distilled or pseudo else None
+    teacher = teacher or CachedTeacher(cached, compute, recipe.reads_concepts, pseudo, recipe.distilled)
     tokens = teacher.tokens(len(embeddings), len(data) * recipe.views.count)
     torch.manual_seed(cfg.seed)
     built = build_student(recipe.student, embeddings.shape[1]).to(device)
@@ -252,25 +261,43 @@ def usable(data: Dataset) -> Dataset:
 
 
 def load_cache(
-    tokens: Artifact, latent: Artifact, membership: Artifact | None = None, *, num_seen: int, rows: int
+    tokens: Artifact,
+    latent: Artifact | None,
+    membership: Artifact | None = None,
+    pseudo: Artifact | None = None,
+    *,
+    num_seen: int,
+    rows: int,
 ) -> CachedTokens:
     """What training reads of complete artifacts, made of `rows` views of the data set, bad ones included.
 
-    `membership`: the concepts of latent regions, if they are to be read. Raises InputError where one is not complete,
-    they differ, or a token is not finite.
+    `latent` None: no latent class anywhere. `membership`: the concepts of latent regions, `pseudo`: pseudo labels, if
+    they are to be read. Raises InputError where one is not complete, they differ, or a token is not finite.
     """
-    for artifact, stage in ((tokens, "extract"), (latent, "mine-latent"), (membership, "mine-concepts")):
+    made_by = {"extract": tokens, "mine-latent": latent, "mine-concepts": membership, "pseudo-label": pseudo}
+    for stage, artifact in made_by.items():
         if artifact is not None and artifact.summary() is None:
             raise InputError(f"{artifact}: not complete; run `clip2seg {stage}` first")
     tokens.check_rows(rows)
     ids = tokens.ids()
-    if ids != latent.ids():
+    if latent is not None and ids != latent.ids():
         raise InputError(f"{latent}: mined for other views than {tokens} holds; run `clip2seg mine-latent` again")
     if membership is not None and membership.ids() != ids:
         raise InputError(f"{membership}: of other views than {tokens} holds; run `clip2seg mine-concepts` again")
+    if pseudo is not None and pseudo.ids() != ids:
+        raise InputError(f"{pseudo}: of other views than {tokens} holds; run `clip2seg pseudo-label` again")
     seen = tokens.load(["global", "local", "local_region", "local_offsets", "labels_crc", "photo_crc"])
-    mined = latent.load(["cells", "local", "local_region", "local_offsets"])
-    for artifact, name, values in ((tokens, "global", seen), (tokens, "local", seen), (latent, "local", mined)):
+    mined = {
+        "cells": np.full((len(ids), 1, 1), IGNORE, np.uint8),
+        "local": seen["local"][:0],
+        "local_region": np.zeros(0, np.uint8),
+        "local_offsets": np.zeros(len(ids) + 1, np.int64),
+    }
+    checked = [(tokens, "global", seen), (tokens, "local", seen)]
+    if latent is not None:
+        mined = latent.load(list(mined))
+        checked.append((latent, "local", mined))
+    for artifact, name, values in checked:
         bad = np.flatnonzero(~np.isfinite(values[name]).all(axis=1))
         if len(bad):
             row = int(bad[0])
@@ -280,7 +307,8 @@ def load_cache(
                 f"run `clip2seg {artifact.provenance().get('stage', 'extract')}` again"
             )
     concept = None if membership is None else membership.load(["concept"])["concept"].astype(np.int64)
-    return CachedTokens.joined(ids, seen, mined, num_seen, concept)
+    found = CachedTokens.joined(ids, seen, mined, num_seen, concept)
+    return found if pseudo is None else replace(found, pseudo=pseudo.load(["labels"])["labels"])
 
 
 def _resumed(out: Location, trainer: Trainer) -> tuple[int, list[dict[str, float]], float, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ from stages.running.progress import say
 
 TARGET = 2.0
 """Most time of the stage, the teacher's crops left out, over bare faiss (issue 15)."""
-REGIONS = (10**5, 10**6)
+REGIONS = (10**5, 10**6, 10**7)
 """Latent regions that `mine_concepts` measures, unless it is asked for another number."""
+STORED = 10**6
+"""Most regions that it writes, a gigabyte: the shards of a larger number are these again, from the first one on."""
 PLANTED, DIM, AXES, SHARD, VIEW = 200, 512, 24, 10_000, 100
 """Planted concepts, length of a token, axes that the concepts differ in, regions of a shard and of a view."""
 
@@ -161,14 +163,49 @@ def mine_concepts(device: torch.device, folder: Path, regions: int = 0) -> dict[
     rows: dict[str, dict[str, Any]] = {}
     # The choice of a number looks at so many regions and no more: it costs the same at any size.
     for place, count in enumerate((regions,) if regions else REGIONS):
-        say(f"mine-concepts: {count} regions")
         at = folder / str(count)
-        in_child(write_planted, str(at), count)
+        in_child(write_planted, str(at), min(count, STORED))
         for name, asked in (("number set", PLANTED), ("number chosen", 0))[: 1 if place else 2]:
-            rows[f"{count:.0e} regions, {name}"] = in_child(find_planted, str(at), asked, device.type)
-        shutil.rmtree(at)  # a million regions are a gigabyte
-    settings = {"planted concepts": PLANTED, "D": DIM, "sample": ConceptsConfig().sample, "regions a shard": SHARD}
+            row = f"{count:.0e} regions, {name}"
+            rows[row] = in_child(find_planted, str(at), asked, device.type, count)
+            say(
+                f"mine-concepts: {row}: {', '.join(f'{k} {v}' for k, v in rows[row].items())}"
+            )  # who stops it has these
+        shutil.rmtree(at)
+    settings = {
+        "planted concepts": PLANTED,
+        "D": DIM,
+        "sample": ConceptsConfig().sample,
+        "regions a shard": SHARD,
+        "different regions": f"at most {STORED}",
+    }
     return result("mine-concepts", device, settings, rows, {})
+
+
+class Repeated(Artifact):
+    """A latent tier of `count` shards: the stored ones, which come round again under other numbers."""
+
+    def __init__(self, stored: Artifact, count: int) -> None:
+        super().__init__(stored.at, stored.kind)
+        self.stored, self.count = stored.shards(), count
+
+    def shards(self) -> Sequence[int]:
+        """All shards, the repeated ones too."""
+        return range(self.count)
+
+    def marks(self, shards: Sequence[int] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(shard, commit mark of the shard that stands for it)."""
+        held = dict(super().marks(self.stored))
+        for shard in self.shards() if shards is None else shards:
+            yield shard, held[shard % len(self.stored)]
+
+    def read(self, shard: int, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Arrays of the shard that stands for it, read and checked each time."""
+        return super().read(shard % len(self.stored), names)
+
+    def shard_ids(self, shard: int) -> list[str]:
+        """Ids of the stored shard."""
+        return super().shard_ids(shard % len(self.stored))
 
 
 def _planted(at: Path, asked: int) -> CacheTiers:
@@ -187,7 +224,7 @@ def _groups(count: int) -> Iterator[tuple[int, np.ndarray]]:
     """(shard, planted concept of each of its regions): as unlike in size as real ones are."""
     share = 1 / np.arange(5, PLANTED + 5)
     for shard in range(-(-count // SHARD)):
-        random = np.random.default_rng([1, shard])
+        random = np.random.default_rng([1, shard % (STORED // SHARD)])
         yield shard, random.choice(PLANTED, min(SHARD, count - shard * SHARD), p=share / share.sum())
 
 
@@ -213,12 +250,13 @@ def write_planted(at: str, count: int) -> None:
     latent.finish({}, -(-count // SHARD))
 
 
-def find_planted(at: str, asked: int, device: str) -> dict[str, Any]:
+def find_planted(at: str, asked: int, device: str, regions: int) -> dict[str, Any]:
     """What another process runs: the stage; returns its figures."""
     from scipy.optimize import linear_sum_assignment
 
-    tiers, start = _planted(Path(at), asked), time.perf_counter()
-    processor = time.process_time()
+    made = _planted(Path(at), asked)
+    tiers = replace(made, latent=Repeated(made.latent, -(-regions // SHARD)))
+    start, processor = time.perf_counter(), time.process_time()
     found = concepts_stage.run(ConceptsConfig(count=asked), tiers, compute=Compute(torch.device(device)))
     taken = {"seconds": round(time.perf_counter() - start, 1), "processor s": round(time.process_time() - processor, 1)}
     together = np.zeros((PLANTED, found["concepts"]), np.int64)

@@ -31,8 +31,8 @@ def inspect(
     question: Annotated[
         str,
         typer.Argument(
-            help="summary, quality, mining, recipes, image, search, neighbours, duplicates, outliers, losses, explore, "
-            "report, concepts.",
+            help="summary, card (what to change before training), quality, mining, recipes, image, search, neighbours, "
+            "duplicates, outliers, losses, explore, report, concepts.",
             metavar="[QUESTION]",
         ),
     ] = "summary",
@@ -46,7 +46,7 @@ def inspect(
         int,
         typer.Option(
             "--count",
-            help="Hits to show; images in quality (0: all), mining, recipes; examples of a concept.",
+            help="Hits to show; images in card, quality (0: all), mining, recipes; examples of a concept.",
             metavar="N",
         ),
     ] = -1,

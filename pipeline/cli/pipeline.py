@@ -148,6 +148,28 @@ def mine_concepts(
     emit(report.concepts_text(result), result, as_json)
 
 
+@app.command("pseudo-label", rich_help_panel=PANEL)
+def pseudo_label(
+    preset: Preset = "demo",
+    data: Data = "",
+    artifacts: Artifacts = ARTIFACTS_FOLDER,
+    device: Device = "auto",
+    workers: Workers = -1,
+    set_: Set = [],
+    as_json: Json = False,
+) -> None:
+    """Label photos by the teacher alone.
+
+    Cells get the seen name that the teacher is sure of; training reads them by pixel-loss.pseudo_weight.
+    """
+    from pipeline import run
+    from pipeline import text as report
+
+    made = make_plan(preset, data, artifacts, set_)
+    result = run.pseudo_label(made, make_machine(device, workers))
+    emit(report.pseudo_label_text(made.vocabulary.seen, result), result, as_json)
+
+
 @app.command(rich_help_panel=PANEL)
 def train(
     preset: Preset = "demo",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stages.parts.teacher.teacher import Teacher
 
 
-KINDS = ("tokens", "text", "dense", "affinity", "latent", "concepts", "membership")
+KINDS = ("tokens", "text", "dense", "affinity", "latent", "concepts", "membership", "pseudo")
 """Artifacts in the order in which they are shown."""
 
 

@@ -151,6 +151,7 @@ def report(of: Inspection) -> dict[str, Any]:
 
 QUESTIONS: Mapping[str, tuple[str, int]] = {
     "summary": ("", 0),
+    "card": ("", 40),
     "quality": ("", 1000),
     "mining": ("", 200),
     "recipes": ("", 40),
@@ -165,7 +166,7 @@ QUESTIONS: Mapping[str, tuple[str, int]] = {
     "concepts": ("", 8),
 }
 """Question -> what it asks for, and its default --count."""
-WITHOUT_PICTURE = ("summary", "quality", "recipes")
+WITHOUT_PICTURE = ("summary", "card", "quality", "recipes")
 """Questions whose answer is text alone."""
 
 
@@ -193,6 +194,11 @@ def ask(
         case "summary":
             found = summary(of)
             return text.summary_text(of.plan.invocation, found), found
+        case "card":
+            from pipeline.inspection.card import card, card_text
+
+            found = card(of, summary(of), images=k)
+            return card_text(of, found), found
         case "quality":
             found = quality(of, images=k, full_labels=full_labels, vocabulary=vocabulary)
             return text.quality_text(of.plan.invocation, found), found

@@ -23,7 +23,8 @@ def summary_text(typed: Invocation, s: dict[str, Any]) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in p["versions"].items())
     split = f"{p['split']} {p['split_hash']}"
     lines = [
-        *_verdicts(summary_verdicts(typed, s)),
+        *verdicts(summary_verdicts(typed, s)),
+        f"more, and what to change first: {_ask(typed, 'card')}",
         "",
         f"preset {s['preset']}, split {split}: {views['stored']} of {views['wanted']} views stored"
         + (f", {len(s['bad'])} images set aside as bad" if s["bad"] else ""),
@@ -49,7 +50,7 @@ def summary_text(typed: Invocation, s: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _verdicts(found: Sequence[tuple[str, str]]) -> list[str]:
+def verdicts(found: Sequence[tuple[str, str]]) -> list[str]:
     """What to do stands before what was counted: nobody scrolls back for it."""
     return [f"{word:<5} {text}" for word, text in found]
 
@@ -167,7 +168,7 @@ def quality_text(typed: Invocation, q: dict[str, Any]) -> str:
     for c in n["classes"]:
         iou = [dense["classes"][c["name"]]] if dense else []
         rows.append([c["name"], c["regions"], c["top1"], c["top5"], *iou, c["mostly"]])
-    lines = [*_verdicts(quality_verdicts(typed, q)), "", head, columns(rows)]
+    lines = [*verdicts(quality_verdicts(typed, q)), "", head, columns(rows)]
     if dense:
         lines.append(
             f"\ndense tokens without training, {q['sample']} training views, seen names and labels only: "

@@ -22,7 +22,7 @@ from stages.running.drafts import is_draft
 from stages.running.progress import Bar
 
 _NAME = re.compile(
-    r"(tokens|dense|affinity|latent|concepts|membership|text|train|online|eval|teacher)-([0-9a-f]{8})(\.zarr)?"
+    r"(tokens|dense|affinity|latent|concepts|membership|pseudo|text|train|online|eval|teacher)-([0-9a-f]{8})(\.zarr)?"
 )
 
 
@@ -97,9 +97,9 @@ def _used(
 def _reads(own: dict[str, Any], kind: str, name: str, other: dict[str, Any], called: list[str]) -> bool:
     ingredients, theirs, their_kind = own.get("ingredients", {}), other.get("ingredients", {}), _kind(name)
     named = ingredients.get(their_kind)
-    if their_kind == "text" and kind in ("train", "online"):
+    if their_kind == "text" and kind in ("pseudo", "train", "online"):
         return _same_text(ingredients.get("text"), theirs)
-    if theirs and named and their_kind in ("tokens", "dense", "affinity", "latent", "concepts", "membership"):
+    if theirs and named and their_kind in ("tokens", "dense", "affinity", "latent", "concepts", "membership", "pseudo"):
         return named in called
     return own.get("run") == name
 

@@ -203,9 +203,13 @@ def _made(plan: Plan, machine: Machine, *, poison_text: bool = False) -> dict[st
         run.mine_latent(plan, machine)
     if plan.reads_concepts:
         run.mine_concepts(plan, machine)
+    if plan.reads_pseudo_labels:
+        run.pseudo_label(plan, machine)
     run.train(plan, machine)
     found = {"text/seen": hashlib.sha256(arrays["seen"].tobytes()).hexdigest()}
-    for kind in (*KINDS, *(("concepts", "membership") if plan.reads_concepts else ())):
+    asked = [*(("concepts", "membership") if plan.reads_concepts else ())]
+    asked += ["pseudo"] if plan.reads_pseudo_labels else []
+    for kind in (*KINDS, *asked):
         for shard, mark in plan.artifact(kind).marks(plan.artifact(kind).committed()):
             for name, (_, digest) in mark["objects"].items():
                 array, whole = name.partition("/")[0], f"{kind}/{name.partition('/')[0]}"

@@ -59,6 +59,10 @@ class Pipeline:
         """Clusters the latent regions of all photos into the data set's own concepts."""
         return run.mine_concepts(self._plan(), self._machine)
 
+    def pseudo_label(self) -> dict[str, Any]:
+        """Names the cells of photos whose masks are not read, where the teacher is sure of them."""
+        return run.pseudo_label(self._plan(), self._machine)
+
     def train(self, *, compiled: bool = False) -> dict[str, Any]:
         """Trains the student from labels and cache. `compiled`: with torch.compile."""
         return run.train(self._plan(), self._machine, compiled=compiled)

@@ -159,6 +159,16 @@ class ConceptsConfig(Settings):
     of this data set are assigned to them. For photos that came later; enters fingerprints by its digest."""
 
 
+class PseudoLabelConfig(Settings):
+    """Labels that the teacher gives itself, for photos whose masks are not read: table [pseudo-label]."""
+
+    confidence: float = Field(default=0.7, gt=0, le=1)
+    """A cell gets the nearest seen name where softmax over all of them gives it at least this; else none (D)."""
+
+    temperature: float = Field(default=0.01, gt=0)
+    """Temperature of that softmax over cosines: CLIP's own is 0.01, one over its logit scale of 100 (D)."""
+
+
 class DistillConfig(Settings):
     """The distillation losses: table [distill]."""
 
@@ -254,6 +264,10 @@ class PixelLossConfig(Settings):
 
     unlabelled: Annotated[Literal["none", "latent"], Apart("enters where photos are unlabelled")] = "none"
     """Photos whose mask is not read: no pixel loss, or that of their latent classes alone (D)."""
+
+    pseudo_weight: Annotated[float, Apart("enters where photos are unlabelled")] = Field(default=0.0, ge=0)
+    """Weight of the pixel loss of such photos against their pseudo labels, by seen names alone; 0: none are read (D).
+    A pixel without a pseudo label is no negative of any class there."""
 
 
 class TrainConfig(Settings):

@@ -99,8 +99,9 @@ class Earlier:
 
     def _rows(self, name: str, views: list[TeacherView], encoded: np.ndarray) -> np.ndarray:
         """One row a view of a map or global token."""
-        every = np.empty((len(views), *encoded.shape[1:]), encoded.dtype)
-        every[[i for i, v in enumerate(views) if v.known is None]] = encoded
+        # Where nothing was encoded, nothing but what is stored says how large a map is.
+        fresh = iter(encoded)
+        every = [next(fresh) if v.known is None else np.empty(encoded.shape[1:], encoded.dtype) for v in views]
         stored: dict[tuple[int, int], list[int]] = {}
         for i, v in enumerate(views):
             if v.known is not None:
@@ -108,14 +109,15 @@ class Earlier:
         for (source, shard), places in stored.items():
             rows = [known.row for i in places if (known := views[i].known) is not None]
             if name == "global":
-                every[places] = self._tokens(source, shard)["global"][rows]
+                for i, token in zip(places, self._tokens(source, shard)["global"][rows], strict=True):
+                    every[i] = token
                 continue
             kind = next(kind for kind, array in MAPS.items() if array == name)
             if kind in self.kinds:  # else it is stored at its own address, and what stands here is not looked at
                 artifact = self.sources[source].tiers.by_kind()[kind]
                 for i, row in zip(places, artifact.rows(shard, name, rows), strict=True):
                     every[i] = row
-        return every
+        return np.stack(every) if every else encoded
 
 
 class MinedEarlier:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stages.parts.data.datasets import Dataset
 from stages.parts.data.views import ViewsConfig
 from stages.parts.settings import (
     AffinityConfig,
@@ -44,8 +45,12 @@ class TrainRecipe:
 
     @property
     def distilled(self) -> bool:
-        """Whether training reads tokens at all; the baseline of Table 3 does not."""
+        """Whether training reads tokens and latent classes; the baseline of Table 3 does not."""
         return self.distill.loss != "none" or self.latent_embedding.enabled
+
+    def reads_pseudo_labels(self, data: Dataset) -> bool:
+        """Whether training reads pseudo labels: where photos of `data` have no mask that is read."""
+        return bool(self.pixel_loss.pseudo_weight and data.unlabelled)
 
     @property
     def reads_concepts(self) -> bool:

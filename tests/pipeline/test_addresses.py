@@ -21,10 +21,12 @@ NOTHING: frozenset[str] = frozenset()
 SCORES = frozenset({"eval", "teacher"})
 TRAIN = frozenset({"train", "eval"})
 CONCEPTS = frozenset({"concepts", "membership"})
+PSEUDO = frozenset({"pseudo"})
 LATENT = TRAIN | CONCEPTS | {"latent"}
-DENSE = LATENT | {"dense", "teacher"}
+REFINED = LATENT | PSEUDO | {"teacher"}
+DENSE = REFINED | {"dense"}
 TOKENS = DENSE | {"tokens", "affinity"}
-TEXT = frozenset({"text", "train", "eval", "teacher"})
+TEXT = frozenset({"text", "pseudo", "train", "eval", "teacher"})
 ALL = TOKENS | TEXT
 
 BASE = ("views.count=2", "train.iterations=100", "views.max_class_share=0.7")
@@ -69,10 +71,10 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "affinity.input_size": (("affinity.input_size=96",), {"affinity"}),
     "affinity.dim": (("affinity.dim=16",), {"affinity"}),
     "affinity.kmeans_weight": (("affinity.kmeans_weight=0.5",), LATENT),
-    "refine.affinity": (("refine.affinity=tokens",), LATENT | {"teacher"}),
+    "refine.affinity": (("refine.affinity=tokens",), REFINED),
     "refine.form": (("refine.form=softmax",), NOTHING),  # but with an affinity, see below
     "refine.threshold": (("refine.threshold=0.5",), NOTHING),
-    "refine.outliers": (("refine.outliers=true",), LATENT | {"teacher"}),
+    "refine.outliers": (("refine.outliers=true",), REFINED),
     "extract.dtype": (("extract.dtype=float16",), TOKENS),
     # Batches begin anew with each shard, and a batch may change the last bit.
     "extract.batch": (("extract.batch=2",), TOKENS),
@@ -92,6 +94,8 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "mine-concepts.centre": (("mine-concepts.centre=false",), CONCEPTS),
     "mine-concepts.seed": (("mine-concepts.seed=1",), CONCEPTS),
     "mine-concepts.reuse": ((), NOTHING),  # by digest, see test_mine_concepts.py
+    "pseudo-label.confidence": (("pseudo-label.confidence=0.5",), PSEUDO),
+    "pseudo-label.temperature": (("pseudo-label.temperature=0.1",), PSEUDO),
     "student.arch": (("student.arch=unet",), TRAIN),
     "student.encoder": (("student.encoder=mobilenet_v2",), TRAIN),
     "student.weights": ((), NOTHING),
@@ -121,6 +125,7 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     ),
     "latent-embedding.memory": (("latent-embedding.memory=local",), TRAIN),
     "latent-embedding.dropout": (("latent-embedding.dropout=0.0",), TRAIN),
+    "pixel-loss.pseudo_weight": ((), NOTHING),  # but where some photos are unlabelled, see below
     "pixel-loss.unlabelled": ((), NOTHING),  # but where some photos are, see below
     "pixel-loss.alpha": (("pixel-loss.alpha=2.0",), TRAIN),
     "pixel-loss.beta": (("pixel-loss.beta=5.0",), TRAIN),
@@ -207,14 +212,13 @@ def test_the_step_between_windows_counts_where_there_are_windows(tiny: Tiny) -> 
 
 
 def test_the_form_of_a_refinement_counts_where_there_is_one(tiny: Tiny) -> None:
-    refined = LATENT | {"teacher"}
     before = tiny.plan("refine.affinity=tokens")
-    assert moved(before, tiny.plan("refine.affinity=tokens", "refine.form=softmax")) == refined
-    assert moved(before, tiny.plan("refine.affinity=tokens", "refine.threshold=0.5")) == refined
+    assert moved(before, tiny.plan("refine.affinity=tokens", "refine.form=softmax")) == REFINED
+    assert moved(before, tiny.plan("refine.affinity=tokens", "refine.threshold=0.5")) == REFINED
     soft = ("refine.affinity=tokens", "refine.form=softmax")
     assert moved(tiny.plan(*soft), tiny.plan(*soft, "refine.threshold=0.5")) == NOTHING
     network = ("affinity.encoder=mobilenet_v2", "refine.affinity=network")
-    assert moved(tiny.plan(*network), tiny.plan(*network, "affinity.stride=8")) == refined | {"affinity"}
+    assert moved(tiny.plan(*network), tiny.plan(*network, "affinity.stride=8")) == REFINED | {"affinity"}
     clustered = ("affinity.encoder=mobilenet_v2", "affinity.kmeans_weight=0.5")
     assert moved(tiny.plan(*clustered), tiny.plan(*clustered, "affinity.stride=8")) == LATENT | {"affinity"}
 
@@ -223,6 +227,20 @@ def test_what_unlabelled_photos_give_the_pixel_loss_counts_where_there_are_some(
     some = ("data.label_share=0.5",)
     assert moved(plans.plan(*some), plans.plan(*some, "pixel-loss.unlabelled=latent")) == TRAIN
     assert moved(plans.plan(), plans.plan("pixel-loss.unlabelled=latent")) == NOTHING
+
+
+def test_pseudo_labels_move_training_where_it_reads_them(plans: Tiny) -> None:
+    some, weight = ("data.label_share=0.5",), "pixel-loss.pseudo_weight=1.0"
+    assert moved(plans.plan(*some), plans.plan(*some, weight)) == TRAIN
+    assert moved(plans.plan(), plans.plan(weight)) == NOTHING
+    read, other = (*some, weight), "pseudo-label.confidence=0.5"
+    assert moved(plans.plan(*read), plans.plan(*read, other)) == TRAIN | PSEUDO
+    assert moved(plans.plan(*some), plans.plan(*some, other)) == PSEUDO
+    bare = ("distill.loss=none", "latent-embedding.enabled=false")
+    # Alone they need no mining.
+    assert moved(plans.plan(*read, *bare), plans.plan(*read, *bare, "mine-latent.iterations=5")) == LATENT - TRAIN
+    train = next(step for step in plans.plan(*read, *bare).steps() if step.stage == "train")
+    assert {"tokens", "pseudo"} <= {*train.reads} and "latent" not in train.reads
 
 
 def test_concepts_move_training_where_it_reads_them(tiny: Tiny) -> None:

@@ -19,7 +19,19 @@ from stages.parts.data.datasets import open_dataset
 if TYPE_CHECKING:
     from tests.conftest import Tiny
 
-KINDS = ("tokens", "dense", "affinity", "latent", "concepts", "membership", "text", "train", "eval", "teacher")
+KINDS = (
+    "tokens",
+    "dense",
+    "affinity",
+    "latent",
+    "concepts",
+    "membership",
+    "pseudo",
+    "text",
+    "train",
+    "eval",
+    "teacher",
+)
 CLUSTERED = {"latent", "concepts", "membership"}
 
 
@@ -70,14 +82,14 @@ def test_the_json_of_a_plan_names_every_address(tiny: Tiny, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("override", "kinds"),
     [
-        ("extract.dtype=float16", {"tokens", "dense", "affinity", *CLUSTERED, "train", "eval", "teacher"}),
-        ("teacher.input_size=32", {"tokens", "dense", "affinity", *CLUSTERED, "train", "eval", "teacher"}),
-        ("teacher.recipe=naclip", {"dense", *CLUSTERED, "train", "eval", "teacher"}),
+        ("extract.dtype=float16", {"tokens", "dense", "affinity", *CLUSTERED, "pseudo", "train", "eval", "teacher"}),
+        ("teacher.input_size=32", {"tokens", "dense", "affinity", *CLUSTERED, "pseudo", "train", "eval", "teacher"}),
+        ("teacher.recipe=naclip", {"dense", *CLUSTERED, "pseudo", "train", "eval", "teacher"}),
         ("teacher.gaussian_std=3.0", set()),  # nothing reads it under another recipe
-        ('teacher.prompts=""', {"text", "train", "eval", "teacher"}),
+        ('teacher.prompts=""', {"text", "pseudo", "train", "eval", "teacher"}),
         ("mine-latent.merge_threshold=0.8", {*CLUSTERED, "train", "eval"}),
         ("views.size=32", {"train", "eval"}),
-        ("views.count=2", {"tokens", "dense", "affinity", *CLUSTERED, "train", "eval", "teacher"}),
+        ("views.count=2", {"tokens", "dense", "affinity", *CLUSTERED, "pseudo", "train", "eval", "teacher"}),
         ("student.encoder=mobilenet_v2", {"train", "eval"}),
         ("distill.tau=0.1", {"train", "eval"}),
         ("latent-embedding.memory=local", {"train", "eval"}),

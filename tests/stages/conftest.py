@@ -46,7 +46,8 @@ class Stages:
         """A process that runs a stage; `patch`: Python that it runs before."""
         settings = [part for override in overrides for part in ("--set", override)]
         argv = [stage, str(self.tiny.preset), "--artifacts", str(artifacts)]
-        argv += ["--device", "cpu", "--workers", "0"] if stage != "plan" else []
+        argv += ["--device", "cpu"] if stage != "plan" else []
+        argv += ["--workers", "0"] if stage not in ("plan", "mine-concepts") else []
         code = CODE.format(log=str(self.log), env=env or {}, patch=patch, argv=[*argv, *settings, *flags])
         # ruff's S102 is about text from users; this text is ours.
         process = self.context.Process(target=exec, args=(code, {}))

@@ -55,6 +55,19 @@ def test_a_network_added_later_is_stored_without_asking_the_teacher_again(
         np.testing.assert_allclose(np.abs(features[i]), np.abs(wanted), atol=1e-3)
 
 
+def test_other_seen_classes_take_over_features_of_any_size(
+    tiny: Tiny, tmp_path: Path, network: tuple[str, ...]
+) -> None:
+    large = (*network, "teacher.input_size=96")
+    tiny.run("extract", *large, artifacts=tmp_path)
+    tiny.run("extract", *large, "data.split=none", artifacts=tmp_path)
+    a, b = (tiny.plan(*large, *other, artifacts=tmp_path).artifact("affinity") for other in ((), ("data.split=none",)))
+    assert a.at != b.at
+    before, after = (one.load(["features"])["features"] for one in (a, b))
+    assert before.shape == (12, 12, 12, 16)
+    np.testing.assert_array_equal(after, before)
+
+
 def no_teacher(*_: object, **__: object) -> None:
     raise AssertionError("the teacher was asked again")
 

@@ -151,7 +151,7 @@ def test_all_stages_run_on_s3_through_faults_with_the_numbers_of_a_local_run(
     tmp_path: Path,
     contents: Callable[[Path], dict[str, bytes]],
 ) -> None:
-    for stage in ("extract", "mine-latent", "train", "eval"):
+    for stage in ("extract", "mine-latent", "mine-concepts", "train", "eval"):
         assert in_processes.run(stage, BUCKET, env=env) == 0, in_processes.said()
         assert in_processes.run(stage, tmp_path) == 0, in_processes.said()
     assert min(proxy.faults.values()) >= 3, proxy.faults

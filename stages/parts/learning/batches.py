@@ -43,7 +43,8 @@ class CachedTokens:
 
     `ids` name of each view; `tokens` global [R, D]; `cells` latent ids uint8 [R, h, w]; `local` [p, D] with
     `region` [p] (id in Y_p: class index, or K_s + latent id) and `offsets` [R + 1], seen and latent together.
-    `concept` int64 [p]: that of each latent region, -1 for a seen one; None where they are not read.
+    `concept` int64 [p]: that of each latent region, -1 for a seen one; `pseudo` uint8 [R, h, w]: pseudo label of each
+    cell, 255 = none. Both None where they are not read.
     """
 
     ids: list[str]
@@ -55,6 +56,7 @@ class CachedTokens:
     labels_crc: np.ndarray
     photo_crc: np.ndarray
     concept: np.ndarray | None = None
+    pseudo: Array | None = None
 
     @classmethod
     def joined(
@@ -158,6 +160,8 @@ class Batch:
     regions: Regions
     labelled: tuple[bool, ...] = ()
     """Whether each photo's mask was read; (): all were."""
+    pseudo: Tensor | None = None
+    """Pseudo labels uint8 [B, S, S] of the photos whose masks were not, 255 = none; None where they are not read."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device; tokens as float32. Waits for nothing where it was pinned."""
@@ -189,6 +193,7 @@ class Batch:
             self.local[self.regions.rows(first, last)],
             self.regions.part(first, last),
             self.labelled[first:last],
+            None if self.pseudo is None else self.pseudo[first:last],
         )
 
 
@@ -209,7 +214,8 @@ def _each(of: Fields, change: Callable[[Tensor], Tensor]) -> Fields:
 @dataclass(frozen=True)
 class Sample:
     """One crop before batching: image uint8 [S, S, 3], its distortion float32 [5] or [0], mask Y_p uint8 [S, S],
-    tokens, ids of the regions in Y_p, their concepts int64 [P]; whether its mask was read, where that is a question."""
+    tokens, ids of the regions in Y_p, their concepts int64 [P]; whether its mask was read, where that is a question;
+    its pseudo labels uint8 [S, S], where those are read."""
 
     image: Array
     distortion: np.ndarray
@@ -219,6 +225,7 @@ class Sample:
     regions: np.ndarray
     concepts: np.ndarray
     labelled: bool | None = None
+    pseudo: Array | None = None
 
 
 class TrainingSet(TorchDataset[Sample]):
@@ -268,6 +275,8 @@ class TrainingSet(TorchDataset[Sample]):
         mask = apply_labels(labels, view)
         local, regions, tokens = np.zeros((0, 0), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32)
         concepts = np.zeros(0, np.int64)
+        pseudo = None
+        labelled = image_id not in self.data.unlabelled if self.data.unlabelled else None
         if self.cache is not None and row is not None:
             cells = self.cache.cells[row]
             if exact:
@@ -282,12 +291,18 @@ class TrainingSet(TorchDataset[Sample]):
             tokens = self.cache.tokens[row]
             known = self.cache.concept
             concepts = np.full(len(regions), -1) if known is None else known[own][visible]
+            if self.cache.pseudo is not None:
+                pseudo = np.full(mask.shape, IGNORE, np.uint8)
+                if labelled is False and exact:
+                    pseudo = pseudo_mask(pseudo, self.cache.pseudo[row], 0)
+                    pseudo[~inside(view)] = IGNORE
+                elif labelled is False:
+                    pseudo = apply_cells(self.cache.pseudo[row], size, view)
         distortion = np.zeros(0, np.float32)
         if self.photometric:
             distortion = draw_distortion(view_seed(self.seed + 1, image_id, epoch))
         image = apply_image(self.data.image(i, least_size(view)), view, size)
-        labelled = image_id not in self.data.unlabelled if self.data.unlabelled else None
-        return Sample(image, distortion, mask, tokens, local, regions, concepts, labelled)
+        return Sample(image, distortion, mask, tokens, local, regions, concepts, labelled, pseudo)
 
     def _row(self, i: int, image_id: str, v: int | None, labels: Array) -> int | None:
         if self.cache is None:
@@ -315,6 +330,7 @@ def collate(samples: list[Sample]) -> Batch:
         torch.from_numpy(np.concatenate([s.local for s in samples])),
         Regions.of([s.regions.tolist() for s in samples], np.concatenate([s.concepts for s in samples]).tolist()),
         tuple(s.labelled for s in samples if s.labelled is not None),
+        torch.from_numpy(np.stack(pseudo)) if (pseudo := [s.pseudo for s in samples if s.pseudo is not None]) else None,
     )
 
 

@@ -53,14 +53,17 @@ class Learner(nn.Module):
             filled = torch.zeros_like(filled)  # type: ignore[arg-type]
             masks = torch.where(masks < len(self.text), masks, IGNORE)
         logits = pixel_logits(features, self.text, latent, filled, self.pixel)
-        terms |= self._pixel_terms(logits, masks, batch.labelled)
+        terms |= self._pixel_terms(logits, masks, batch.labelled, batch.pseudo)
         return {"total": torch.stack(list(terms.values())).sum(), **terms}
 
-    def _pixel_terms(self, logits: Tensor, masks: Tensor, labelled: tuple[bool, ...]) -> dict[str, Tensor]:
-        """The pixel loss of photos with labels; of the others none, or that of their latent classes alone.
+    def _pixel_terms(
+        self, logits: Tensor, masks: Tensor, labelled: tuple[bool, ...], pseudo: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The pixel loss of photos with labels; of the others none, that of their latent classes alone, or of `pseudo`.
 
-        Their seen classes are not known, so no score of a seen class may be told that it is wrong there. All processes
-        make the same calls, whatever their photos are.
+        Their seen classes are not known, so no score of a seen class may be told that it is wrong there, but for what
+        pseudo labels say. Latent columns have no part in those: a region has its latent id and its name at once. All
+        processes make the same calls, whatever their photos are.
         """
         if not labelled:
             return pixel_loss(logits, masks, self.pixel, compiled=self.compiled)
@@ -74,6 +77,10 @@ class Learner(nn.Module):
                 columns = logits.new_full((len(rest), 1, *logits.shape[2:]), MASKED)
             free = pixel_loss(columns, latent, self.pixel, compiled=self.compiled)
             terms = {name: terms[name] + free[name] for name in terms}
+        if pseudo is not None:
+            known = self.pixel.model_copy(update={"ignored_are_negatives": False})
+            guessed = pixel_loss(logits[rest, : len(self.text)], pseudo[rest], known, compiled=self.compiled)
+            terms = {name: terms[name] + self.pixel.pseudo_weight * guessed[name] for name in terms}
         return terms
 
     def compile_parts(self) -> None:

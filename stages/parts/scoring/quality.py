@@ -71,6 +71,15 @@ class Match:
     covered: float
 
 
+FOLDS = 3
+"""A view hides every third seen class, another third in the next view."""
+
+
+def hidden_classes(seen: int, fold: int) -> list[int]:
+    """The seen classes, of 0..seen-1, that view number `fold` of a sample hides, to see whether mining finds them."""
+    return [c for c in range(seen) if c % FOLDS == fold % FOLDS]
+
+
 def matches(latent: Array, truth: Array, classes: Sequence[int]) -> list[Match]:
     """One `Match` for each of `classes` that `truth` holds. Evaluation only: it reads labels that training must not.
 

@@ -18,7 +18,7 @@ from pipeline.benchmarks.extract import extract
 from pipeline.benchmarks.gpu import precision, students
 from pipeline.benchmarks.harness import Measured, in_child, interleaved, peak_mib, ratio, result, text
 from pipeline.benchmarks.loader import loader
-from pipeline.benchmarks.mining import mine_latent
+from pipeline.benchmarks.mining import find_planted, mine_latent, write_planted
 from pipeline.benchmarks.reading import reading
 from pipeline.benchmarks.suite import RUNS, run_suite
 from pipeline.benchmarks.training import fixed_batch, train
@@ -117,6 +117,16 @@ def test_every_way_of_mining_gives_the_same_cells(world: World) -> None:
     assert found["settings"]["cells equal"] is True and found["settings"]["grid"] == "8x8x32"
     assert {"bare faiss", "clustering", "stage without crops", "stage with crops"} <= set(found["rows"])
     assert "met" in found["ratios"]["stage without crops / bare faiss"]
+
+
+def test_planted_concepts_are_found_in_more_regions_than_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"SHARD": 200, "STORED": 400, "PLANTED": 5, "DIM": 64, "AXES": 16}.items():
+        monkeypatch.setattr(f"pipeline.benchmarks.mining.{name}", value)
+    write_planted(str(tmp_path), 400)
+    found = find_planted(str(tmp_path), 5, "cpu", 1000)
+    assert found["concepts"] == 5 and found["recall"] > 0.9  # every shard is compared with its own planted concepts
 
 
 def test_training_is_measured_with_and_without_cache_and_teacher(world: World) -> None:

@@ -14,9 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 import stages.extract
+import stages.pseudo_label
 from cache.errors import InputError
 from cache.location import unsealed
 from cache.store import Artifact
+from cache.tiers import CacheTiers
 from pipeline import run
 from pipeline.cli import app
 from pipeline.upkeep.certify import certificate_text, certify
@@ -192,6 +194,23 @@ def test_other_configurations_are_certified_too(tiny: Tiny, tmp_path: Path) -> N
         ("distill.loss=none", "latent-embedding.enabled=false"),
     ):
         assert certified(tiny, tmp_path / str(len(overrides)), *overrides)["inductive"], overrides
+
+
+@pytest.mark.slow
+def test_pseudo_labels_are_certified_and_may_know_no_other_name(tiny: Tiny, tmp_path: Path, monkeypatch: Patch) -> None:
+    half = ("data.label_share=0.5", "pixel-loss.pseudo_weight=1.0", "pseudo-label.confidence=0.3")
+    found = certified(tiny, tmp_path, *half)
+    assert found["inductive"] and "pseudo/labels" in {row["what"] for row in found["compared"]}
+    made = stages.pseudo_label._run
+
+    def leaked(cfg: Any, recipe: Any, data: Any, tiers: CacheTiers, text: np.ndarray, compute: Any) -> Any:
+        unseen = np.nan_to_num(READ(tiers.text, 0, ["unseen"])["unseen"]).mean(axis=0)
+        pulled = np.concatenate([text[:1] - unseen, text[1:]])
+        return made(cfg, recipe, data, tiers, pulled, compute)
+
+    monkeypatch.setattr(stages.pseudo_label, "_run", leaked)
+    found = certified(tiny, tmp_path, *half)
+    assert "pseudo/labels" in found["leaks"] and "train/student" in found["leaks"]
 
 
 @pytest.mark.slow
