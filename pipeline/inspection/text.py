@@ -294,7 +294,8 @@ def image_text(result: dict[str, Any]) -> str:
 def losses_text(result: dict[str, Any]) -> str:
     """`inspect PRESET losses`."""
     last = ", ".join(f"{k} {v:.3f}" for k, v in result["last"].items() if k not in ("iteration", "lr"))
-    return f"{result['points']} points up to iteration {result['last']['iteration']}: {last}\npicture: {link(result['picture'])}"
+    head = f"{result['points']} points up to iteration {result['last']['iteration']}: {last}"
+    return f"{head}\npicture: {link(result['picture'])}"
 
 
 def explore_text(result: dict[str, Any]) -> str:
