@@ -123,7 +123,7 @@ def _evaluation(one: Scored, ingredients: Mapping[str, Any], commands: Mapping[s
         "classes": classes,
         "confusions": _confusions(matrix, report) if matrix else None,
         "heat": one.at.get("confusion.png"),
-        "biases": bias_chart([(key, read_biases(one.at), key) for key in SCORES]),
+        "biases": bias_chart("scores over the seen bias", [(key, read_biases(one.at), key) for key in SCORES]),
         "best_bias": max(read_biases(one.at), key=lambda p: p["hIoU"], default=None),
         "pictures": pictures,
     }
