@@ -77,7 +77,7 @@ def doubled():
         return step(self, iteration, batch)
 
     step, stages.parts.learning.trainer.Trainer.step = stages.parts.learning.trainer.Trainer.step, stepped
-    stages.train.LOG_EVERY, stages.train.CHECKPOINT_SECONDS, stages.train._picture = 1, 0.0, lambda *_: None
+    stages.train.LOG_EVERY, stages.train.CHECKPOINT_SECONDS, stages.train._pictures = 1, 0.0, lambda *_: None
     single, torch.Tensor.float = torch.Tensor.float, torch.Tensor.double
     torch.set_default_dtype(torch.float64)
     yield
