@@ -377,7 +377,7 @@ def _finite(losses: dict[str, torch.Tensor], iteration: int, out: Location) -> d
 
 @torch.no_grad()
 def _pictures(board: Board, trainer: Trainer, seen: Sequence[str], batch: Batch, iteration: int) -> None:
-    """The batch's first crop, its pseudo mask, what the student sees among the seen classes; the photos of `Showing`."""
+    """The batch's first crop, its pseudo mask, what the student sees among the seen classes; `Showing`'s photos."""
     learner = trainer.learner
     learner.eval()
     shown = batch.part(0, len(batch.images)).student_input()
