@@ -97,7 +97,7 @@ def check_about(about: dict[str, Any]) -> dict[str, Any]:
     provenance = _sub(about, "provenance")
     for name in ("teacher", "versions", "ingredients"):
         _sub(provenance, name)
-    for name in ("stage", "split", "split_hash", "fingerprint"):
+    for name in ("stage", "split", "split_hash", "fingerprint", "parent"):
         _wanted(isinstance(provenance.get(name, ""), str), f"provenance.{name}", "no text")
     for name, value in provenance.get("teacher", {}).items():
         _wanted(isinstance(value, str), f"provenance.teacher.{name}", "no text")

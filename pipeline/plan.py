@@ -22,8 +22,9 @@ from cache.location import Location
 from cache.schema import ARTIFACTS, SCHEMA
 from cache.store import Artifact
 from cache.tiers import CacheTiers, EarlierTiers
-from pipeline.config import Config, load_config, preset_name
+from pipeline.config import Config, load_config, preset_name, shipped
 from pipeline.invocation import ARTIFACTS_FOLDER, Invocation
+from pipeline.parent import Parent, parent_at
 from pipeline.places import Places, known_identity, teacher_names
 from stages import STAGES
 from stages.demo.world import world_dataset
@@ -81,7 +82,7 @@ class Plan:
         made.artifacts, made.data_config, made.invocation = self.artifacts, self.data_config, self.invocation
         made.places = self.places
         made.world = self.world
-        made.__dict__ |= {"train_data": self.train_data, "val_data": self.val_data}
+        made.__dict__ |= {"train_data": self.train_data, "val_data": self.val_data, "parent": self.parent}
         return made
 
     # -- data ---------------------------------------------------------------------------------------------
@@ -109,6 +110,34 @@ class Plan:
         if self.world is not None:
             return world_dataset(self.data_config, self.world, subset)
         return open_dataset(self.data_config, subset)
+
+    @cached_property
+    def parent(self) -> Parent | None:
+        """The run that training starts from; None: it starts anew. Raises InputError where none is there."""
+        named = self.config.student.parent
+        if not named:
+            return None
+        if named in shipped() or named.endswith(".toml"):
+            return parent_at(self._run_of(named))
+        if "://" in named or Path(named).expanduser().exists():
+            return parent_at(Location(named if "://" in named else str(Path(named).expanduser())))
+        return parent_at(self.places.root.child(named))
+
+    def check_parent(self) -> None:
+        """Raises InputError where training can't start from the run that it names."""
+        if self.parent is not None:
+            train = self.ingredients["train"]
+            student, words = self.config.student.fingerprint_fields(), train["text"]["words"]
+            self.parent.check(student, words, self.vocabulary.seen, self.vocabulary.split)
+
+    def _run_of(self, preset: str) -> Location:
+        """Where the run of a preset's own settings lies. Raises InputError where it starts from itself."""
+        chain = [preset]
+        while (before := load_config(chain[-1]).student.parent) in shipped() or before.endswith(".toml"):
+            if before in chain:
+                raise InputError(f"student.parent = {preset!r}: starts from itself; name the run that was first")
+            chain.append(before)
+        return Plan.open(preset, (), self.invocation.artifacts, self.invocation.data).address("train")
 
     @cached_property
     def prompts(self) -> tuple[str, ...]:
@@ -208,11 +237,12 @@ class Plan:
         distill = c.distill.fingerprint_fields()
         if not self.reads_concepts:  # what isn't used moves no address
             del distill["same_concept"]
+        start = {"parent": self.parent.digest} if self.parent else {"weights": weights_digest(c.student)}
         train = {
             "data": data,
             "text": {"words": words, "seen": seen, **self.vocabulary.said_of(seen)},
             "views": c.views.fingerprint_fields(),
-            "student": {**c.student.fingerprint_fields(), "weights": weights_digest(c.student)},
+            "student": {**c.student.fingerprint_fields(), **start},
             "pixel-loss": {
                 **c.pixel_loss.fingerprint_fields(),
                 **({"unlabelled": c.pixel_loss.unlabelled} if self.train_data.unlabelled else {}),
@@ -355,11 +385,13 @@ class Plan:
             "split_hash": self.vocabulary.split_hash,
             "teacher": teacher_names(self.config.teacher),
             "versions": versions(),
+            **({"parent": self.parent.name} if kind == "train" and self.parent else {}),
         }
 
     # -- what is done -----------------------------------------------------------------------------------------
     def steps(self) -> list[Step]:
         """The stages with their state; what this configuration neither reads nor writes is left out."""
+        self.check_parent()
         c = self.config
         shards = -(-len(self.train_data) * c.views.count // c.extract.shard)
         unused = {

@@ -201,7 +201,12 @@ def train(
         plan.train_recipe,
         plan.train_data,
         plan.tiers(),
-        stage.RunFolder(at, plan.provenance("train", "train"), showing(plan, compute.device, trackers)),
+        stage.RunFolder(
+            at,
+            plan.provenance("train", "train"),
+            showing(plan, compute.device, trackers),
+            plan.parent.at if plan.parent else None,
+        ),
         compute=compute,
         teacher=_online_teacher(plan, compute) if online else None,
     )
@@ -257,12 +262,15 @@ def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
 
 @suggesting
 def evaluate(plan: Plan, machine: Machine, *, trackers: Sequence[Tracker] = ()) -> dict[str, Any]:
-    """Scores of the student; `report` of the result is an EvalReport. `trackers` are told the scores."""
+    """Scores of the student; `report` of the result is an EvalReport. `trackers` are told the scores.
+
+    Of a run with a parent also `parent`, its name, and `since`, a list of `Change`, empty where it is not scored.
+    """
     if (done := _done(plan, "eval")) is not None:
         report = read_report(plan.address("eval"))
         if trackers and report is not None:
             _tell(plan, report, machine, trackers)
-        return done | {"report": report}
+        return done | {"report": report, **_since(plan, report)}
     draw_world(plan)
     from stages import evaluate as stage
 
@@ -276,7 +284,18 @@ def evaluate(plan: Plan, machine: Machine, *, trackers: Sequence[Tracker] = ()) 
     )
     _tell(plan, report, machine, trackers)
     _report(plan, "eval", plan.address("train"))
-    return _result("eval", False, {}, plan.address("eval")) | {"report": report}
+    return _result("eval", False, {}, plan.address("eval")) | {"report": report, **_since(plan, report)}
+
+
+def _since(plan: Plan, report: EvalReport | None) -> dict[str, Any]:
+    """`since`: what changed since the run that training started from, where that one was scored likewise."""
+    from pipeline.study.references import parent_report
+    from stages.parts.scoring.since import changes
+
+    if plan.parent is None or report is None:
+        return {}
+    before = parent_report(plan.parent.at, report)
+    return {"parent": plan.parent.name, "since": changes(before, report) if before else []}
 
 
 def _tell(plan: Plan, report: EvalReport, machine: Machine, trackers: Sequence[Tracker]) -> None:

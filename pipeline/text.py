@@ -61,7 +61,8 @@ def plan_table(plan: Plan) -> str:
         f"preset {plan.name}: {len(plan.train_data)} training and {len(plan.val_data)} evaluation images, "
         f"{len(plan.vocabulary.seen)} seen + {len(plan.vocabulary.unseen)} unseen classes "
         f"(split {plan.vocabulary.split})\n"
-        f"artifacts under {plan.artifacts}\n\n"
+        + (f"training starts from {plan.parent.name}\n" if plan.parent else "")
+        + f"artifacts under {plan.artifacts}\n\n"
     )
     return head + columns(rows, left=4)
 
@@ -70,6 +71,7 @@ def steps_json(plan: Plan) -> dict[str, Any]:
     """The plan as JSON."""
     return {
         "preset": plan.name,
+        "parent": plan.parent.name if plan.parent else None,
         "stages": [vars(s) for s in plan.steps()],
         "addresses": {kind: str(plan.address(kind)) for kind in plan.ingredients},
     }
@@ -185,11 +187,23 @@ def eval_text(plan: Plan, result: dict[str, Any]) -> str:
         f"{columns(classes, left=2)}\n\npicture grid: {link(result['address'] + '/grid.png')}"
         + (f"\nseen bias {bias} was subtracted" if bias else "")
         + (f"\nscores smoothed by {report.settings.pamr} rounds of PAMR" if report.settings.pamr else "")
+        + _since(result)
         + _cause(plan, report)
         + ("\none class alone: where no other competes, its IoU is 100 always" if len(report.classes) == 1 else "")
         + _bad(report.bad)
         + (f"\nnot scored yet: {', '.join(missing)} (`{table}` makes all rows)" if missing else "")
     )
+
+
+def _since(result: Mapping[str, Any]) -> str:
+    """What became of the classes of the run that this one started from."""
+    if "parent" not in result:
+        return ""
+    if not result["since"]:
+        return f"\nstarted from {result['parent']}, which is not scored on these images by these settings"
+    rows: list[list[object]] = [[f"since {result['parent']}, mean IoU", "classes", "before", "now"]]
+    rows += [[c.name, len(c.classes), c.before, c.after] for c in result["since"]]
+    return f"\n\n{columns(rows)}"
 
 
 def _cause(plan: Plan, report: EvalReport) -> str:

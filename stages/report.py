@@ -16,6 +16,7 @@ from stages.parts.drawing.charts import Chart, bias_chart, line_chart
 from stages.parts.drawing.pages import page
 from stages.parts.drawing.palette import palette
 from stages.parts.eval_report import EvalReport, Means
+from stages.parts.scoring.since import changes
 from stages.parts.students import count_macs
 from stages.parts.students.checkpoint import unpack
 from stages.running.board import SCORES
@@ -33,13 +34,15 @@ _SCORES = (("hIoU", "hIoU"), ("sIoU", "sIoU"), ("uIoU", "uIoU"), ("pixel_accurac
 class Scored:
     """An evaluation of a run: its folder and report, and those of the same images that it is compared with.
 
-    `teacher`: the teacher without training; `baseline`: the same run without distillation; None: not scored, or this.
+    `teacher`: the teacher without training; `baseline`: the same run without distillation; `parent`: the run that it
+    started from; None: not scored, or this, or there is none.
     """
 
     at: Location
     report: EvalReport
     teacher: EvalReport | None = None
     baseline: EvalReport | None = None
+    parent: EvalReport | None = None
 
 
 def run(
@@ -83,6 +86,7 @@ def _facts(about: dict[str, Any], summary: dict[str, Any]) -> list[tuple[str, st
         ("student", f"{student.get('arch')} + {student.get('encoder')}"),
         ("preset", str(provenance.get("preset", "-"))),
         ("teacher", _teacher(provenance)),
+        *([("started from", str(provenance["parent"]))] if provenance.get("parent") else []),
         ("split", f"{provenance.get('split', '-')} ({provenance.get('split_hash', '-')})"),
         ("seen classes", str(len(about.get("seen", [])))),
         ("training photos", str(summary.get("images", "-"))),
@@ -120,6 +124,7 @@ def _evaluation(one: Scored, ingredients: Mapping[str, Any], commands: Mapping[s
         "verdict": verdict(one, ingredients, commands),
         "rows": _rows(one),
         "baseline": one.baseline,
+        "since": changes(one.parent, report) if one.parent else [],
         "classes": classes,
         "confusions": _confusions(matrix, report) if matrix else None,
         "heat": one.at.get("confusion.png"),

@@ -20,7 +20,8 @@ import torch
 from cache.claims import SUFFIX as CLAIM
 from cache.claims import give_back, ours, take
 from cache.errors import InputError
-from cache.headers import RUN
+from cache.headers import FILE as STUDENT
+from cache.headers import RUN, student_bytes
 from cache.location import Location, StoreError
 from cache.settings import IGNORE
 from cache.store import Artifact
@@ -35,8 +36,8 @@ from stages.parts.learning.source import TokenSource
 from stages.parts.learning.trainer import Trainer, make_optimiser
 from stages.parts.scoring.inference import predicted
 from stages.parts.settings import TrainConfig
-from stages.parts.students import build_student
-from stages.parts.students.checkpoint import pack, pack_state, unpack_state
+from stages.parts.students import Student, StudentConfig, build_student
+from stages.parts.students.checkpoint import pack, pack_state, unpack, unpack_state
 from stages.parts.students.probing import check_pass, check_sizes
 from stages.running.board import Board, Showing
 from stages.running.compute import Compute, memory_explained
@@ -64,6 +65,8 @@ class RunFolder:
     at: Location
     provenance: dict[str, Any]
     showing: Showing | None = None
+    parent: Location | None = None
+    """The finished run that the student starts from; None: it starts as its settings say."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def run(
 ) -> dict[str, Any]:
     """Trains the student into `out`, resuming where an earlier run stopped; returns the summary.
 
-    `teacher`: where tokens come from, by default the cache. Reads seen labels and the text embeddings of seen
+    `teacher`: where tokens come from, by default the cache. Where `out` names a parent, the student starts as that
+    run's. Reads seen labels and the text embeddings of seen
     classes only. Raises InputError where the cache is incomplete or damaged, a sample can't be used, a batch can't be
     divided, the student refuses the crops, a loss stops being finite, the GPU's memory is full, a process is lost or
     nothing can be written; the last checkpoint stays. Ctrl-C and SIGTERM leave a checkpoint and raise `Stopped`.
@@ -157,7 +161,7 @@ def _run(
     teacher = teacher or CachedTeacher(cached, compute, recipe.reads_concepts, pseudo, recipe.distilled)
     tokens = teacher.tokens(len(embeddings), len(data) * recipe.views.count)
     torch.manual_seed(cfg.seed)
-    built = build_student(recipe.student, embeddings.shape[1]).to(device)
+    built = initial_student(recipe.student, embeddings.shape[1], folder.parent).to(device)
     check_sizes(built, recipe.student, recipe.views.size)
     check_pass(built, recipe.student, recipe.views.size, cfg.batch, cfg.grad_accumulation_steps)
     learner = Learner(
@@ -234,9 +238,21 @@ def _run(
     if rank == 0:
         # What this process wrote or resumed from, never what happens to lie there by now.
         check_claim(out)
-        out.put_mark("complete.json", {"summary": summary, "objects": {"student.safetensors": student}})
+        out.put_mark("complete.json", {"summary": summary, "objects": {STUDENT: student}})
         out.delete("state.safetensors")
     return summary
+
+
+def initial_student(cfg: StudentConfig, dim: int, parent: Location | None) -> Student:
+    """The student before its first step: that of the run `parent`, or a new one. Raises InputError where none fits."""
+    if parent is None:
+        return build_student(cfg, dim)
+    kept = unpack(student_bytes(parent, finished=True), f"{parent}/{STUDENT}")
+    if kept.text.shape[1] != dim:
+        raise InputError(f"{parent}: has features of {kept.text.shape[1]} channels, this teacher {dim}; use its own")
+    assert isinstance(kept.student, Student)
+    say(f"train: starts from {parent}")
+    return kept.student
 
 
 def usable(data: Dataset) -> Dataset:
@@ -359,7 +375,7 @@ def _save(
     check_claim(out)
     out.put(CURVES, curves_bytes(curves))
     # The state goes last: it is what a resumed run believes.
-    out.put("student.safetensors", student)
+    out.put(STUDENT, student)
     out.put("state.safetensors", packed_state)
     return digest
 

@@ -26,6 +26,10 @@ Artifacts = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.", metavar="auto|cpu|cuda")]
 Workers = Annotated[int, typer.Option("--workers", help="Loader processes; -1: one per core but one.")]
 Set = Annotated[list[str], typer.Option("--set", help="Override a setting: table.key=value. Repeatable.")]
+From = Annotated[
+    str,
+    typer.Option("--from", help="Start from this finished run's student: --set student.parent=RUN.", metavar="RUN"),
+]
 Seeds = Annotated[int, typer.Option("--seeds", help="Seeds per row; mean and sd are given.")]
 Markdown = Annotated[str, typer.Option("--markdown", help="Put the table into this file, between its markers.")]
 Kmeans = Annotated[
@@ -62,6 +66,11 @@ def make_plan(preset: str, data: str, artifacts: str, overrides: Sequence[str]) 
     from pipeline.plan import Plan
 
     return Plan.open(preset, overrides, artifacts, data)
+
+
+def with_parent(overrides: Sequence[str], parent: str) -> list[str]:
+    """Overrides with what `--from` stands for."""
+    return [*overrides, *([f"student.parent={json.dumps(parent)}"] if parent else [])]
 
 
 def make_machine(device: str, workers: int) -> Machine:

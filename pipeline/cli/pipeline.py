@@ -12,6 +12,7 @@ from pipeline.cli.common import (
     Artifacts,
     Data,
     Device,
+    From,
     Json,
     Kmeans,
     Mlflow,
@@ -22,6 +23,7 @@ from pipeline.cli.common import (
     emit,
     make_machine,
     make_plan,
+    with_parent,
 )
 
 PANEL = "Pipeline"
@@ -54,6 +56,7 @@ def plan(
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
+    from_: From = "",
     for_: Annotated[
         str,
         typer.Option(
@@ -79,7 +82,7 @@ def plan(
     from pipeline.text import plan_table, steps_json
 
     make_machine(device, workers)  # refuses what no stage would take
-    made = make_plan(preset, data, artifacts, set_)
+    made = make_plan(preset, data, artifacts, with_parent(set_, from_))
     emit(plan_table(made), steps_json(made), as_json)
 
 
@@ -178,6 +181,7 @@ def train(
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
+    from_: From = "",
     compile_: Annotated[
         bool, typer.Option("--compile/--no-compile", help="torch.compile student and pixel loss.")
     ] = False,
@@ -196,7 +200,7 @@ def train(
     from pipeline import text as report
     from pipeline.study.tracking import tracked
 
-    made, machine = make_plan(preset, data, artifacts, set_), make_machine(device, workers)
+    made, machine = make_plan(preset, data, artifacts, with_parent(set_, from_)), make_machine(device, workers)
     with tracked(made, wandb=wandb, mlflow=mlflow) as trackers:
         result = run.train(made, machine, compiled=compile_, online=online, trackers=trackers)
     emit(report.train_text(result), result, as_json)
@@ -210,6 +214,7 @@ def evaluate(
     device: Device = "auto",
     workers: Workers = -1,
     set_: Set = [],
+    from_: From = "",
     score_teacher: Annotated[
         bool, typer.Option("--score-teacher", help="Also score the teacher training-free (loads CLIP).")
     ] = False,
@@ -229,7 +234,7 @@ def evaluate(
     from pipeline import text as report
     from pipeline.study.tracking import tracked
 
-    made, machine = make_plan(preset, data, artifacts, set_), make_machine(device, workers)
+    made, machine = make_plan(preset, data, artifacts, with_parent(set_, from_)), make_machine(device, workers)
     if on:
         if wandb or mlflow:
             raise InputError("--on: scores of other data are no part of a tracked run; leave --wandb and --mlflow out")

@@ -1,4 +1,4 @@
-"""What an evaluation is compared with: the teacher without training, and the baseline, as they lie beside it."""
+"""What an evaluation is compared with: the teacher without training, the baseline, and the run that it started from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cache.errors import InputError
 from cache.headers import about_at
 from cache.location import Location, StoreError
-from pipeline.study.runs import Run
+from pipeline.study.runs import Run, run_at
 from stages.parts.eval_report import EvalReport
 from stages.running.reports import read_report
 
@@ -27,13 +27,23 @@ def with_references(run: Run) -> list[Scored]:
     # By the folders' names: artifacts may have moved since.
     names = {_name(report) for report in beside} - {"", run.at.name}
     baselines = {name for name in names if own and _ingredients(_about(run.at.parent.child(name))) == own}
+    parent = run.at.parent.parent.child(run.parent) if run.parent else None
     found = []
     for at, report in run.evaluations:
         alike = [other for other in beside if _question(other) == _question(report)]
         teacher = next((other for other in alike if not other.run), None)
         baseline = next((other for other in alike if _name(other) in baselines), None)
-        found.append(Scored(at, report, teacher, baseline))
+        found.append(Scored(at, report, teacher, baseline, parent_report(parent, report) if parent else None))
     return found
+
+
+def parent_report(parent: Location, report: EvalReport) -> EvalReport | None:
+    """How the run that another one started from was scored on the same images by the same rules, if it was."""
+
+    def asked(one: EvalReport) -> dict[str, Any]:
+        return {k: v for k, v in _question(one).items() if k != "split_hash"}
+
+    return next((r for _, r in run_at(parent).evaluations if asked(r) == asked(report)), None)
 
 
 def _report(at: Location) -> EvalReport | None:

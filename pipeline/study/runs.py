@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,10 +44,19 @@ class Run:
             return {}
 
     @property
+    def parent(self) -> str:
+        """The name of the run that it started from; "" where it began anew, or its file says nonsense."""
+        named = str(self.about.get("provenance", {}).get("parent", ""))
+        return named if re.fullmatch(r"[^/\\]*[^/\\.][^/\\]*/train-[0-9a-f]+", named) else ""
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Every ingredient of the run as flat keys: `train.lr` -> 0.0003."""
         provenance = self.about.get("provenance", {})
         found = dict(flat(provenance.get("ingredients", {})))
+        if self.parent:
+            found |= {"from": self.parent}
+            found.pop("student.parent", None)  # its digest
         return {**found, "split": provenance.get("split"), "teacher": provenance.get("teacher", {}).get("model")}
 
     @cached_property
@@ -129,6 +139,7 @@ def runs_json(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "state": run.state,
             "date": run.date,
             "student": run.about.get("student"),
+            "parent": run.parent or None,
             "summary": run.summary,
             "evaluations": [
                 {"address": str(at), "data": r.data, "images": r.images, **r.model_dump(include={*SCORES})}
@@ -165,7 +176,7 @@ def _differing(runs: Sequence[Run]) -> dict[str, str]:
     found = {}
     for run in runs:
         beside = [other.settings for other in runs if other.preset == run.preset and other.about]
-        keys = [k for k in run.settings if "." in k or k in ("split", "teacher")] if run.about else []
+        keys = [k for k in run.settings if "." in k or k in ("from", "split", "teacher")] if run.about else []
         own = [k for k in sorted(keys) if any(other.get(k, _NONE) != run.settings[k] for other in beside)]
         shown = [f"{k}={_short(run.settings[k])}" for k in own[:_MOST_DIFFERING]]
         found[run.name] = ", ".join([*shown, *([f"{len(own) - len(shown)} more"] if len(own) > len(shown) else [])])

@@ -159,6 +159,7 @@ def _world(plan: Plan, folder: Path, records: Sequence[Record], steps: int, **ch
     )
     made.__dict__["train_data"] = replace(plan.train_data, records=list(records), **changes)
     made.__dict__["val_data"] = replace(plan.val_data, **changes)
+    made.__dict__["parent"] = plan.parent
     return made
 
 

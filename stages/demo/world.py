@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from cache.errors import InputError
-from stages.parts.data.datasets import DataConfig, Dataset, dataset_vocabulary
-from stages.parts.data.layouts import Record, Subset
+from stages.parts.data.datasets import DataConfig, Dataset, dataset_vocabulary, label_choice, withheld_of
+from stages.parts.data.layouts import LAYOUTS, Record, Subset, unlabelled_ids
 from stages.parts.demo.scenes import CLASSES, scene
 from stages.parts.settings import WorldConfig
 
@@ -35,7 +36,11 @@ def world_dataset(cfg: DataConfig, world: WorldConfig, subset: Subset) -> Datase
         Record(name, root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png")
         for name in _names(subset, count)
     ]
-    return Dataset(cfg, dataset_vocabulary(cfg), subset, records, f"demo world {_FORMAT}, seed {seed}")
+    drawn_from, unlabelled = f"demo world {_FORMAT}, seed {seed}", frozenset[str]()
+    if subset == "train":
+        unlabelled = unlabelled_ids(LAYOUTS[cfg.layout], root, _names(subset, count), label_choice(cfg))
+    made = Dataset(cfg, dataset_vocabulary(cfg), subset, records, drawn_from, unlabelled=unlabelled)
+    return replace(made, withheld=withheld_of(made))
 
 
 def write_world(root: Path, *, seed: int, train: int, val: int) -> bool:

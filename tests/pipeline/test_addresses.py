@@ -40,6 +40,7 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "data.train": (("data.train=fewer",), TOKENS),
     "data.val": (("data.val=fewer",), SCORES),
     "data.label_share": (("data.label_share=0.5",), TOKENS),
+    "data.labelled_classes": (("data.labelled_classes={disc=0.5}",), TOKENS),
     "data.labelled": (("data.labelled=train_fewer",), TOKENS),
     # They decide whether a stage stops, not what it computes.
     "data.max_bad": (("data.max_bad=3",), NOTHING),
@@ -99,6 +100,7 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "student.arch": (("student.arch=unet",), TRAIN),
     "student.encoder": (("student.encoder=mobilenet_v2",), TRAIN),
     "student.weights": ((), NOTHING),
+    "student.parent": ((), NOTHING),  # by digest, see test_parent.py
     "student.head_channels": (("student.head_channels=64",), TRAIN),
     "distill.loss": (("distill.loss=cosine",), TRAIN),
     "distill.use_global": (("distill.use_global=false",), TRAIN),

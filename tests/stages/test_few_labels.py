@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +15,7 @@ from cache.errors import InputError
 from pipeline import run
 from stages.parts.learning.batches import Batch, Regions
 from stages.parts.learning.learner import Learner
+from stages.parts.learning.losses import without_columns
 from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig
 
 if TYPE_CHECKING:
@@ -67,7 +71,77 @@ def test_some_labels_train_and_other_photos_need_no_mask(fresh_tiny: Tiny) -> No
         run.extract(fresh_tiny.plan(), run.Machine("cpu", 0))
 
 
-def learner(unlabelled: str) -> Learner:
+def test_masks_of_one_class_are_read_in_some_photos_alone(fresh_tiny: Tiny) -> None:
+    (fresh_tiny.data / "ImageSets/Segmentation/some.txt").write_text("train00\ntrain03\n")
+    plain, told = fresh_tiny.plan(), fresh_tiny.plan('data.labelled_classes={disc="some"}')
+    disc = plain.vocabulary.seen.index("disc")
+    for i, name in enumerate(plain.train_data.ids):
+        before, after = plain.train_data.labels(i, "seen"), told.train_data.labels(i, "seen")
+        if name in ("train00", "train03"):
+            assert (before == after).all() and told.train_data.hidden(name) == ()
+        else:
+            assert (after[before == disc] == 255).all() and (after[before != disc] == before[before != disc]).all()
+            assert told.train_data.hidden(name) == (disc,)
+    assert told.val_data.withheld == {}
+    none, every = (fresh_tiny.plan(f"data.labelled_classes={{disc={share}}}").train_data for share in (0, 1))
+    assert len(none.withheld["disc"]) == 12 and every.withheld == {}
+    assert every.digest == plain.train_data.digest and every.labelled_ingredient() == {}
+
+
+def test_a_list_of_one_class_that_cannot_be_meant_is_refused(fresh_tiny: Tiny) -> None:
+    (fresh_tiny.data / "ImageSets/Segmentation/some.txt").write_text("train00\ntrain03\n")
+    (fresh_tiny.data / "ImageSets/Segmentation/one.txt").write_text("train00\n")
+    for overrides, said in (
+        (('data.labelled_classes={cross="some"}',), "'cross' is no seen class of split 'official'"),
+        (('data.labelled_classes={disc="none"}',), "data.labelled_classes.disc = 'none': no such list"),
+        (('data.labelled_classes={disc="some"}', "data.labelled=one"), "lists 'train03', whose mask"),
+    ):
+        with pytest.raises(InputError, match=said):
+            _ = fresh_tiny.plan(*overrides).train_data
+    with pytest.raises(InputError, match="labelled_classes"):
+        fresh_tiny.plan("data.labelled_classes={disc=2}")
+
+
+def test_labels_of_a_drawn_world_are_chosen_as_those_of_a_folder(tiny: Tiny, tmp_path: Path) -> None:
+    world = ("data.vocabulary=demo", "data.root=''", "demo-world.seed=1", "demo-world.train=10", "demo-world.val=1")
+    plain, few = (tiny.plan(*world, *more, artifacts=tmp_path) for more in ((), ("data.label_share=0.3",)))
+    assert len(few.train_data.unlabelled) == 7 and few.fingerprint("tokens") != plain.fingerprint("tokens")
+    assert few.fingerprint("dense") == plain.fingerprint("dense") and not few.val_data.unlabelled
+    ball = tiny.plan(*world, "data.labelled_classes={ball=0.3}", artifacts=tmp_path)
+    assert ball.train_data.withheld == {"ball": few.train_data.unlabelled}
+
+
+def test_a_photo_says_nothing_of_a_class_whose_masks_are_not_read() -> None:
+    for ignored_are_negatives in (True, False):
+        made = learner("none", ignored_are_negatives)
+        of = replace(batch(()), withheld=((0, 2), ()))
+        features = torch.randn(2, DIM, 4, 4)
+        logits = torch.einsum("bdhw,kd->bkhw", features, torch.randn(SEEN + 2, DIM)).requires_grad_()
+        total = sum(made._pixel_terms(without_columns(logits, of.withheld), of.masks, of.labelled).values())
+        assert isinstance(total, torch.Tensor) and total.isfinite()
+        total.backward()
+        assert logits.grad is not None
+        told = logits.grad.abs().sum(dim=(2, 3)) > 0
+        assert not told[0, [0, 2]].any() and told[0, 1] and told[1, :SEEN].all()
+
+
+def test_training_hands_on_which_classes_a_photo_says_nothing_of(
+    fresh_tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    real = without_columns
+
+    def noting(logits: torch.Tensor, columns: Sequence[tuple[int, ...]]) -> torch.Tensor:
+        seen.extend(columns)
+        return real(logits, columns)
+
+    monkeypatch.setattr("stages.parts.learning.learner.without_columns", noting)
+    (fresh_tiny.data / "ImageSets/Segmentation/some.txt").write_text("train00\ntrain03\n")
+    fresh_tiny.run("train", 'data.labelled_classes={disc="some"}', "train.grad_accumulation_steps=2")
+    assert len(seen) == 24 and seen.count(()) == 4  # six batches of four: twice all photos
+
+
+def learner(unlabelled: str, ignored_are_negatives: bool = True) -> Learner:
     torch.manual_seed(0)
     student = torch.nn.Conv2d(3, DIM, 8, 8)
     made = Learner(
@@ -75,7 +149,7 @@ def learner(unlabelled: str) -> Learner:
         torch.nn.functional.normalize(torch.randn(SEEN, DIM), dim=1),
         DistillConfig(),
         GeneratorConfig(dropout=0.0),
-        PixelLossConfig(unlabelled=unlabelled),  # type: ignore[arg-type]
+        PixelLossConfig(unlabelled=unlabelled, ignored_are_negatives=ignored_are_negatives),  # type: ignore[arg-type]
     )
     return made.eval()
 

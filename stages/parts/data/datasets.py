@@ -6,16 +6,17 @@ A `Dataset` holds paths only, so it can be sent to worker processes. Where the f
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from cache.errors import InputError
+from cache.errors import InputError, nearest
 from cache.settings import IGNORE, PathSetting, Settings
 from stages.parts.data.images import (
     MAX_PIXELS,
@@ -26,7 +27,7 @@ from stages.parts.data.images import (
     read_image,
     read_mask,
 )
-from stages.parts.data.layouts import LAYOUTS, Labels, LayoutName, Located, Record, Subset, locate
+from stages.parts.data.layouts import LAYOUTS, Labels, LayoutName, Located, Record, Subset, locate, unlabelled_ids
 from stages.parts.data.views import byte_counts
 from stages.parts.data.vocabulary import Vocabulary, load_vocabulary
 
@@ -56,6 +57,9 @@ class DataConfig(Settings):
     distillation alone, and need no mask. D"""
     labelled: str = ""
     """Name of a list of training photos whose masks are read, in the place of `label_share`. D"""
+    labelled_classes: dict[str, Annotated[float, Field(ge=0, le=1)] | str] = Field(default={})
+    """Seen class -> the photos whose masks of it are read, a share as `label_share` or a list's name. In the others its
+    pixels have no label, and the pixel loss says nothing of it. For a class that came later, with few masks. D"""
     max_bad: int = Field(default=0, ge=0)
     """How many unusable samples may be set aside before the run stops; 0 stops at the first. D"""
     max_pixels: int = Field(default=100_000_000, gt=0, le=MAX_PIXELS)
@@ -76,6 +80,8 @@ class Dataset:
     """Photos in the folder that are on neither list."""
     unlabelled: frozenset[str] = frozenset()
     """Ids of photos whose masks are not read: they have no seen label anywhere."""
+    withheld: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Seen class -> ids of photos in which its pixels have no label."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -111,12 +117,16 @@ class Dataset:
         """
         return read_image(self.records[i].image, self.cfg.max_pixels, least)
 
-    def labelled_ingredient(self) -> dict[str, str]:
+    def labelled_ingredient(self) -> dict[str, Any]:
         """Which photos are labelled, as an ingredient of what is made of them; nothing where all are."""
-        if not self.unlabelled:
-            return {}
-        ids = "\n".join(record.id for record in self.records if record.id not in self.unlabelled)
-        return {"labelled": hashlib.sha256(ids.encode()).hexdigest()}
+        told: dict[str, Any] = {"labelled": self._others(self.unlabelled)} if self.unlabelled else {}
+        if self.withheld:
+            told["labelled_classes"] = {name: self._others(ids) for name, ids in sorted(self.withheld.items())}
+        return told
+
+    def _others(self, ids: frozenset[str]) -> str:
+        """sha256 (hex) over the ids that are not these."""
+        return hashlib.sha256("\n".join(r.id for r in self.records if r.id not in ids).encode()).hexdigest()
 
     def photo_crc(self, i: int) -> int:
         """crc32 of photo i's file as it lies there. Raises BadSample where it can't be read."""
@@ -137,7 +147,21 @@ class Dataset:
             raise BadSample(problem)
         self._audit(raw, record.mask)
         found: NDArray[np.uint8] = self._tables[which].take(raw)
+        if which == "seen" and (hidden := self.hidden(record.id)):
+            found[np.isin(found, hidden)] = IGNORE
         return found
+
+    def hidden(self, image_id: str) -> tuple[int, ...]:
+        """Indices of the seen classes whose pixels have no label in a photo whose mask is read."""
+        if image_id in self.unlabelled:
+            return ()
+        return tuple(k for k, ids in self._withheld_indices if image_id in ids)
+
+    @cached_property
+    def _withheld_indices(self) -> list[tuple[int, frozenset[str]]]:
+        """`withheld` by class index; a class that an inner split holds out has none."""
+        seen = self.vocabulary.seen
+        return [(seen.index(name), ids) for name, ids in self.withheld.items() if name in seen]
 
     @cached_property
     def _tables(self) -> dict[Which, NDArray[Any]]:
@@ -177,14 +201,48 @@ def open_dataset(cfg: DataConfig, subset: Subset) -> Dataset:
             f"({len(found.missing)} files missing for the {found.listed} ids of {found.source})"
         )
     words = dataset_vocabulary(cfg, found.renumbered)
-    return Dataset(cfg, words, subset, found.records, unlisted=found.unlisted, unlabelled=found.unlabelled)
+    made = Dataset(cfg, words, subset, found.records, unlisted=found.unlisted, unlabelled=found.unlabelled)
+    return replace(made, withheld=withheld_of(made))
+
+
+def withheld_of(data: Dataset) -> dict[str, frozenset[str]]:
+    """`Dataset.withheld` as `data.labelled_classes` says it; nothing for evaluation, which reads all masks.
+
+    Raises InputError for what is no seen class, a list that is not there, and photos on it whose masks are not read at
+    all.
+    """
+    if data.subset == "val":
+        return {}
+    found = {}
+    for name, told in data.cfg.labelled_classes.items():
+        if name not in data.vocabulary.seen:
+            near = nearest(name, data.vocabulary.seen)
+            raise InputError(
+                f"data.labelled_classes: {name!r} is no seen class of split {data.vocabulary.split!r}{near}; it has "
+                f"{', '.join(data.vocabulary.seen[:8])}"
+            )
+        key = f"data.labelled_classes.{name}"
+        labels = Labels(listed=told) if isinstance(told, str) else Labels(told)
+        found[name] = unlabelled_ids(LAYOUTS[data.cfg.layout], Path(data.cfg.root).expanduser(), data.ids, labels, key)
+        lost = sorted(data.unlabelled - found[name]) if isinstance(told, str) else []
+        if lost:
+            raise InputError(
+                f"{key} = {told!r}: lists {lost[0]!r}, whose mask data.labelled or data.label_share leaves unread; "
+                "add it to the labelled photos"
+            )
+    return {name: ids for name, ids in found.items() if ids}
 
 
 def locate_subset(cfg: DataConfig, subset: Subset) -> Located:
     """What `open_dataset` would read, and what is missing for it. Raises InputError as it does, but for files."""
     lists: dict[Subset, str] = {"train": cfg.train, "val": cfg.val}
-    labels = Labels(cfg.label_share, cfg.labelled) if subset == "train" else Labels()
+    labels = label_choice(cfg) if subset == "train" else Labels()
     return locate(LAYOUTS[cfg.layout], Path(cfg.root).expanduser(), lists, subset, labels)
+
+
+def label_choice(cfg: DataConfig) -> Labels:
+    """Which training photos have their masks read."""
+    return Labels(cfg.label_share, cfg.labelled)
 
 
 def dataset_vocabulary(cfg: DataConfig, renumbered: bool = False) -> Vocabulary:

@@ -164,7 +164,7 @@ def locate(
     ]
     place, mask_folder, names = min(found, key=lambda candidate: sum(i not in candidate[2] for i in ids))
     missing = [f"{image_folder / i}{layout.suffixes[0]}: no such image" for i in ids if i not in images]
-    unlabelled = _unlabelled(layout, root, ids, labels or Labels())
+    unlabelled = unlabelled_ids(layout, root, ids, labels or Labels())
     lacking = [i for i in ids if i not in names and i not in unlabelled]
     seen = f"; {_what_is_there(mask_folder)}" if lacking and layout.nested else ""
     missing += [f"{mask_folder / i}{place.suffixes[0]}: no such mask{seen}" for i in lacking]
@@ -176,15 +176,17 @@ def locate(
     return Located(named.source, len(ids), records, missing, place.renumbered, named.unlisted, named.dealt, unlabelled)
 
 
-def _unlabelled(layout: Layout, root: Path, ids: Sequence[str], labels: Labels) -> frozenset[str]:
-    """The ids whose masks are not read. Raises InputError where the list of labelled photos is not there or odd."""
+def unlabelled_ids(
+    layout: Layout, root: Path, ids: Sequence[str], labels: Labels, key: str = "data.labelled"
+) -> frozenset[str]:
+    """The ids that `labels`, set by `key`, leaves out. Raises InputError where its list is not there or odd."""
     if labels.listed:
-        check_plain(labels.listed, "data.labelled")
+        check_plain(labels.listed, key)
         candidates = [root / template.format(list=labels.listed) for template in layout.lists]
         path = next((path for path in candidates if path.is_file()), None)
         if path is None:
             looked = " or ".join(map(str, candidates)) or "nothing: this layout has no lists"
-            raise InputError(f"data.labelled = {labels.listed!r}: no such list; expected {looked}")
+            raise InputError(f"{key} = {labels.listed!r}: no such list; expected {looked}")
         labelled = set(read_ids(path, layout.images.format(list=path.stem), nested=layout.nested))
         if strange := sorted(labelled - set(ids)):
             raise InputError(f"{path}: {strange[0]!r} is not a training photo; take it out, or add it to that list")

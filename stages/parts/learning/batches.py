@@ -160,6 +160,8 @@ class Batch:
     regions: Regions
     labelled: tuple[bool, ...] = ()
     """Whether each photo's mask was read; (): all were."""
+    withheld: tuple[tuple[int, ...], ...] = ()
+    """Seen classes of which each photo's mask says nothing, whether it shows them or not; (): of no photo."""
     pseudo: Tensor | None = None
     """Pseudo labels uint8 [B, S, S] of the photos whose masks were not, 255 = none; None where they are not read."""
 
@@ -193,6 +195,7 @@ class Batch:
             self.local[self.regions.rows(first, last)],
             self.regions.part(first, last),
             self.labelled[first:last],
+            self.withheld[first:last],
             None if self.pseudo is None else self.pseudo[first:last],
         )
 
@@ -214,8 +217,8 @@ def _each(of: Fields, change: Callable[[Tensor], Tensor]) -> Fields:
 @dataclass(frozen=True)
 class Sample:
     """One crop before batching: image uint8 [S, S, 3], its distortion float32 [5] or [0], mask Y_p uint8 [S, S],
-    tokens, ids of the regions in Y_p, their concepts int64 [P]; whether its mask was read, where that is a question;
-    its pseudo labels uint8 [S, S], where those are read."""
+    tokens, ids of the regions in Y_p, their concepts int64 [P]; whether its mask was read, and of which seen classes
+    it says nothing, where that is a question; its pseudo labels uint8 [S, S], where those are read."""
 
     image: Array
     distortion: np.ndarray
@@ -225,6 +228,7 @@ class Sample:
     regions: np.ndarray
     concepts: np.ndarray
     labelled: bool | None = None
+    withheld: tuple[int, ...] | None = None
     pseudo: Array | None = None
 
 
@@ -302,7 +306,8 @@ class TrainingSet(TorchDataset[Sample]):
         if self.photometric:
             distortion = draw_distortion(view_seed(self.seed + 1, image_id, epoch))
         image = apply_image(self.data.image(i, least_size(view)), view, size)
-        return Sample(image, distortion, mask, tokens, local, regions, concepts, labelled, pseudo)
+        withheld = self.data.hidden(image_id) if self.data.withheld else None
+        return Sample(image, distortion, mask, tokens, local, regions, concepts, labelled, withheld, pseudo)
 
     def _row(self, i: int, image_id: str, v: int | None, labels: Array) -> int | None:
         if self.cache is None:
@@ -330,6 +335,7 @@ def collate(samples: list[Sample]) -> Batch:
         torch.from_numpy(np.concatenate([s.local for s in samples])),
         Regions.of([s.regions.tolist() for s in samples], np.concatenate([s.concepts for s in samples]).tolist()),
         tuple(s.labelled for s in samples if s.labelled is not None),
+        tuple(s.withheld for s in samples if s.withheld is not None),
         torch.from_numpy(np.stack(pseudo)) if (pseudo := [s.pseudo for s in samples if s.pseudo is not None]) else None,
     )
 

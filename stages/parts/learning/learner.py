@@ -10,7 +10,7 @@ from stages.parts.learning.batches import Batch
 from stages.parts.learning.distillation import Distiller, Others, region_means
 from stages.parts.learning.distributed import all_gather, gather_from_others, rank
 from stages.parts.learning.generator import LatentGenerator
-from stages.parts.learning.losses import MASKED, pixel_logits, pixel_loss
+from stages.parts.learning.losses import MASKED, pixel_logits, pixel_loss, without_columns
 from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig
 from stages.parts.students import Student
 
@@ -52,7 +52,7 @@ class Learner(nn.Module):
             # Computed and masked, not skipped: every parameter has a gradient, as other processes expect.
             filled = torch.zeros_like(filled)  # type: ignore[arg-type]
             masks = torch.where(masks < len(self.text), masks, IGNORE)
-        logits = pixel_logits(features, self.text, latent, filled, self.pixel)
+        logits = without_columns(pixel_logits(features, self.text, latent, filled, self.pixel), batch.withheld)
         terms |= self._pixel_terms(logits, masks, batch.labelled, batch.pseudo)
         return {"total": torch.stack(list(terms.values())).sum(), **terms}
 

@@ -5,6 +5,8 @@ float32 whatever autocast says. Labels Y_p [B, H, W]: column of the logits, 255 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -36,6 +38,19 @@ def pixel_logits(
         length = features.norm(dim=1, keepdim=True).clamp(min=1e-6)
         cosine = torch.einsum("bdhw,bld->blhw", features, directions) / length
         return torch.cat([logits, (cfg.beta * cosine).masked_fill(~filled[..., None, None], MASKED)], dim=1)
+
+
+def without_columns(logits: Tensor, columns: Sequence[Sequence[int]]) -> Tensor:
+    """Logits [B, C, h, w] with these columns of each image `MASKED`; () leaves all as they are.
+
+    An image's mask may say nothing of a class: then its pixels are neither that class nor not that class.
+    """
+    if not any(columns):
+        return logits
+    hidden = torch.zeros(logits.shape[:2], dtype=torch.bool)
+    for image, own in enumerate(columns):
+        hidden[image, list(own)] = True
+    return logits.masked_fill(hidden.to(logits.device, non_blocking=True)[..., None, None], MASKED)
 
 
 def pixel_loss(logits: Tensor, masks: Tensor, cfg: PixelLossConfig, *, compiled: bool = False) -> dict[str, Tensor]:

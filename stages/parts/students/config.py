@@ -28,6 +28,11 @@ class StudentConfig(Settings):
     """Where the encoder starts from: the path of a .safetensors or .pth checkpoint; "" = random; "imagenet" =
     the library's own download (needs a network). Enters fingerprints as `weights_digest`."""
 
+    parent: PathSetting = ""
+    """A finished run whose student this one starts from, head included, in the place of `weights`: its folder,
+    PRESET/train-FINGERPRINT below the artifacts, or a preset. Optimiser and schedule begin anew. Enters fingerprints by
+    the student's digest (D)."""
+
     head_channels: int = Field(default=0, ge=0, multiple_of=32)
     """Width of the head in channels, for segformer, segnext and setr only. 0 = the architecture's own: segformer
     256 (R), setr 256 (R), segnext 512 for mscan_b (R), 256 / 1024 for the smaller / larger MSCAN (C). SegFormer's
