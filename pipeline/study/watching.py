@@ -103,14 +103,17 @@ class Photos:
             found[i] = np.asarray(photo)
         return found
 
+    @cached_property
+    def text(self) -> torch.Tensor:
+        """Embeddings [K, D] of all classes, read once: a training goes on when the cache goes."""
+        arrays = self.plan.tiers().text.read(0)
+        return torch.from_numpy(np.concatenate([arrays["seen"], arrays["unseen"]])).to(self.device)
+
     def predictions(self, student: Student) -> Mapping[str, Array]:
         """Each photo beside what a student sees in it, of all classes, the unseen ones too."""
-        arrays = self.plan.tiers().text.read(0)
-        text = torch.from_numpy(np.concatenate([arrays["seen"], arrays["unseen"]])).to(self.device)
         student.eval()
         # `forward`, so that a compiled student is not compiled again for these sizes.
-        scorer, seen = student_scorer(student.forward, text), len(arrays["seen"])
-        found = {}
+        scorer, seen, found = student_scorer(student.forward, self.text), len(self.plan.vocabulary.seen), {}
         for i, photo in self.shown.items():
             labels = predicted(class_scores(scorer, photo, self.plan.config.eval, seen, self.device))
             found[f"validation/{self.plan.val_data.ids[i]}"] = self._drawn(photo, labels)
