@@ -188,9 +188,9 @@ def test_two_processes_score_as_one_does(two: Plan, tmp_path: Path) -> None:
     )
     assert scores(out) == scores(shared)
     assert set(shared.names()) == {f"{n}.png" for n in ("grid", "best", "worst", "confusion")} | {
-        f"{n}.json" for n in ("confusion", "report", "complete")
+        f"{n}.json" for n in ("confusion", "bias_curve", "report", "complete")
     }
-    for name in ("grid.png", "best.png", "worst.png", "confusion.png", "confusion.json"):
+    for name in ("grid.png", "best.png", "worst.png", "confusion.png", "confusion.json", "bias_curve.json"):
         assert out.get(name) == shared.get(name), name
 
 
