@@ -18,8 +18,10 @@ import argparse
 import json
 import multiprocessing
 import os
+import signal
 import statistics
 import sys
+import threading
 import time
 import tomllib
 import traceback
@@ -180,6 +182,8 @@ class Study:
                 seeds = max(map(len, of), default=0)
                 if seeds:
                     lines.append(f"| {row} | " + " | ".join(map(_three, of)) + f" | {seeds} |")
+            for world in worlds:
+                lines += self._since(told, world)
             if told["name"] in self.chosen:
                 lines.append(f"\nchosen: `{' '.join(self.chosen[told['name']]['settings']) or 'nothing'}`")
             parts.append("\n".join(lines))
@@ -188,16 +192,39 @@ class Study:
         parts += [f"Failed: {f['job']}: {f['error']}" for f in self.failed]
         return "\n\n".join(parts)
 
+    def _since(self, told: Mapping[str, Any], world: str) -> list[str]:
+        """Of a round whose runs started from a finished one: its groups of classes, mean IoU then and now."""
+        of = {
+            row: [
+                r.get("since", [])
+                for r in self.rows
+                if (r["round"], r["row"], r["world"]) == (told["name"], row, world)
+            ]
+            for row in self.round_rows(told)
+        }
+        started = {row: runs for row, runs in of.items() if runs and all(runs)}
+        if not started:
+            return []
+        groups = [change["name"] for change in next(iter(started.values()))[0]]
+        lines = ["", f"| {world}, mean IoU | " + " | ".join(groups) + " |", "|---" * (len(groups) + 1) + "|"]
+        first = {c["name"]: c for c in next(iter(started.values()))[0]}
+        lines.append("| before | " + " | ".join(_mean_sd([first[g]["before"]]) for g in groups) + " |")
+        for row, runs in started.items():
+            now = [[c["after"] for run in runs for c in run if c["name"] == group] for group in groups]
+            lines.append(f"| {row} | " + " | ".join(map(_mean_sd, now)) + " |")
+        return lines
+
 
 def _three(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return "-"
-    cells = []
-    for score in SCORES:
-        values = [r[score] for r in rows if r[score] is not None]
-        spread = f" ±{statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        cells.append(f"{statistics.fmean(values):.1f}{spread}" if values else "-")
-    return " / ".join(cells)
+    return " / ".join(_mean_sd([r[score] for r in rows]) for score in SCORES)
+
+
+def _mean_sd(scores: Sequence[float | None]) -> str:
+    values = [v for v in scores if v is not None]
+    spread = f" ±{statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread}" if values else "-"
 
 
 # -- in a process of its own ---------------------------------------------------------------------------------------
@@ -218,7 +245,8 @@ def _data_of(job: Job, args: argparse.Namespace) -> str:
 
 
 def work(pipe: Connection, args: argparse.Namespace) -> None:
-    """A process: takes (what, job) until None, gives back (result or None, error)."""
+    """A process: takes (what, job) until None, gives back (result or None, error); ends with the study's own."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     from pipeline import run
@@ -237,6 +265,14 @@ def work(pipe: Connection, args: argparse.Namespace) -> None:
             pipe.send((None, f"{type(error).__name__}: {error}".splitlines()[0]))
             if isinstance(error, KeyboardInterrupt):
                 return
+
+
+def _end_with_parent() -> None:
+    """A study that is killed says nothing to its processes: each watches for itself."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)  # stages are made to be killed: what is committed stays
 
 
 def _done(what: str, job: Job, args: argparse.Namespace, machine: Any) -> dict[str, Any]:
@@ -259,11 +295,13 @@ def _done(what: str, job: Job, args: argparse.Namespace, machine: Any) -> dict[s
     cached = time.perf_counter()
     trained = run.train(plan, machine)
     middle = time.perf_counter()
-    report = run.evaluate(plan, machine)["report"]
+    scored = run.evaluate(plan, machine)
+    report = scored["report"]
     curve = [vars(p) for p in run.bias_curve(plan, machine)[::5]] if job.curve else []
     return {
         "iterations": plan.config.train.iterations,
         **report.model_dump(mode="json", include={*KEPT}),
+        "since": [change.model_dump(mode="json") for change in scored.get("since", [])],
         "cache_seconds": round(cached - start, 2),
         "train_seconds": round(middle - cached, 2),
         "eval_seconds": round(time.perf_counter() - middle, 2),
@@ -458,4 +496,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C: the processes are ended, and results written.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     raise SystemExit(main())

@@ -271,6 +271,7 @@ def evaluate(plan: Plan, machine: Machine, *, trackers: Sequence[Tracker] = ()) 
         if trackers and report is not None:
             _tell(plan, report, machine, trackers)
         return done | {"report": report, **_since(plan, report)}
+    _scorable(plan)
     draw_world(plan)
     from stages import evaluate as stage
 
@@ -308,6 +309,7 @@ def _tell(plan: Plan, report: EvalReport, machine: Machine, trackers: Sequence[T
 @suggesting
 def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list[Point]:
     """The student's scores over the seen bias, at those of `also` too, from one pass over the evaluation images."""
+    _scorable(plan)
     draw_world(plan)
     from stages import evaluate as stage
 
@@ -345,6 +347,7 @@ def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
     at = plan.address("teacher")
     if at.get_mark("complete.json") is not None:
         return _result("eval", True, {}, at) | {"report": read_report(at)}
+    _scorable(plan)
     draw_world(plan)
     from stages import evaluate as stage
 
@@ -361,6 +364,15 @@ def verify_teacher(plan: Plan, machine: Machine, sample: int) -> dict[str, Any]:
     from stages import verify as stage
 
     return stage.run(plan.cache_recipe, plan.train_data, plan.tiers(), sample=sample, compute=machine.compute)
+
+
+def _scorable(plan: Plan) -> None:
+    """Raises InputError where no evaluation photo has a mask to compare with."""
+    if plan.val_data.unlabelled:
+        raise InputError(
+            f"{plan.data_config.root}: no evaluation photo has a mask, so nothing can be scored; `clip2seg predict` "
+            "shows what the student finds"
+        )
 
 
 def _create(plan: Plan, artifact: Artifact, stage: str) -> None:

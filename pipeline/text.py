@@ -187,12 +187,24 @@ def eval_text(plan: Plan, result: dict[str, Any]) -> str:
         f"{columns(classes, left=2)}\n\npicture grid: {link(result['address'] + '/grid.png')}"
         + (f"\nseen bias {bias} was subtracted" if bias else "")
         + (f"\nscores smoothed by {report.settings.pamr} rounds of PAMR" if report.settings.pamr else "")
+        + _risk(report)
         + _since(result)
         + _cause(plan, report)
         + ("\none class alone: where no other competes, its IoU is 100 always" if len(report.classes) == 1 else "")
         + _bad(report.bad)
         + (f"\nnot scored yet: {', '.join(missing)} (`{table}` makes all rows)" if missing else "")
     )
+
+
+def _risk(report: EvalReport) -> str:
+    """How often the surest pixels are wrong, and the threshold that keeps them."""
+    if report.risk is None:
+        return ""
+    at = {round(p.coverage / 10) * 10: p for p in reversed(report.risk.points)}
+    told = [
+        f"{p.coverage:.0f} % above {p.threshold:.3g}: {p.risk:.1f} %" for w in (100, 90, 70, 50) if (p := at.get(w))
+    ]
+    return f"\nwrong among the surest pixels (predict --threshold): {', '.join(told)}; AURC {report.risk.aurc:.1f} %"
 
 
 def _since(result: Mapping[str, Any]) -> str:

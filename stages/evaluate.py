@@ -43,6 +43,7 @@ from stages.parts.scoring.inference import (
 )
 from stages.parts.scoring.metrics import scores
 from stages.parts.scoring.report import class_rows, means, supported_means
+from stages.parts.scoring.risk import RiskCurve
 from stages.parts.settings import EvaluateConfig
 from stages.parts.students.checkpoint import Checkpoint, unpack
 from stages.running.compute import Compute, memory_explained
@@ -239,6 +240,7 @@ def _score(
     share = range(rank, len(data), world)
     pairs = _Pairs(data)
     curve = _bias_curve(scorer, pairs, cfg, seen, every, device)
+    risk = RiskCurve(every, _alpha(about), device)
     together = TOGETHER[device.type]
     batches = [[*range(k, min(k + together, len(share)))] for k in range(0, len(share), together)]
     decoded = loaded(Subset(pairs, share), batches, list, compute)
@@ -253,13 +255,14 @@ def _score(
                     bad.append((i, str(pair)))
                 else:
                     good.append((i, *pair))
-            found = _confusions(scorer, good, cfg, seen, every, device, curve)
+            found = _confusions(scorer, good, cfg, seen, every, device, [risk, *([curve] if curve else [])])
             for (i, _, labels), own in zip(good, found, strict=True):
                 counts += own
                 image_scores.append(score_image(i, own, labels.size, seen))
     counts = all_reduce_sum(torch.from_numpy(counts).to(device)).cpu().numpy()
     if curve is not None:
         curve.add_up(all_reduce_sum)
+    risk.add_up(all_reduce_sum)
     image_scores = sorted((one for part in all_gather_object(image_scores) for one in part), key=lambda one: one.index)
     quarantine = Quarantine(data.cfg.max_bad)
     for _, error in sorted(one for part in all_gather_object(bad) for one in part):
@@ -285,6 +288,7 @@ def _score(
             end: tuple((data.ids[one.index], round(100 * (one.iou or 0.0), 2)) for one in shown)
             for end, shown in (("best", best), ("worst", worst))
         },
+        risk=risk.risk(),
     )
     if rank > 0:
         return report
@@ -314,19 +318,25 @@ def _confusions(
     seen: int,
     every: int,
     device: torch.device,
-    curve: BiasCurve | None,
+    curves: Sequence[BiasCurve | RiskCurve],
 ) -> list[np.ndarray]:
-    """The confusion matrix of each image, counted on the device; one wait for all of them. `curve` counts too."""
+    """The confusion matrix of each image, counted on the device; one wait for all of them. `curves` count too."""
     counts: dict[int, torch.Tensor] = {}
     for i, found in every_scores(scorer, [image for _, image, _ in good], cfg, seen, device):
         truth = torch.from_numpy(good[i][2]).to(device)
         counts[i] = pixel_counts(label_map(found), truth, every)
-        if curve is not None:
+        for curve in curves:
             curve.add(found, truth)
     if not good:
         return []
     each = torch.stack([counts[i] for i in range(len(good))])
     return [checked(own, labels, every) for own, (_, _, labels) in zip(each.cpu().numpy(), good, strict=True)]
+
+
+def _alpha(about: dict[str, Any]) -> float:
+    """The factor that a student's scores were trained with; 1 for a teacher's."""
+    ingredients = about.get("about", {}).get("provenance", {}).get("ingredients", {})
+    return float(ingredients.get("pixel-loss", {}).get("alpha", 1.0))
 
 
 def _bias_curve(

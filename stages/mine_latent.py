@@ -1,16 +1,17 @@
 """mine-latent: unannotated cells -> seeds, k-means, merge -> cell masks of latent classes, their local CLS tokens.
 
 Eq. 1 of the paper (method.md section 2). Images are mined side by side in threads (faiss, numpy and PIL release
-the interpreter); the teacher encodes the crops of many images at once.
+the interpreter), a batch ahead of the teacher, which encodes the crops of many images at once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -33,8 +34,10 @@ from stages.running.earlier import MinedEarlier
 from stages.running.progress import Bar, Clock, ShardQueue
 from stages.running.recipes import CacheRecipe
 
+T = TypeVar("T")
+
 DRAFT_SECONDS = 10.0
-"""How much work a stop may cost, besides the batch in work."""
+"""How much work a stop may cost, besides the batch in work and the one being mined meanwhile."""
 
 
 def run(
@@ -104,16 +107,15 @@ def _run(
                 else:
                     maps = dense_again(teacher, data, views, [rows[i] for i in places], extract)
                 second = features.rows(shard, "features", only) if features is not None else repeat(None)
+                batches = [range(first, min(first + extract.batch, len(rows))) for first in todo]
+                new_rows = [[rows[i] for i in batch if known[i] is None] for batch in batches]
                 with _Kept(drafts, parts) as work:
-                    for first in todo:
-                        batch = range(first, min(first + extract.batch, len(rows)))
-                        some = [rows[i] for i in batch if known[i] is None]
-                        with clock("dense"):
-                            fields = [next(maps) for _ in some]
-                            others = [next(second) for _ in some]
-                        new: list[Mined] = []
+                    for batch, mining in zip(
+                        batches, begun_ahead(_mining(pool, miner, new_rows, maps, second, clock)), strict=True
+                    ):
+                        first, new = batch.start, list[Mined]()
                         with clock("mine"):
-                            for mined in pool.map(miner.mine, some, fields, others):
+                            for mined in mining:
                                 new.append(mined)
                                 bar.advance()
                         with clock("teacher"):
@@ -129,6 +131,30 @@ def _run(
     summary = _summary(out, shards, clock)
     out.finish(summary, shards)
     return summary
+
+
+def _mining(
+    pool: ThreadPoolExecutor,
+    miner: Miner,
+    batches: Iterable[list[int]],
+    maps: Iterator[np.ndarray],
+    second: Iterator[np.ndarray | None],
+    clock: Clock,
+) -> Iterator[Iterator[Mined]]:
+    """Each batch of rows, its mining begun in the pool: the results in order, which raise what a thread raised."""
+    for rows in batches:
+        with clock("dense"):
+            fields = [next(maps) for _ in rows]
+            others = [next(second) for _ in rows]
+        yield pool.map(miner.mine, rows, fields, others)
+
+
+def begun_ahead(batches: Iterator[T]) -> Iterator[T]:
+    """The batches, each handed out once the next has been begun: threads mine it while the teacher has this one."""
+    ahead = next(batches, None)
+    while ahead is not None:
+        batch, ahead = ahead, next(batches, None)
+        yield batch
 
 
 class _Kept:

@@ -124,6 +124,7 @@ def _evaluation(one: Scored, ingredients: Mapping[str, Any], commands: Mapping[s
         "verdict": verdict(one, ingredients, commands),
         "rows": _rows(one),
         "baseline": one.baseline,
+        "risk": _risk_chart(report),
         "since": changes(one.parent, report) if one.parent else [],
         "classes": classes,
         "confusions": _confusions(matrix, report) if matrix else None,
@@ -132,6 +133,14 @@ def _evaluation(one: Scored, ingredients: Mapping[str, Any], commands: Mapping[s
         "best_bias": max(read_biases(one.at), key=lambda p: p["hIoU"], default=None),
         "pictures": pictures,
     }
+
+
+def _risk_chart(report: EvalReport) -> Chart | None:
+    """Pixels that are wrong among those kept, from the surest to all of them."""
+    if report.risk is None:
+        return None
+    kept = {p.coverage: p.risk for p in report.risk.points}
+    return line_chart("risk-coverage", [("", sorted(kept.items()))], "labelled pixels kept, %", "wrong, %", log=False)
 
 
 def _sample_title(report: EvalReport) -> str:

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.benchmarks.checks.memory import BATCH as PLANNED_BATCH
+from pipeline.benchmarks.checks.memory import planned_gib
 from pipeline.benchmarks.harness import interleaved, ratio, result, seconds
 from pipeline.benchmarks.training import fixed_batch, training_batches, untrained_trainer
 from pipeline.benchmarks.world import World, write_cache
@@ -182,8 +184,16 @@ def pixel_terms(
         "checkpoints / own gradient": measured.ratio("autograd with checkpoints", "own gradient"),
         "own gradient / compiled": measured.ratio("own gradient", "own gradient, compiled"),
     }
-    about = {"batch": batch, "classes": classes, "pixels": side, "stride": stride, "rounds": rounds}
-    return result("pixel loss", device, {**about, "a map, GiB": round(4 * numbers / 2**30, 2)}, rows, ratios)
+    about = {
+        "batch": batch,
+        "classes": classes,
+        "pixels": side,
+        "stride": stride,
+        "rounds": rounds,
+        "a map, GiB": round(4 * numbers / 2**30, 2),
+        f"peak of batch {PLANNED_BATCH} on a GPU, computed, GiB": round(planned_gib(PLANNED_BATCH, classes, side), 2),
+    }
+    return result("pixel loss", device, about, rows, ratios)
 
 
 def _checkpointed(logits: Tensor, labels: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ def loader(world: World, rounds: int, device: torch.device) -> dict[str, Any]:
     batches, as `extract` reads them.
     """
     keep_freed_memory()  # as every stage does
+    torch.set_num_threads(1)  # as torch does in a loader's process
     config, data = world.plan.config, world.data
     seen, size = len(data.vocabulary.seen), config.train.batch
     tokens = load_cache(*write_cache(world, GRID, DIM), num_seen=seen, rows=len(data))

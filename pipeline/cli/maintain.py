@@ -34,9 +34,12 @@ app.add_typer(data_app, name="data", rich_help_panel=PANEL)
 @data_app.command("init")
 def data_init(
     folder: Annotated[str, typer.Argument(help="A folder with images/ and masks/ (or the VOC layout).")],
-    names: Annotated[str, typer.Option("--names", help="A text file: a mask value and a class name on each line.")] = (
-        ""
-    ),
+    names: Annotated[
+        str,
+        typer.Option(
+            "--names", help='A text file: a mask value and a class name on each line. Without masks: "cat, dog, grass".'
+        ),
+    ] = (""),
     teacher: Teacher = "",
     weights: Annotated[str, typer.Option("--weights", help="Encoder weights for the preset: a local file.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier preset, a damaged classes.toml.")] = (
@@ -49,11 +52,13 @@ def data_init(
 ) -> None:
     """Write a preset for photos and masks.
 
-    Also writes classes.toml with statistics and an unseen split.
+    Also writes classes.toml with statistics and an unseen split; of photos without masks with the --names to find.
     """
     from stages.data.init import init
+    from stages.data.init_names import init_names, is_bare
 
-    result = init(folder, names=names, teacher=teacher, weights=weights, out=out, force=force)
+    start = init_names if is_bare(folder) else init
+    result = start(folder, names=names, teacher=teacher, weights=weights, out=out, force=force)
     emit(result.text(), result.json(), as_json)
 
 

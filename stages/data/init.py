@@ -6,7 +6,6 @@ reads: FOLDER/images + FOLDER/masks, or a published data set's own layout | writ
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from stages.parts.data.layouts import LAYOUTS, Record, Subset, locate
 from stages.parts.data.names import read_earlier, read_names
 from stages.parts.data.proposals import (
     ClassCount,
+    preset_name,
     preset_toml,
     propose_unseen,
     propose_val,
@@ -114,7 +114,7 @@ def init(
     place = _layout(root)
     layout, lists = place.layout, place.lists
     target = Path(out).expanduser() if out else root
-    preset, vocabulary = target / f"{_slug(root)}.toml", target / VOCABULARY
+    preset, vocabulary = target / f"{preset_name(root)}.toml", target / VOCABULARY
     earlier = read_earlier(vocabulary)
     if vocabulary.exists() and earlier is None and not force:
         raise InputError(f"{vocabulary}: can't be read as a list of classes; correct it, or give --force to replace it")
@@ -297,8 +297,3 @@ def _otherwise(root: Path) -> str:
         f"{root}: took it for {' or '.join(map(str, found))}; such annotations are converted once: "
         f"clip2seg data import {shlex.quote(str(root))} --out {shlex.quote(f'{root.resolve()}_masks')}{name}"
     )
-
-
-def _slug(root: Path) -> str:
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", root.resolve().name).strip("_").lower()
-    return plain if plain and plain != "classes" else "my_data"

@@ -42,12 +42,37 @@ class ClassScore(BaseModel):
     support: bool
 
 
+class RiskPoint(BaseModel):
+    """What a threshold on the best class's score keeps, in per cent.
+
+    `threshold`: a sigmoid, as `predict --threshold`; `coverage`: of the labelled pixels; `risk`: of those kept that are
+    wrong; `unlabelled`: of the pixels without a label, None where all have one.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    threshold: float
+    coverage: float
+    risk: float
+    unlabelled: float | None
+
+
+class Risk(BaseModel):
+    """Risk-coverage, from all pixels to the surest; `aurc`: mean risk over all coverages, the lower the better."""
+
+    model_config = ConfigDict(frozen=True)
+
+    aurc: float
+    points: tuple[RiskPoint, ...]
+
+
 class EvalReport(Means):
     """Scores of one network on one list of images.
 
     `scored`: "student" or "teacher, training-free"; `bad`: images left out, and why; `pictures`: those drawn, best and
     worst, with their mean IoU; `run` and `about`: the student's folder and what its file says; `recipe`: how the
-    teacher's dense tokens were taken; `on`: the preset whose images and names these are, where it is not the run's.
+    teacher's dense tokens were taken; `on`: the preset whose images and names these are, where it is not the run's;
+    `risk`: None where no pixel has a label, and in reports that are older than it.
     """
 
     scored: str
@@ -65,6 +90,7 @@ class EvalReport(Means):
     about: dict[str, Any] = {}
     recipe: str = ""
     on: str = ""
+    risk: Risk | None = None
 
     @classmethod
     def parse(cls, found: Mapping[str, Any], where: str) -> Self:

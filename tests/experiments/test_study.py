@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,21 @@ def file(tiny: Any, tmp_path: Path) -> Path:
 
 def scored(study: Study, row: str, world: str, h: float, seed: int = 0, round_: str = "first") -> None:
     study.rows.append({"round": round_, "row": row, "world": world, "seed": seed, "hIoU": h, "sIoU": h, "uIoU": h})
+
+
+def test_runs_that_started_from_another_have_a_table_of_what_changed(file: Path) -> None:
+    study = Study.read(file, [])
+    scored(study, "base", "one", 10.0)
+    assert "before" not in study.markdown()
+    for seed, after in ((0, 20.0), (1, 22.0)):
+        scored(study, "beta: 20", "one", 10.0, seed)
+        study.rows[-1]["since"] = [
+            {"name": "labelled before", "classes": ["a"], "before": 50.0, "after": after},
+            {"name": "still unseen", "classes": ["b"], "before": 40.0, "after": None},
+        ]
+    page = study.markdown()
+    assert "| one, mean IoU | labelled before | still unseen |" in page and "| before | 50.0 | 40.0 |" in page
+    assert "| beta: 20 | 21.0 ±1.4 | - |" in page
 
 
 def test_a_round_runs_every_row_in_every_world_seed_after_seed(file: Path) -> None:
@@ -125,6 +143,36 @@ def test_a_study_runs_and_goes_on(file: Path, tmp_path: Path) -> None:
     again = json.loads((tmp_path / "out/results.json").read_text())
     assert all(row["already"] for row in again["rows"])
     assert [row["hIoU"] for row in again["rows"]] == [row["hIoU"] for row in found["rows"]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_process_of_a_study_that_is_killed_ends_too() -> None:
+    code = """
+import multiprocessing, time
+from experiments.study import _end_with_parent
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=_end_with_parent)
+    child.start()
+    print(child.pid, flush=True)
+    time.sleep(600)
+"""
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+    until = time.monotonic() + 60
+    while lives(child) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not lives(child)
+
+
+def lives(process: int) -> bool:
+    """Whether a process is there and has not ended; what nobody asked after yet counts as ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_nothing_is_begun_that_would_not_end_in_time(file: Path, tmp_path: Path) -> None:

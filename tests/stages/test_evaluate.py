@@ -17,6 +17,7 @@ import stages.evaluate as stage
 from cache.errors import InputError
 from cache.location import Location
 from cache.settings import IGNORE
+from pipeline.text import eval_text
 from stages.parts.eval_report import EvalReport
 from stages.parts.scoring.inference import class_scores, predicted, student_scorer
 from stages.parts.scoring.report import class_rows, means, per_cent
@@ -140,6 +141,16 @@ def test_the_curve_over_the_seen_bias_says_what_another_bias_would_score(tiny: T
     assert again[100]["bias"] == pytest.approx(bias, abs=1e-5) and again[100]["hIoU"] == other.hIoU
     low, high = sorted((curve[120]["uIoU"], curve[121]["uIoU"]))
     assert low - 0.5 <= (other.uIoU or 0.0) <= high + 0.5 and curve[0]["uIoU"] < curve[-1]["uIoU"]
+
+
+def test_the_report_says_how_often_the_surest_pixels_are_wrong(tiny: Tiny) -> None:
+    report = tiny.run("eval")["report"]
+    assert report.risk is not None and report.risk.points[0].coverage == 100
+    assert report.risk.points[0].risk == pytest.approx(100 - report.pixel_accuracy, abs=0.02)
+    plan = tiny.plan()
+    page = (plan.address("train").get("report.html") or b"").decode()
+    assert "risk-coverage" in page and f"{report.risk.aurc} % wrong" in page
+    assert f"AURC {report.risk.aurc:.1f} %" in eval_text(plan, {"report": report, "address": "there"})
 
 
 def test_a_class_without_an_evaluation_pixel_is_marked_and_left_out_of_the_means(fresh_tiny: Tiny, tiny: Tiny) -> None:

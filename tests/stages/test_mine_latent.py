@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import stages.mine_latent as stage
 from cache.settings import IGNORE
 from stages.parts.data.regions import annotated_share, present_regions, pseudo_mask, region_crops
 from stages.parts.mining.clustering import mine
+from stages.parts.mining.miner import Miner
 from stages.parts.teacher.teacher import load_teacher
 from stages.parts.teacher.tokens import encode_crops
 from stages.running.drafts import Drafts
@@ -79,6 +81,50 @@ def test_threads_and_a_stop_change_no_bit(tiny: Tiny, tmp_path: Path, monkeypatc
     assert tiny.plan(artifacts=tmp_path).artifact("latent").committed() == [0, 1]
     tiny.run("mine-latent", artifacts=tmp_path, workers=3)
     assert latent(tiny, tmp_path) == latent(tiny)
+
+
+def test_the_next_batch_is_mined_while_the_teacher_has_this_one(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.run("mine-latent", "extract.shard=12")
+    begun = [threading.Event() for _ in range(12)]
+    original = Miner.mine
+
+    def mining(self: Miner, row: int, *arguments: Any) -> Any:
+        begun[row].set()
+        return original(self, row, *arguments)
+
+    turns: list[bool] = []
+
+    def encoding(*arguments: Any) -> Any:
+        turns.append(begun[min(4 * len(turns) + 4, 11)].wait(60))  # a batch is 4 views
+        return encode_crops(*arguments)
+
+    monkeypatch.setattr(Miner, "mine", mining)
+    monkeypatch.setattr(stage, "encode_crops", encoding)
+    tiny.run("mine-latent", "extract.shard=12", artifacts=tmp_path)
+    assert turns == [True, True, True]
+    plans = [tiny.plan("extract.shard=12", artifacts=at).artifact("latent") for at in (None, tmp_path)]
+    one, other = (plan.load(NAMES) for plan in plans)
+    assert all(np.array_equal(one[name], other[name]) for name in NAMES)
+
+
+def test_what_a_mining_thread_raises_ends_the_stage_and_keeps_what_was_finished(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Miner.mine
+
+    def broken(self: Miner, row: int, *arguments: Any) -> Any:
+        if row == 9:
+            raise RuntimeError("row 9")
+        return original(self, row, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Miner, "mine", broken)
+        with pytest.raises(RuntimeError, match="row 9"):
+            tiny.run("mine-latent", "extract.shard=12", artifacts=tmp_path, workers=2)
+    out = tiny.plan("extract.shard=12", artifacts=tmp_path).artifact("latent")
+    assert out.committed() == [] and sorted(Drafts(out.at, 0).load()) == [0, 4]
 
 
 def test_the_summary_adds_up(tiny: Tiny) -> None:

@@ -139,7 +139,7 @@ def test_labelled_photos_keep_their_labels_and_their_loss(tiny: Tiny, tmp_path: 
     from stages.parts.learning.batches import TrainingSet, collate
     from stages.train import CachedTeacher
 
-    some = ("data.label_share=0.5", *NONE[2:])
+    some = ("data.label_share=0.5", "data.labelled_classes={disc=0.25}", *NONE[2:])
     named(tiny, *some, artifacts=tmp_path)
     run.mine_latent(tiny.plan(*some, artifacts=tmp_path), CPU)
     plan = tiny.plan(*some, artifacts=tmp_path)
@@ -149,5 +149,7 @@ def test_labelled_photos_keep_their_labels_and_their_loss(tiny: Tiny, tmp_path: 
     assert batch.pseudo is not None and sum(batch.labelled) == 6
     for own, pseudo in zip(batch.labelled, batch.pseudo, strict=True):
         assert own == bool((pseudo == 255).all())
+    # A class that a mask says nothing of has no column there; a pseudo label needs its own.
+    assert {own for own, hidden in zip(batch.labelled, batch.withheld, strict=True) if hidden} == {True}
     half = batch.part(1, 2)
     assert half.pseudo is not None and torch.equal(half.pseudo, batch.pseudo[6:])

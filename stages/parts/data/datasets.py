@@ -237,7 +237,11 @@ def locate_subset(cfg: DataConfig, subset: Subset) -> Located:
     """What `open_dataset` would read, and what is missing for it. Raises InputError as it does, but for files."""
     lists: dict[Subset, str] = {"train": cfg.train, "val": cfg.val}
     labels = label_choice(cfg) if subset == "train" else Labels()
-    return locate(LAYOUTS[cfg.layout], Path(cfg.root).expanduser(), lists, subset, labels)
+    found = locate(LAYOUTS[cfg.layout], Path(cfg.root).expanduser(), lists, subset, labels)
+    if subset == "val" and cfg.label_share == 0 and not found.records:
+        # Nowhere a mask: there is no score, and all else goes on. One mask says that the others are missing.
+        found = locate(LAYOUTS[cfg.layout], Path(cfg.root).expanduser(), lists, subset, Labels(0.0))
+    return found
 
 
 def label_choice(cfg: DataConfig) -> Labels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,12 +125,43 @@ def vocabulary_toml(
     return "\n".join(lines) + "\n"
 
 
+def preset_name(root: Path) -> str:
+    """The name of a folder's preset: letters, digits, - and _ of its own."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", root.resolve().name).strip("_").lower()
+    return plain if plain and plain != "classes" else "my_data"
+
+
+_NO_MASKS = """split = "none"        # every name may be used in training
+label_share = 0.0     # no mask is read
+"""
+_PSEUDO = """[affinity]            # a second network says where things end
+encoder = "mobilenet_v2"
+weights = {weights}
+
+[refine]
+affinity = "network"
+
+[pixel-loss]          # photos learn the names that CLIP is sure of, and from their latent classes
+pseudo_weight = 1.0
+unlabelled = "latent"
+
+"""
+
+
 def preset_toml(
-    photos: int, layout: str, at: tuple[str, str], lists: tuple[str, str], teacher: str, weights: str
+    photos: int,
+    layout: str,
+    at: tuple[str, str],
+    lists: tuple[str, str],
+    teacher: str,
+    weights: str,
+    *,
+    masks: bool = True,
 ) -> str:
     """A commented preset for `photos` training photos; teacher and weights "" mean CLIP ViT-B/16 and ImageNet's.
 
-    at: the data set's folder, and its vocabulary.
+    at: the data set's folder, and its vocabulary. masks: whether there are any; without them photos learn from pseudo
+    labels, of a map that the student's own first weights refine.
     """
     model = teacher or "ViT-B-16-quickgelu"
     local = model.startswith(("local-dir:", "hf-hub:"))
@@ -147,7 +179,7 @@ root = {_quoted(at[0])}
 vocabulary = {_quoted(at[1])}
 train = "{lists[0]}"
 val = "{lists[1]}"
-
+{"" if masks else _NO_MASKS}
 [views]
 size = 224            # side of the student's crop in pixels; 512 is the paper's, five times the work
 
@@ -162,7 +194,7 @@ arch = "fpn"
 encoder = "mobilenet_v2"
 weights = {_quoted(start)}{"   # fetched once from the network; a path works without" if start == "imagenet" else ""}
 
-[train]
+{"" if masks else _PSEUDO.format(weights=_quoted(start))}[train]
 iterations = {iterations}      # {iterations * 8 / max(photos, 1):.0f} turns over the training photos
 batch = 8
 lr = 3e-4

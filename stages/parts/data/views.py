@@ -1,8 +1,8 @@
 """Views: what part of an image is looked at, at which scale, mirrored or not (method.md section 6).
 
 A view is drawn from (seed, image id, view number) alone, never from the state of a worker, so the teacher and
-the student see the same crop in whatever process, order or epoch they ask for it. Numpy and PIL only: this
-runs in the data loader's workers.
+the student see the same crop in whatever process, order or epoch they ask for it. On the CPU: this runs in the data
+loader's workers.
 
 A pixel of the view and a pixel of the image are tied by their centres: row y of the resized image stands on
 row floor((y + 0.5) * H / H') of the original one. Labels and cells are read there; the image is interpolated.
@@ -11,6 +11,7 @@ row floor((y + 0.5) * H / H') of the original one. Labels and cells are read the
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -23,6 +24,10 @@ from cache.settings import IGNORE, Settings
 
 Array = NDArray[np.uint8]
 T = TypeVar("T", bound=np.generic)
+
+WORTH = 4
+"""A crop that ends so far from the image's corner that more than so many crops lie in between is resized by Pillow,
+which is faster then."""
 
 CROP_TRIES = 10
 """Crops tried for one that no class fills; the last one is kept (C: mmsegmentation's RandomCrop)."""
@@ -89,6 +94,13 @@ def draw(cfg: ViewsConfig, seed: int, image_id: str, v: int, size: tuple[int, in
     Scale, crop and mirroring as in the public code (C, method.md section 5). Raises ValueError when the labels
     are not of the image's size.
     """
+    return draw_labelled(cfg, seed, image_id, v, size, labels)[0]
+
+
+def draw_labelled(
+    cfg: ViewsConfig, seed: int, image_id: str, v: int, size: tuple[int, int], labels: Array
+) -> tuple[View, Array]:
+    """`draw`, and the view of the labels, at which drawing looks anyway: `apply_labels` of it."""
     if labels.shape != size:
         raise ValueError(f"labels of {labels.shape} for an image of {size}")
     number = view_seed(seed, image_id, v)
@@ -97,6 +109,7 @@ def draw(cfg: ViewsConfig, seed: int, image_id: str, v: int, size: tuple[int, in
     height, width = (max(1, round(side * short / min(size))) for side in size)
     flip = bool(random.random() < 0.5) and cfg.flip
     several = np.count_nonzero(byte_counts(labels)[:IGNORE]) > 1
+    shown = None
     for _ in range(CROP_TRIES):
         y = int(random.integers(max(height - cfg.size, 0) + 1))
         x = int(random.integers(max(width - cfg.size, 0) + 1))
@@ -104,9 +117,11 @@ def draw(cfg: ViewsConfig, seed: int, image_id: str, v: int, size: tuple[int, in
         if cfg.max_class_share >= 1:
             break
         # A single class fills whatever it is in: all tries fail, and nothing needs counting.
-        if several and _largest_share(apply_labels(labels, view)) <= cfg.max_class_share:
-            break
-    return view
+        if several:
+            shown = apply_labels(labels, view)
+            if _largest_share(shown) <= cfg.max_class_share:
+                break
+    return view, apply_labels(labels, view) if shown is None else shown
 
 
 def least_size(view: View) -> tuple[int, int]:
@@ -120,27 +135,47 @@ def least_size(view: View) -> tuple[int, int]:
 def apply_image(image: Array, view: View, size: tuple[int, int] | None = None) -> Array:
     """The view of an image: uint8 [H, W, 3] -> [S, S, 3].
 
-    `size` (H, W) of the whole photo, where `image` was decoded at 1/2, 1/4 or 1/8 of it. Bilinear with antialiasing
-    (PIL). Padding has the image's mean colour: the same neutral fill as outside a region
-    (`stages.parts.data.regions`), so a teacher sees no edge brighter than the picture.
+    `size` (H, W) of the whole photo, where `image` was decoded at 1/2, 1/4 or 1/8 of it. Bilinear with antialiasing.
+    Padding has the image's mean colour: the same neutral fill as outside a region (`stages.parts.data.regions`), so a
+    teacher sees no edge brighter than the picture.
     """
     size = size or (image.shape[0], image.shape[1])
     scale = round(size[0] / image.shape[0])  # a decoder rounds sides up, so that the quotient isn't exact
+    factors = [view.resized[axis] * scale / size[axis] for axis in (0, 1)]
     bottom, right = _visible(view)
-    top, left = view.crop[:2]
-    part = Image.fromarray(image).resize(
-        (right - left, bottom - top),
-        Image.Resampling.BILINEAR,
-        box=tuple(c / scale for c in (*_start(view, size)[::-1], *_stop(view, size)[::-1])),
-    )
-    if view.flip:
-        part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    side = _side(view)
-    if part.size != (side, side):
-        square = Image.new("RGB", (side, side), tuple(mean_colour(image).tolist()))
-        square.paste(part, (side - part.width if view.flip else 0, 0))
-        part = square
-    return np.array(part)  # a copy: torch warns about arrays that can't be written
+    near = bottom * right <= WORTH * _side(view) ** 2
+    shown = (_cut_from_corner if near else _cut)(image, view, factors)
+    if shown.shape[:2] == (_side(view),) * 2:
+        return np.ascontiguousarray(shown)
+    return _padded(shown, view, mean_colour(image))
+
+
+def _cut_from_corner(image: Array, view: View, factors: list[float]) -> Array:
+    """The visible part of a view, mirrored already: [h, w, 3]; `factors` of resizing, y and x.
+
+    A crop begins between two pixels, at which torch's kernels for bytes, several times as fast as Pillow, can't. So
+    what lies above it and to its left is resized too.
+    """
+    import torch  # here, as the command line reads this file's settings, and must start without it
+    from torch.nn.functional import interpolate
+
+    (top, left), (bottom, right) = view.crop[:2], _visible(view)
+    reached = [math.ceil(end / f + max(1, 1 / f)) + 1 for end, f in zip((bottom, right), factors, strict=True)]
+    source = torch.from_numpy(np.array(image[: reached[0], : reached[1]]))[None].permute(0, 3, 1, 2)
+    slightly_more = [f * (1 + 1e-9) for f in factors]  # or a side of 588 pixels may be 587.999, and lose one
+    resized = interpolate(source, scale_factor=slightly_more, mode="bilinear", antialias=True)
+    part = resized[..., top:bottom, left:right]
+    shown: Array = (part.flip(-1) if view.flip else part)[0].permute(1, 2, 0).numpy()
+    return shown
+
+
+def _cut(image: Array, view: View, factors: list[float]) -> Array:
+    """The same up to rounding, by Pillow, which resizes nothing but the crop."""
+    (top, left), (bottom, right) = view.crop[:2], _visible(view)
+    ends = [min(end / f, side) for end, f, side in zip((bottom, right), factors, image.shape, strict=False)]
+    box = (left / factors[1], top / factors[0], ends[1], ends[0])
+    part = Image.fromarray(image).resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=box)
+    return np.array(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if view.flip else part)  # torch wants to write
 
 
 def apply_labels(labels: Array, view: View) -> Array:
@@ -199,17 +234,6 @@ def _visible(view: View) -> tuple[int, int]:
     return min(view.crop[2], view.resized[0]), min(view.crop[3], view.resized[1])
 
 
-def _start(view: View, size: tuple[int, int]) -> tuple[float, float]:
-    """Top left corner of the crop in the original image: y, x."""
-    return view.crop[0] * size[0] / view.resized[0], view.crop[1] * size[1] / view.resized[1]
-
-
-def _stop(view: View, size: tuple[int, int]) -> tuple[float, float]:
-    """Bottom right corner of the visible part in the original image: y, x; never outside of it."""
-    bottom, right = _visible(view)
-    return min(bottom * size[0] / view.resized[0], size[0]), min(right * size[1] / view.resized[1], size[1])
-
-
 def _sources(view: View, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows and columns of the original image that the visible rows and columns of the view stand on."""
     bottom, right = _visible(view)
@@ -219,7 +243,12 @@ def _sources(view: View, size: tuple[int, int]) -> tuple[NDArray[np.int64], NDAr
 
 
 def _gather(values: Array, rows: NDArray[np.int64], cols: NDArray[np.int64], view: View) -> Array:
-    part = values[rows].take(cols[::-1] if view.flip else cols, axis=1)
+    cols, first, last = cols[::-1] if view.flip else cols, rows[0], rows[-1] + 1
+    # A row is copied as a whole, columns one by one: so columns are taken of as few rows as there are.
+    if last - first < len(rows):
+        part = values[first:last].take(cols, axis=1)[rows - first]
+    else:
+        part = values[rows].take(cols, axis=1)
     return part if part.shape == (_side(view),) * 2 else _padded(part, view, no_label(part.dtype))
 
 
@@ -229,10 +258,11 @@ def no_label(of: np.dtype[np.uint8]) -> np.uint8:
     return highest
 
 
-def _padded(part: Array, view: View, fill: np.uint8) -> Array:
-    """The visible part [h, w], mirrored already, in the view's square: top left, or top right in a mirrored one."""
+def _padded(part: Array, view: View, fill: np.uint8 | Array) -> Array:
+    """The visible part [h, w] or [h, w, 3], mirrored already, in the view's square: top left, if mirrored top right."""
     side = _side(view)
-    square = np.full((side, side), fill)
+    row = np.full((side, *part.shape[2:]), fill, part.dtype)
+    square = np.repeat(row[None], side, axis=0)  # by whole rows: numpy fills with a colour byte by byte
     left = side - part.shape[1] if view.flip else 0
     square[: part.shape[0], left : left + part.shape[1]] = part
     return square

@@ -27,9 +27,8 @@ from stages.parts.data.views import (
     ViewsConfig,
     apply_cells,
     apply_image,
-    apply_labels,
     byte_counts,
-    draw,
+    draw_labelled,
     inside,
     least_size,
     view_seed,
@@ -274,9 +273,8 @@ class TrainingSet(TorchDataset[Sample]):
         size = (labels.shape[0], labels.shape[1])
         exact = self.views.count > 1
         v, seed = (epoch % self.views.count, self.views.seed) if exact else (epoch, self.seed)
-        view = draw(self.views, seed, image_id, v, size, labels)
+        view, mask = draw_labelled(self.views, seed, image_id, v, size, labels)
         row = self._row(i, image_id, v if exact else None, labels)
-        mask = apply_labels(labels, view)
         local, regions, tokens = np.zeros((0, 0), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32)
         concepts = np.zeros(0, np.int64)
         pseudo = None
@@ -306,7 +304,9 @@ class TrainingSet(TorchDataset[Sample]):
         if self.photometric:
             distortion = draw_distortion(view_seed(self.seed + 1, image_id, epoch))
         image = apply_image(self.data.image(i, least_size(view)), view, size)
-        withheld = self.data.hidden(image_id) if self.data.withheld else None
+        withheld: tuple[int, ...] | None = None
+        if self.data.withheld:  # where no mask is read, pseudo labels may name every class
+            withheld = () if labelled is False else self.data.hidden(image_id)
         return Sample(image, distortion, mask, tokens, local, regions, concepts, labelled, withheld, pseudo)
 
     def _row(self, i: int, image_id: str, v: int | None, labels: Array) -> int | None:

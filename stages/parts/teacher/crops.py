@@ -20,8 +20,7 @@ from stages.parts.data.views import (
     View,
     ViewsConfig,
     apply_image,
-    apply_labels,
-    draw,
+    draw_labelled,
     least_size,
     view_seed,
     whole,
@@ -136,8 +135,8 @@ def cached_view(views: ViewsConfig, data: Dataset, i: int, v: int, labels: Array
     if views.count == 1:
         return data.image(i), labels, None
     size = (labels.shape[0], labels.shape[1])
-    view = draw(views, views.seed, data.records[i].id, v, size, labels)
-    return apply_image(data.image(i, least_size(view)), view, size), apply_labels(labels, view), view
+    view, shown = draw_labelled(views, views.seed, data.records[i].id, v, size, labels)
+    return apply_image(data.image(i, least_size(view)), view, size), shown, view
 
 
 class TeacherViews(TorchDataset["TeacherView | BadView"]):

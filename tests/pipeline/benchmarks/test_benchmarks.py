@@ -14,6 +14,9 @@ from torch import nn
 
 from cache.errors import InputError
 from pipeline.benchmarks import allocator, gpu, gpu_check, growth, inference, scale
+from pipeline.benchmarks.checks import images, values
+from pipeline.benchmarks.checks.bench import Bench, at_most
+from pipeline.benchmarks.checks.memory import planned_gib
 from pipeline.benchmarks.extract import extract
 from pipeline.benchmarks.gpu import precision, students
 from pipeline.benchmarks.harness import Measured, in_child, interleaved, peak_mib, ratio, result, text
@@ -234,13 +237,13 @@ def test_the_loader_is_measured_by_its_processes(world: World) -> None:
 
 
 def test_a_check_that_fails_is_named_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(_: gpu_check.Bench) -> str:
-        return gpu_check._at_most(2.0, 1.0, "difference")
+    def fails(_: Bench) -> str:
+        return at_most(2.0, 1.0, "difference")
 
-    def breaks(_: gpu_check.Bench) -> str:
+    def breaks(_: Bench) -> str:
         raise RuntimeError("no such kernel\nmore")
 
-    checks = {"bound": fails, "crash": breaks, "faiss": gpu_check.faiss_gpu, "pixel loss": gpu_check.pixel_loss}
+    checks = {"bound": fails, "crash": breaks, "faiss": images.faiss_gpu, "pixel loss": values.pixel_loss}
     monkeypatch.setattr(gpu_check, "CHECKS", checks)
     found = gpu_check.gpu_check(CPU)
     verdicts = {name: row["verdict"] for name, row in found["rows"].items()}
@@ -251,16 +254,31 @@ def test_a_check_that_fails_is_named_and_the_others_go_on(monkeypatch: pytest.Mo
 
 
 def test_a_check_that_takes_too_long_is_stopped_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def hangs(_: gpu_check.Bench) -> str:
+    def hangs(_: Bench) -> str:
         for _second in range(1000):
             time.sleep(0.05)
         return "too late"
 
     monkeypatch.setattr(gpu_check, "CHECK_SECONDS", 1)
-    monkeypatch.setattr(gpu_check, "CHECKS", {"hangs": hangs, "faiss": gpu_check.faiss_gpu})
+    monkeypatch.setattr(gpu_check, "CHECKS", {"hangs": hangs, "faiss": images.faiss_gpu})
     rows = gpu_check.gpu_check(CPU)["rows"]
     assert rows["hangs"]["verdict"] == "FAILED" and rows["hangs"]["measured"] == "not done within 1 s"
     assert rows["faiss"]["verdict"] == "skipped"
+
+
+def test_memory_of_the_pixel_loss_is_computed_and_does_not_grow_by_maps_with_the_batch() -> None:
+    a_map = 4 * 20 * 64 * 64 / 2**30  # of one image, at the labels' size
+    one, many = planned_gib(1, 20, 64), planned_gib(1024, 20, 64)
+    assert a_map < one < 100 * a_map and many < 819 * 10 * a_map  # a part holds 2**26 numbers: 819 images
+    full = planned_gib()
+    assert 2 * 0.167 + 0.167 < full < 16 * 0.167  # scores and gradient, each a map of 1/16; and less than one of all
+
+
+def test_checks_that_had_no_time_are_named_and_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check, "SECONDS", 0)
+    monkeypatch.setattr(gpu_check, "CHECKS", {"late": values.pixel_loss})
+    found = gpu_check.gpu_check(CPU)
+    assert found["rows"]["late"]["verdict"] == "NO TIME" and found["failed"] == ["late"]
 
 
 @pytest.mark.parametrize("name", ["teacher's tokens as on the CPU", "channels-last", "evaluation as on the CPU"])

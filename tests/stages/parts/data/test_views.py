@@ -161,6 +161,24 @@ def test_the_crop_is_the_first_that_a_slow_count_accepts(seed: int, size: tuple[
 
 
 @pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("resized", [(41, 53), (90, 117), (97, 126), (181, 236)])
+def test_both_ways_of_resizing_a_crop_show_the_same(resized: tuple[int, int], flip: bool) -> None:
+    image = np.random.default_rng(2).integers(0, 256, (90, 117, 3), np.uint8)
+    factors = [resized[0] / 90, resized[1] / 117]
+    for y, x in ((0, 0), (3, 11), (resized[0] - 32, resized[1] - 32)):
+        view = View(resized, (y, x, y + 32, x + 32), flip, 0)
+        fast, near = views._cut_from_corner(image, view, factors), views._cut(image, view, factors)
+        difference = np.abs(fast.astype(int) - near)
+        assert difference.max() <= 2 and difference.mean() < 0.1
+        assert any(np.array_equal(apply_image(image, view), one) for one in (fast, near))
+
+
+def test_a_crop_far_inside_a_panorama_resizes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "_cut_from_corner", None)  # it would resize 400 times as much as is seen
+    apply_image(np.zeros((16, 4000, 3), np.uint8), View((32, 8000), (0, 6000, 24, 6024), False, 0))
+
+
+@pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("factor", [2, 4, 8])
 def test_a_photo_decoded_at_a_fraction_shows_the_same_view(factor: int, flip: bool) -> None:
     random = np.random.default_rng(3)

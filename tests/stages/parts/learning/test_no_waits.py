@@ -8,7 +8,6 @@ Autograd's engine needs a real GPU, so the backward pass is left out here, but f
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch._subclasses.fake_tensor import (
     unset_fake_temporarily,
 )
 
+from pipeline.benchmarks.checks.students import FAMILIES, GENERATORS, LOSSES, SmallNet
 from stages.parts.data.photometric import draw_distortion
 from stages.parts.learning.batches import Batch, Sample, collate
 from stages.parts.learning.learner import Learner
@@ -35,36 +35,6 @@ from stages.parts.students import StudentConfig, build_student
 
 GPU = torch.device("cuda")
 DIM, SEEN, SIDE = 16, 3, 64
-FAMILIES = [
-    StudentConfig(arch="unet", encoder="resnet18", weights=""),
-    StudentConfig(arch="segformer", encoder="mit_b0", weights=""),
-    StudentConfig(arch="segnext", encoder="mscan_t", weights=""),
-    StudentConfig(arch="setr", encoder="vit_b16", weights=""),
-]
-LOSSES = [
-    *(DistillConfig(loss="infonce", negatives=negatives) for negatives in ("image", "batch")),
-    *(DistillConfig(loss=loss) for loss in ("cosine", "l2", "froster", "none")),  # type: ignore[arg-type]
-]
-GENERATORS = [
-    *(GeneratorConfig(memory=memory) for memory in ("both", "local", "global")),  # type: ignore[arg-type]
-    *(
-        GeneratorConfig(inputs=inputs, calibrator=calibrator)  # type: ignore[arg-type]
-        for inputs, calibrator in itertools.product(("prototypes", "cls"), ("none", "mlp"))
-    ),
-    GeneratorConfig(enabled=False),
-]
-
-
-class Net(nn.Module):
-    """A student as small as it gets, of stride 4."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder, self.head = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, DIM, 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        out: Tensor = self.head(self.encoder(images).relu())
-        return out
 
 
 @pytest.fixture
@@ -108,7 +78,7 @@ def on_gpu(build: Callable[[], nn.Module]) -> Any:
 def trainer(
     distill: DistillConfig = DistillConfig(),  # noqa: B008
     generator: GeneratorConfig = GeneratorConfig(),  # noqa: B008
-    student: Callable[[], Any] = Net,
+    student: Callable[[], Any] = lambda: SmallNet(DIM),
     **train: Any,
 ) -> Trainer:
     cfg = TrainConfig(iterations=10, warmup=0, batch=4, **train)
@@ -127,13 +97,13 @@ def check(made: Trainer) -> None:
     assert {t.dtype for t in terms.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("net", FAMILIES, ids=lambda net: net.arch)
+@pytest.mark.parametrize("net", FAMILIES.values(), ids=FAMILIES)
 @pytest.mark.usefixtures("pretended")
 def test_the_step_of_every_family_of_students_waits_for_nothing(net: StudentConfig) -> None:
     check(trainer(student=lambda: build_student(net, DIM), precision="bf16"))
 
 
-@pytest.mark.parametrize("distill", LOSSES, ids=lambda cfg: f"{cfg.loss}-{cfg.negatives}")
+@pytest.mark.parametrize("distill", LOSSES.values(), ids=LOSSES)
 @pytest.mark.usefixtures("pretended")
 def test_the_step_of_every_loss_negatives_and_calibrator_waits_for_nothing(distill: DistillConfig) -> None:
     for generator in GENERATORS:
@@ -164,7 +134,7 @@ def test_the_gradient_of_the_pixel_loss_waits_for_nothing() -> None:
 @pytest.mark.usefixtures("pretended")
 @pytest.mark.parametrize("mode", ["whole", "slide"])
 def test_scores_of_an_image_wait_for_nothing(mode: Any) -> None:
-    student = on_gpu(lambda: Net().eval())
+    student = on_gpu(lambda: SmallNet(DIM).eval())
     score = student_scorer(student, torch.empty(SEEN, DIM, device=GPU))
     cfg = EvaluateConfig(mode=mode, short_side=SIDE, crop=SIDE, stride=32)
     image = np.zeros((50, 70, 3), np.uint8)

@@ -1,0 +1,71 @@
+"""Risk-coverage: how often the best class is wrong among the pixels whose score is highest (selective prediction).
+
+A pixel's confidence is the score of its best class; `predict --threshold` keeps the pixels above one. Counted by it,
+the whole curve comes from one pass over the images. Pixels without a label count apart: where they are background, the
+threshold that loses them is the one that says "none of these".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.parts.eval_report import Risk, RiskPoint
+
+REACH, FINENESS = 16.0, 512
+"""Scores are told apart from -REACH to REACH in steps of 1 / FINENESS: a teacher's cosines differ by hundredths."""
+COVERAGES = (100, 95, 90, 80, 70, 60, 50, 40, 30, 20, 10, 5)
+"""Shares of the labelled pixels [%] that the report has a point for."""
+_RIGHT, _WRONG, _UNLABELLED = range(3)
+
+
+class RiskCurve:
+    """Pixel counts by confidence. `alpha`: the factor that scores F^T A were trained with."""
+
+    def __init__(self, classes: int, alpha: float, device: torch.device) -> None:
+        self.classes, self.alpha = classes, alpha
+        self.counts = torch.zeros(3, int(2 * REACH * FINENESS), dtype=torch.int64, device=device)
+
+    def add(self, found: Tensor, labels: Tensor) -> None:
+        """Scores [K, H, W] with their ground truth [H, W]. Waits for nothing."""
+        best, truth = found.max(dim=0), labels.long()
+        bins = self.counts.shape[1]
+        place = ((self.alpha * best.values + REACH) * FINENESS).long().clamp(0, bins - 1)
+        kind = torch.where(truth < self.classes, (best.indices != truth).long(), _UNLABELLED)
+        ones = self.counts.new_ones(1).expand(truth.numel())
+        self.counts.view(-1).scatter_add_(0, (kind * bins + place).flatten(), ones)
+
+    def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Takes the sums over several processes: `total` gives that of a tensor."""
+        self.counts = total(self.counts)
+
+    def risk(self) -> Risk | None:
+        """The curve at `COVERAGES`; None where no pixel has a label."""
+        kept = self.counts.cpu().numpy()[:, ::-1].cumsum(axis=1)[:, ::-1]  # at or above each bin's lower edge
+        right, wrong, unlabelled = kept[_RIGHT], kept[_WRONG], kept[_UNLABELLED]
+        labelled = right + wrong
+        if not labelled[0]:
+            return None
+        points = []
+        for wanted in COVERAGES:
+            # The highest threshold that still keeps so many.
+            bin_ = int(np.flatnonzero(labelled * 100 >= wanted * labelled[0])[-1])
+            edge = bin_ / FINENESS - REACH
+            points.append(
+                RiskPoint(
+                    threshold=round(float(1 / (1 + np.exp(-edge))), 6),
+                    coverage=_share(labelled[bin_], labelled[0]) or 0.0,
+                    risk=_share(wrong[bin_], labelled[bin_]) or 0.0,
+                    unlabelled=_share(unlabelled[bin_], unlabelled[0]),
+                )
+            )
+        steps = labelled - np.append(labelled[1:], 0)
+        risks = np.divide(wrong, labelled, out=np.zeros(len(wrong)), where=labelled > 0)
+        return Risk(aurc=round(float(100 * (risks * steps).sum() / labelled[0]), 2), points=tuple(points))
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(100 * float(part) / float(whole), 2) if whole else None
