@@ -3,10 +3,10 @@
     python experiments/study.py experiments/studies/settings.toml --out results --budget 440 --parallel 5 --workers 2
 
 A study (a TOML file, `experiments/studies/` has some) has worlds - a preset with settings - and rounds of rows, each
-row a name with settings. Caches are extracted and mined once, by all processes together; then each process trains
-and scores one run after another. What is complete is not computed again, so a study that was
-stopped goes on. A round chooses: of the options of a factor the best one, by mean hIoU over worlds and seeds, becomes
-part of what later rounds start `from`.
+row a name with settings, in which {seed} stands for the seed. Caches are extracted and mined once, by all processes
+together; then each process trains and scores one run after another. What is complete is not computed again, so a study
+that was stopped goes on. A round chooses: of the options of a factor the best one, by mean hIoU over worlds and seeds,
+becomes part of what later rounds start `from`.
 
 Nothing is started that would not end in time, what runs at the end of the budget is stopped, and results.json and
 results.md are written after every run.
@@ -100,7 +100,7 @@ class Study:
                     *self.worlds[world].get("set", []),
                     *told.get("set", []),
                     *start,
-                    *settings,
+                    *(setting.replace("{seed}", str(seed)) for setting in settings),
                     f"train.seed={seed}",
                 ),
                 told.get("curve", False),

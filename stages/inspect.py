@@ -46,7 +46,8 @@ class CachedView:
     """One view with all that is stored of it. Labels uint8 [H, W] in class indices, 255 = none.
 
     `truth`: labels with the unseen classes, only where asked for. `cells` latent ids uint8 [h, w] and `pseudo` Y_p
-    uint8 [H, W]: None before mining. `local` [P, D]: a local token for each of `regions` (ids in Y_p).
+    uint8 [H, W]: None before mining. `named`: pseudo labels uint8 [H, W], None before `pseudo-label`. `local` [P, D]: a
+    local token for each of `regions` (ids in Y_p).
     """
 
     id: str
@@ -57,6 +58,7 @@ class CachedView:
     truth: Array | None
     cells: Array | None
     pseudo: Array | None
+    named: Array | None
     token: np.ndarray
     local: np.ndarray
     regions: list[int]
@@ -76,7 +78,7 @@ class CachedViews:
         """`tiers`: those that are stored, by kind; tokens and text must be."""
         self.data, self.views, self.tokens = data, views, tiers["tokens"]
         self.latent, self.dense_tier, self.features = tiers.get("latent"), tiers.get("dense"), tiers.get("affinity")
-        self.encode, self.refine = encode, refine
+        self.named, self.encode, self.refine = tiers.get("pseudo"), encode, refine
         tokens, arrays = tiers["tokens"], tiers["text"].read(0)
         self.seen_text, self.text = arrays["seen"], np.concatenate([arrays["seen"], arrays["unseen"]])
         self.num_seen = len(self.seen_text)
@@ -136,12 +138,16 @@ class CachedViews:
             regions += [self.num_seen + r for r in mined["local_region"][own].tolist()]
             cells = mined["cells"][row]
             pseudo = _without_padding(pseudo_mask(labels, cells, self.num_seen), view)
-        truth = None
+        truth = named = None
+        if self.named is not None and self.named.commit(shard) is not None:
+            given = self.named.read(shard, ["labels"])["labels"][row]
+            named = _without_padding(on_pixels(given, (labels.shape[0], labels.shape[1])), view)
         if full_labels:
             every = self.data.labels(n, "all")
             truth = every if view is None else apply_labels(every, view)
         token = seen["global"][row]
-        return CachedView(name, shard, row, image, labels, truth, cells, pseudo, token, np.concatenate(local), regions)
+        whole = np.concatenate(local)
+        return CachedView(name, shard, row, image, labels, truth, cells, pseudo, named, token, whole, regions)
 
     def picture(self, name: str) -> tuple[Array, Array]:
         """Image and Y_p of a view (seen labels before mining): what a thumbnail needs."""
@@ -203,7 +209,7 @@ def quality(
         report["latent_names"] = names_report(cached.latent.load(["local"])["local"], names, names_text)
     sample = cached.sample(images)
     dense = cached.dense_tier is not None
-    if dense or full_labels:
+    if dense or full_labels or cached.named is not None:
         report["sample"] = len(sample)
         report |= _over_pixels(cached, sample, dense, full_labels)
     if not dense:
@@ -217,6 +223,8 @@ def _over_pixels(cached: CachedViews, sample: list[str], dense: bool, full_label
     words, k = cached.data.vocabulary, len(cached.data.vocabulary.ordered)
     seen_only, every = (np.zeros((n, n), np.int64) for n in (cached.num_seen, k))
     mined: list[Match] = []
+    n = k if full_labels else cached.num_seen
+    guessed, given, pixels = np.zeros((n, n), np.int64), 0, 0
     with Bar("inspect", len(sample), "views") as bar:
         for name in sample:
             view = cached.view(name, full_labels=full_labels)
@@ -229,6 +237,10 @@ def _over_pixels(cached: CachedViews, sample: list[str], dense: bool, full_label
                 seen_only += confusion(found, view.labels, cached.num_seen)
                 if view.truth is not None:
                     every += confusion(on_pixels(cell_classes(tokens, cached.text), size), view.truth, k)
+            if view.named is not None:
+                sure, known = view.named != IGNORE, view.labels if view.truth is None else view.truth
+                guessed += confusion(np.where(sure, view.named, 0), np.where(sure, known, no_label(known.dtype)), n)
+                given, pixels = given + int(sure.sum()), pixels + sure.size
             if view.truth is not None and view.cells is not None:
                 mined += matches(latent_mask(view.labels, view.cells), view.truth, range(cached.num_seen, k))
     report: dict[str, Any] = {}
@@ -236,9 +248,28 @@ def _over_pixels(cached: CachedViews, sample: list[str], dense: bool, full_label
         report["dense"] = scores_report(seen_only, words.seen, cached.num_seen)
         if full_labels:
             report["dense_all"] = scores_report(every, words.ordered, cached.num_seen)
+    if pixels:
+        report["pseudo"] = _pseudo_report(guessed, given / pixels, words.seen)
     if mined:
         report["mined"] = matches_report(mined, words.ordered)
     return report
+
+
+def _pseudo_report(guessed: np.ndarray, share: float, seen: Sequence[str]) -> dict[str, Any]:
+    """Share of pixels with a pseudo label, and how many of those that have a label too are right, in per cent.
+
+    `guessed`: counts [K, K], labels in rows and pseudo labels, of seen classes alone, in columns.
+    """
+
+    def right(hits: int, of: int) -> float | None:
+        return round(100 * hits / of, 2) if of else None
+
+    return {
+        "share": round(100 * share, 2),
+        "checked": int(guessed.sum()),
+        "right": right(int(guessed.trace()), int(guessed.sum())),
+        "classes": {name: right(int(guessed[c, c]), int(guessed[:, c].sum())) for c, name in enumerate(seen)},
+    }
 
 
 def mining_sweep(

@@ -68,6 +68,9 @@ def _panels(
     maps = [view.labels]
     if view.pseudo is not None:
         panels.append(Panel("pseudo mask", overlay(view.image, view.pseudo, colours, names=seen)))
+    if view.named is not None:
+        panels.append(Panel("pseudo labels", overlay(view.image, view.named, colours, names=seen)))
+        maps.append(view.named)
     if view.truth is not None:
         panels.append(Panel("all labels (evaluation only)", overlay(view.image, view.truth, all_colours, names=names)))
         maps.append(view.truth)

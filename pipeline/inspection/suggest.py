@@ -6,6 +6,7 @@ teacher disagree about what has no label. Photos are chosen one after the other:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,22 @@ def choose(shown: np.ndarray, count: int, doubt: np.ndarray) -> list[tuple[int, 
     return made
 
 
+def photos_shown(
+    ids: Sequence[str], several: bool, view: np.ndarray, concept: np.ndarray
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The photos, the photo of each view `ids`, and the concepts that each shows: bool [photos, K].
+
+    `several`: whether a photo has several views. `view`, `concept` [p]: of every latent region.
+    """
+    names = [one.rpartition("#")[0] if several else one for one in ids]
+    photos = list(dict.fromkeys(names))
+    place = {name: i for i, name in enumerate(photos)}
+    owner = np.array([place[name] for name in names])
+    shown = np.zeros((len(photos), int(concept.max(initial=0)) + 1), bool)
+    shown[owner[view], concept] = True
+    return photos, owner, shown
+
+
 def suggest(of: Inspection, count: int) -> dict[str, Any]:
     """The photos to annotate, best first, as JSON; writes photos.txt, photos.csv and index.html into the folder `out`.
 
@@ -70,12 +87,8 @@ def suggest(of: Inspection, count: int) -> dict[str, Any]:
     if count < 1:
         raise InputError(f"--count {count}: give 1 or more")
     found = opened(of)
-    names = [view.rpartition("#")[0] if of.plan.config.views.count > 1 else view for view in found.ids]
-    photos = list(dict.fromkeys(names))
-    place = {name: i for i, name in enumerate(photos)}
-    owner = np.array([place[name] for name in names])
-    shown = np.zeros((len(photos), len(found.concepts)), bool)
-    shown[owner[found.members.view], found.members.concept] = True
+    several, members = of.plan.config.views.count > 1, found.members
+    photos, _, shown = photos_shown(found.ids, several, members.view, members.concept)
     doubt, asked = np.zeros(len(photos)), of.student is not None
     if asked:
         _ask(of, found, [i for i, _, _ in choose(shown, CANDIDATES * count, doubt)], photos, doubt)

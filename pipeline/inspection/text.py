@@ -179,6 +179,8 @@ def quality_text(typed: Invocation, q: dict[str, Any]) -> str:
             f"with all labels (evaluation only): hIoU {dense_all['hIoU']}, sIoU {dense_all['sIoU']}, "
             f"uIoU {dense_all['uIoU']}"
         )
+    if "pseudo" in q:
+        lines += ["", *_pseudo(q)]
     if "mined" in q:
         lines += [
             "",
@@ -190,6 +192,16 @@ def quality_text(typed: Invocation, q: dict[str, Any]) -> str:
     if "missing" in q:
         lines += ["", q["missing"]]
     return "\n".join(lines)
+
+
+def _pseudo(q: dict[str, Any]) -> list[str]:
+    """What pseudo labels cover and, where photos have labels too, how many are right."""
+    p = q["pseudo"]
+    line = f"pseudo labels: {p['share']} % of the pixels of {q['sample']} training views"
+    if p["right"] is None:
+        return [f"{line}; no label says whether they are right (--labels reads masks that training does not)"]
+    classes = ", ".join(f"{name} {share}" for name, share in p["classes"].items() if share is not None)
+    return [f"{line}; {p['right']} % right where there is a label, by name: {classes}"]
 
 
 def mining_text(result: dict[str, Any]) -> str:
@@ -230,9 +242,14 @@ def _names(n: dict[str, Any]) -> list[str]:
 def quality_verdicts(typed: Invocation, q: dict[str, Any]) -> list[tuple[str, str]]:
     """One (verdict, line) for each check of the quality numbers."""
     n = q["naming"]
+    pseudo, guessed = q.get("pseudo", {}), []
+    if pseudo.get("right") is not None:
+        advice = "" if pseudo["right"] >= 80 else "; raise pseudo-label.confidence, or refine the map ([refine])"
+        text = f"pseudo labels: {pseudo['share']} % of the pixels have one, {pseudo['right']} % of them right"
+        guessed = [(_grade(pseudo["right"], 80, 60), text + advice)]
     if n["top1"] is None:
-        return [(POOR, "local tokens: there is none; are the masks all empty?")]
-    found = [(_grade(n["top1"], 70, 40), f"local tokens: {n['top1']} % of seen regions are named right")]
+        return [(POOR, "local tokens: there is none; are the masks all empty, or unread?"), *guessed]
+    found = [*guessed, (_grade(n["top1"], 70, 40), f"local tokens: {n['top1']} % of seen regions are named right")]
     weak = [c for c in n["classes"] if c["top1"] is not None and c["top1"] < 40]
     for c in sorted(weak, key=lambda c: -c["regions"] * (100 - c["top1"]))[:3]:
         name, other = c["name"], c["mostly"]

@@ -115,6 +115,32 @@ def test_photos_without_masks_learn_from_pseudo_labels(fresh_tiny: Tiny) -> None
     assert report.uIoU is None and report.sIoU is not None and len(report.classes) == 4
 
 
+def test_inspection_shows_pseudo_labels_and_says_how_many_are_right(tiny: Tiny, tmp_path: Path) -> None:
+    from pipeline.inspection.opened import Inspection
+    from pipeline.inspection.questions import ask
+
+    named(tiny, *NONE, artifacts=tmp_path)
+    of = Inspection(tiny.plan(*NONE, artifacts=tmp_path), CPU, str(tmp_path))
+    text, _ = ask(of, "quality", "", count=0, full_labels=False, vocabulary="")
+    assert "no label says whether they are right" in text
+    text, found = ask(of, "quality", "", count=0, full_labels=True, vocabulary="")
+    right = total = pixels = sure = 0
+    data, labels = of.plan.train_data, of.plan.artifact("pseudo").load(["labels"])["labels"]
+    for i, cells in enumerate(labels):
+        truth = data.labels(i, "all")
+        y, x = (((np.arange(n) + 0.5) * 8 / n).astype(int) for n in truth.shape)
+        given = cells[y[:, None], x[None]]
+        right += int((given == truth)[truth != 255].sum())
+        total += int(((given != 255) & (truth != 255)).sum())
+        pixels, sure = pixels + truth.size, sure + int((given != 255).sum())
+    assert found["pseudo"]["checked"] == total
+    assert found["pseudo"]["share"] == pytest.approx(100 * sure / pixels, abs=0.01)
+    assert found["pseudo"]["right"] == pytest.approx(100 * right / total, abs=0.01)
+    assert f"{found['pseudo']['right']} % of them right" in text
+    text, found = ask(of, "image", data.ids[0], count=-1, full_labels=False, vocabulary="")
+    assert (tmp_path / found["picture"].rsplit("/", 1)[-1]).is_file()
+
+
 def test_pseudo_labels_alone_train_without_distillation(tiny: Tiny, tmp_path: Path) -> None:
     bare = (*NONE, "distill.loss=none", "latent-embedding.enabled=false")
     tiny.run("extract", *bare, artifacts=tmp_path)  # and no mining

@@ -241,7 +241,7 @@ def test_every_question_works_on_an_object_store(tiny: Tiny, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("colour",), "ask one of summary, quality, mining, recipes, image"),
+        (("colour",), "ask one of summary, card, quality, mining, recipes, image"),
         (("image",), "write `clip2seg inspect tiny image an image's ID --artifacts .*`"),
         (("summary", "x"), "write `clip2seg inspect tiny summary --artifacts .*`"),
         (("image", "nowhere"), "nowhere: no such view .*; its first is train00"),

@@ -8,9 +8,10 @@ from PIL import Image
 
 import stages.demo.world
 from cache.errors import InputError
-from stages.demo.world import VAL_WORLD, write_world
+from stages.demo.world import VAL_WORLD, world_dataset, write_world
 from stages.parts.data.datasets import DataConfig, open_dataset
 from stages.parts.demo.scenes import scene
+from stages.parts.settings import WorldConfig
 
 
 def test_the_world_goes_through_the_ordinary_loader(tmp_path: Path) -> None:
@@ -34,6 +35,19 @@ def test_unseen_classes_are_without_labels_in_training(tmp_path: Path) -> None:
     for index in range(6):
         everything, labels = train.labels(index, "all"), train.labels(index, "seen")
         assert (labels[everything >= seen] == 255).all() and (labels == everything)[everything < seen].all()
+
+
+def test_few_labels_are_few_in_the_demo_world_too(tmp_path: Path) -> None:
+    cfg = DataConfig(layout="voc", root=str(tmp_path / "world"), vocabulary="demo", train="train", val="val")
+    world = WorldConfig(seed=3, train=10, val=4)
+    few, val = (world_dataset(cfg.model_copy(update={"label_share": 0.3}), world, s) for s in ("train", "val"))
+    assert len(few.unlabelled) == 7 and not val.unlabelled and not world_dataset(cfg, world, "train").unlabelled
+    write_world(tmp_path / "world", seed=3, train=10, val=4)
+    assert few.unlabelled == open_dataset(few.cfg, "train").unlabelled
+    for i, record in enumerate(few.records):
+        assert (few.labels(i, "seen") == 255).all() == (record.id in few.unlabelled)
+    with pytest.raises(InputError, match=r"data\.labelled = 'mine': no such list"):
+        world_dataset(cfg.model_copy(update={"labelled": "mine"}), world, "train")
 
 
 def test_a_world_that_is_there_is_left_alone(tmp_path: Path) -> None:
