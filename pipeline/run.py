@@ -18,8 +18,9 @@ from cache.summary import per_view
 from pipeline.inspection.naming import naming
 from pipeline.plan import Plan
 from pipeline.shown import link
+from stages.parts.processes import rank_and_world
 from stages.running.compute import Compute, check_flags, resolve
-from stages.running.progress import rank_and_world, say
+from stages.running.progress import say
 from stages.running.reports import read_report
 
 if TYPE_CHECKING:

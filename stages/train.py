@@ -34,6 +34,7 @@ from stages.parts.learning.distributed import all_gather_object, all_reduce_mean
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.source import TokenSource
 from stages.parts.learning.trainer import Trainer, make_optimiser
+from stages.parts.processes import rank_and_world
 from stages.parts.scoring.inference import predicted
 from stages.parts.settings import TrainConfig
 from stages.parts.students import Student, StudentConfig, build_student
@@ -45,7 +46,7 @@ from stages.running.curves import NAME as CURVES
 from stages.running.curves import curves_at, curves_bytes
 from stages.running.interrupts import AGAIN, Stopped, deferred
 from stages.running.loading import loaded, losses_explained
-from stages.running.progress import Bar, Clock, rank_and_world, say
+from stages.running.progress import Bar, Clock, say
 from stages.running.recipes import TrainRecipe
 
 CHECKPOINT_SECONDS = 120.0
@@ -124,7 +125,7 @@ def run(
             # From the first moment it is known what this run reads, so that nobody tidies it away.
             at.put_mark(RUN, {"provenance": out.provenance})
         with (
-            process_group(str(at), compute.device, rank, world),
+            process_group(str(at), compute.device),
             memory_explained(_SMALLER),
             losses_explained(compute),
         ):
