@@ -228,7 +228,11 @@ def write_report(plan: Plan, at: Location) -> str:
     from stages import report as run_report
 
     typed = plan.invocation
-    commands = {"eval": typed.command("eval"), "ablate": typed.command("ablate", "--table", "3")}
+    commands = {
+        "eval": typed.command("eval"),
+        "ablate": typed.command("ablate", "--table", "3"),
+        "calibrate": typed.command("calibrate"),
+    }
     latent = per_view(plan.tiers().latent) if plan.distilled and plan.tiers().latent.summary() is not None else None
     return run_report.run(at, with_references(run_at(at)), commands, latent)
 

@@ -220,8 +220,7 @@ def _run(
                     board.scalar(f"loss/{name}", value, iteration)
                 board.scalar("lr", optimiser.param_groups[0]["lr"], iteration)
             if due and board is not None:
-                _picture(board, learner, data.vocabulary.seen, batch, iteration)
-                board.photos(trainer.student, iteration)
+                _pictures(board, trainer, data.vocabulary.seen, batch, iteration)
                 taken = seconds + time.perf_counter() - begun
                 student = _save(out, trainer, packed(iteration + 1), curves, iteration + 1, taken)
                 saved = time.perf_counter()
@@ -394,8 +393,9 @@ def _finite(losses: dict[str, torch.Tensor], iteration: int, out: Location) -> d
 
 
 @torch.no_grad()
-def _picture(board: Board, learner: Learner, seen: Sequence[str], batch: Batch, iteration: int) -> None:
-    """The batch's first crop, its pseudo mask and what the student sees among the seen classes."""
+def _pictures(board: Board, trainer: Trainer, seen: Sequence[str], batch: Batch, iteration: int) -> None:
+    """The batch's first crop, its pseudo mask, what the student sees among the seen classes; `Showing`'s photos."""
+    learner = trainer.learner
     learner.eval()
     shown = batch.part(0, len(batch.images)).student_input()
     # `forward`, so that a compiled student is not compiled again for one picture.
@@ -410,3 +410,4 @@ def _picture(board: Board, learner: Learner, seen: Sequence[str], batch: Batch, 
     board.image("crop", image, iteration)
     board.image("pseudo mask", overlay(image, batch.masks[0].cpu().numpy(), colours, names=seen), iteration)
     board.image("prediction", overlay(image, found, colours, names=seen), iteration)
+    board.photos(trainer.student, iteration)
