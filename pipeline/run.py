@@ -24,9 +24,10 @@ from stages.running.reports import read_report
 
 if TYPE_CHECKING:
     from stages.online import OnlineTeacher
-    from stages.parts.data.datasets import Dataset
+    from stages.parts.data.datasets import Dataset, Which
     from stages.parts.eval_report import EvalReport
     from stages.parts.scoring.bias_curve import Point
+    from stages.parts.scoring.risk import RiskCurve
     from stages.running.board import Tracker
 
 P = ParamSpec("P")
@@ -312,6 +313,17 @@ def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list
     return stage.run_curve(
         plan.config.eval, plan.val_data, plan.tiers().text, plan.address("train"), also, compute=machine.compute
     )
+
+
+@suggesting
+def risk_curve(plan: Plan, machine: Machine, data: Dataset, which: Which) -> RiskCurve:
+    """Risk-coverage of the student on the labels `which` (seen, all) of photos of this data set."""
+    _scorable(plan)
+    draw_world(plan)
+    from stages import evaluate as stage
+
+    text, student = plan.tiers().text, plan.address("train")
+    return stage.run_risk(plan.config.eval, data, text, student, which, compute=machine.compute)
 
 
 @suggesting
