@@ -18,15 +18,17 @@ from cache.summary import per_view
 from pipeline.inspection.naming import naming
 from pipeline.plan import Plan
 from pipeline.shown import link
+from stages.parts.processes import rank_and_world
 from stages.running.compute import Compute, check_flags, resolve
-from stages.running.progress import rank_and_world, say
+from stages.running.progress import say
 from stages.running.reports import read_report
 
 if TYPE_CHECKING:
     from stages.online import OnlineTeacher
-    from stages.parts.data.datasets import Dataset
+    from stages.parts.data.datasets import Dataset, Which
     from stages.parts.eval_report import EvalReport
     from stages.parts.scoring.bias_curve import Point
+    from stages.parts.scoring.risk import RiskCurve
     from stages.running.board import Tracker
 
 P = ParamSpec("P")
@@ -226,7 +228,11 @@ def write_report(plan: Plan, at: Location) -> str:
     from stages import report as run_report
 
     typed = plan.invocation
-    commands = {"eval": typed.command("eval"), "ablate": typed.command("ablate", "--table", "3")}
+    commands = {
+        "eval": typed.command("eval"),
+        "ablate": typed.command("ablate", "--table", "3"),
+        "calibrate": typed.command("calibrate"),
+    }
     latent = per_view(plan.tiers().latent) if plan.distilled and plan.tiers().latent.summary() is not None else None
     return run_report.run(at, with_references(run_at(at)), commands, latent)
 
@@ -312,6 +318,17 @@ def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list
     return stage.run_curve(
         plan.config.eval, plan.val_data, plan.tiers().text, plan.address("train"), also, compute=machine.compute
     )
+
+
+@suggesting
+def risk_curve(plan: Plan, machine: Machine, data: Dataset, which: Which) -> RiskCurve:
+    """Risk-coverage of the student on the labels `which` (seen, all) of photos of this data set."""
+    _scorable(plan)
+    draw_world(plan)
+    from stages import evaluate as stage
+
+    text, student = plan.tiers().text, plan.address("train")
+    return stage.run_risk(plan.config.eval, data, text, student, which, compute=machine.compute)
 
 
 @suggesting

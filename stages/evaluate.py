@@ -20,14 +20,16 @@ from cache.errors import InputError
 from cache.headers import FILE as STUDENT
 from cache.headers import student_bytes
 from cache.location import Location
+from cache.settings import IGNORE, ignore_index
 from cache.store import Artifact
-from stages.parts.data.datasets import BadSample, Dataset, Quarantine
+from stages.parts.data.datasets import BadSample, Dataset, Quarantine, Which
 from stages.parts.data.views import Array
 from stages.parts.drawing.figures import confusion_heat
 from stages.parts.drawing.overlays import grid, overlay, where_scored
 from stages.parts.drawing.palette import palette
 from stages.parts.eval_report import EvalReport
 from stages.parts.learning.distributed import all_gather_object, all_reduce_sum, process_group
+from stages.parts.processes import rank_and_world
 from stages.parts.scoring.bias_curve import BiasCurve, Point, percent
 from stages.parts.scoring.bias_curve import grid as bias_grid
 from stages.parts.scoring.gallery import ImageScore, extremes, mixed, score_image
@@ -48,7 +50,7 @@ from stages.parts.settings import EvaluateConfig
 from stages.parts.students.checkpoint import Checkpoint, unpack
 from stages.running.compute import Compute, memory_explained
 from stages.running.loading import loaded, losses_explained
-from stages.running.progress import Bar, rank_and_world
+from stages.running.progress import Bar
 from stages.running.recipes import CacheRecipe
 from stages.running.reports import BIASES, REPORT
 
@@ -67,7 +69,7 @@ def run(
     embeddings = all_text(text, data, checkpoint, str(run_at))
     scorer = student_scorer(checkpoint.student.to(compute.device), embeddings.to(compute.device))
     about = {"scored": "student", "run": str(run_at), "about": checkpoint.about}
-    with process_group(str(out), compute.device, *rank_and_world()), memory_explained(_SMALLER):
+    with process_group(str(out), compute.device), memory_explained(_SMALLER):
         return _score(cfg, data, scorer, out, compute, about)
 
 
@@ -97,7 +99,7 @@ def run_transfer(
     embeddings = torch.from_numpy(np.stack([every[n] for n in data.vocabulary.ordered]))
     scorer = student_scorer(checkpoint.student.to(compute.device), embeddings.to(compute.device))
     about = {"scored": "student", "run": str(run_at), "on": on, "about": checkpoint.about}
-    with process_group(str(out), compute.device, *rank_and_world()), memory_explained(_SMALLER):
+    with process_group(str(out), compute.device), memory_explained(_SMALLER):
         return _score(cfg, data, scorer, out, compute, about)
 
 
@@ -129,7 +131,7 @@ def run_teacher(
         return torch.einsum("bhwd,kd->bkhw", torch.nn.functional.normalize(dense, dim=-1), embeddings)
 
     about = {"scored": "teacher, training-free", "recipe": teacher.recipe}
-    with process_group(str(out), compute.device, *rank_and_world()), memory_explained(_SMALLER):
+    with process_group(str(out), compute.device), memory_explained(_SMALLER):
         return _score(cfg, data, score, out, compute, about)
 
 
@@ -173,6 +175,30 @@ def run_curve(
     return curve.points()
 
 
+def run_risk(
+    cfg: EvaluateConfig, data: Dataset, text: Artifact, run_at: Location, which: Which, *, compute: Compute
+) -> RiskCurve:
+    """Risk-coverage of the student on the labels `which` of a data set, from one pass; writes nothing.
+
+    Raises InputError for a bad sample.
+    """
+    checkpoint = load_student(run_at)
+    embeddings = all_text(text, data, checkpoint, str(run_at))
+    seen, every, device = len(data.vocabulary.seen), len(data.vocabulary.ordered), compute.device
+    scorer = student_scorer(checkpoint.student.to(device), embeddings.to(device))
+    curve = RiskCurve(every, _alpha({"about": checkpoint.about}), device)
+    decoded = loaded(_Pairs(data, which), [[i] for i in range(len(data))], list, compute)
+    with losses_explained(compute), Bar("calibrate", len(data), "images") as bar:
+        for (pair,) in decoded:
+            bar.advance()
+            if isinstance(pair, BadSample):
+                raise InputError(str(pair))
+            # Labels of seen classes alone have 8 bits whatever all classes need.
+            labels = np.where(pair[1] == IGNORE, ignore_index(every), pair[1]) if which == "seen" else pair[1]
+            curve.add(class_scores(scorer, pair[0], cfg, seen, device), torch.from_numpy(labels).to(device))
+    return curve
+
+
 def load_student(run_at: Location) -> Checkpoint:
     """The finished student of a run."""
     return unpack(student_bytes(run_at, finished=True), f"{run_at}/{STUDENT}")
@@ -203,10 +229,10 @@ EXTREMES = 4
 
 
 class _Pairs(TorchDataset["tuple[Array, Array] | BadSample"]):
-    """Images with all their labels, decoded in workers."""
+    """Images with all their labels, or those of seen classes, decoded in workers."""
 
-    def __init__(self, data: Dataset) -> None:
-        self.data = data
+    def __init__(self, data: Dataset, which: Which = "all") -> None:
+        self.data, self.which = data, which
 
     def __len__(self) -> int:
         return len(self.data)
@@ -219,7 +245,7 @@ class _Pairs(TorchDataset["tuple[Array, Array] | BadSample"]):
 
     def pair(self, i: int) -> tuple[Array, Array]:
         """Image and labels. Raises BadSample."""
-        return self.data.image(i), self.data.labels(i, "all")
+        return self.data.image(i), self.data.labels(i, self.which)
 
 
 def _score(

@@ -24,6 +24,9 @@ def test_the_curve_is_the_one_counted_by_hand() -> None:
     assert at[100].unlabelled == 100 and at[90].unlabelled == 50 and at[10].unlabelled == 0
     kept = found.amax(0)[0, :10].sigmoid() >= at[70].threshold - 1e-6
     assert int(kept.sum()) == 7
+    asked = curve.at(at[70].threshold)
+    assert asked == at[70] == curve.keeping(70) and curve.keeping(65) == at[70]
+    assert (curve.at(0.0), curve.at(1.0)) != (None, None)
     assert risk.aurc == pytest.approx(100 * np.mean([0] * 7 + [1 / 8, 2 / 9, 3 / 10]), abs=0.01)
 
 

@@ -1,0 +1,58 @@
+"""`clip2seg calibrate --keep 95`: the threshold of "none of these", fitted on labels of seen classes alone.
+
+Below it a pixel belongs to none of the names that were offered (`predict --threshold`). It is read off training photos:
+the highest score that still keeps so many of the pixels of seen classes. No label of an unseen class is read for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from cache.errors import InputError
+from pipeline import run
+from pipeline.plan import Plan
+from pipeline.text import columns
+from stages.parts.eval_report import RiskPoint
+
+PHOTOS = 200
+"""Most training photos that are looked at, evenly drawn from the list."""
+FITTED, JUDGED = "training photos, seen classes", "evaluation photos, all classes"
+
+
+def fit(plan: Plan, machine: run.Machine, keep: float) -> dict[str, RiskPoint]:
+    """What the threshold keeps of the photos that it was fitted on, and of the evaluation photos.
+
+    `keep`: share [%] of the labelled pixels of seen classes. Raises InputError where it is none, or none is labelled.
+    """
+    if not 0 < keep <= 100:
+        raise InputError(f"--keep {keep:g}: give a share in per cent, above 0 and at most 100")
+    run.draw_world(plan)
+    data = plan.train_data
+    places = np.unique(np.linspace(0, len(data) - 1, min(PHOTOS, len(data))).round().astype(int))
+    fitted = run.risk_curve(plan, machine, replace(data, records=[data.records[i] for i in places]), "seen")
+    point = fitted.keeping(keep)
+    if point is None:
+        raise InputError(f"preset {plan.name}: no labelled pixel in {len(places)} training photos; label some")
+    judged = run.risk_curve(plan, machine, plan.val_data, "all").at(point.threshold)
+    return {FITTED: point, **({JUDGED: judged} if judged else {})}
+
+
+def as_json(found: Mapping[str, RiskPoint]) -> dict[str, Any]:
+    """The threshold and what it keeps, in per cent."""
+    rows = {name: point.model_dump(mode="json") for name, point in found.items()}
+    return {"threshold": found[FITTED].threshold, "rows": rows}
+
+
+def as_text(name: str, keep: float, found: Mapping[str, RiskPoint]) -> str:
+    """The threshold, and what it keeps."""
+    rows: list[list[object]] = [["in per cent", "labelled, kept", "of them wrong", "unlabelled, kept"]]
+    rows += [[label, p.coverage, p.risk, p.unlabelled] for label, p in found.items()]
+    threshold = f"{found[FITTED].threshold:.6g}"
+    return (
+        f"{name}: threshold {threshold} keeps {keep:g} % of the labelled pixels of seen classes\n\n{columns(rows)}\n\n"
+        f"Use it: predict --threshold {threshold}"
+    )
