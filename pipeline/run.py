@@ -18,8 +18,9 @@ from cache.summary import per_view
 from pipeline.inspection.naming import naming
 from pipeline.plan import Plan
 from pipeline.shown import link
+from stages.parts.processes import rank_and_world
 from stages.running.compute import Compute, check_flags, resolve
-from stages.running.progress import rank_and_world, say
+from stages.running.progress import say
 from stages.running.reports import read_report
 
 if TYPE_CHECKING:
@@ -227,7 +228,11 @@ def write_report(plan: Plan, at: Location) -> str:
     from stages import report as run_report
 
     typed = plan.invocation
-    commands = {"eval": typed.command("eval"), "ablate": typed.command("ablate", "--table", "3")}
+    commands = {
+        "eval": typed.command("eval"),
+        "ablate": typed.command("ablate", "--table", "3"),
+        "calibrate": typed.command("calibrate"),
+    }
     latent = per_view(plan.tiers().latent) if plan.distilled and plan.tiers().latent.summary() is not None else None
     return run_report.run(at, with_references(run_at(at)), commands, latent)
 

@@ -11,6 +11,7 @@ from cache.errors import InputError
 from pipeline.inspection import naming
 from pipeline.invocation import Invocation
 from pipeline.plan import Plan
+from pipeline.shown import link
 from stages.parts.eval_report import EvalReport, Means
 from stages.running.reports import read_report
 
@@ -183,7 +184,7 @@ def eval_text(plan: Plan, result: dict[str, Any]) -> str:
     ]
     return (
         f"eval: {report.images} images, split {report.split} -> {result['address']}\n\n{columns(rows)}\n\n"
-        f"{columns(classes, left=2)}\n\npicture grid: {result['address']}/grid.png"
+        f"{columns(classes, left=2)}\n\npicture grid: {link(result['address'] + '/grid.png')}"
         + (f"\nseen bias {bias} was subtracted" if bias else "")
         + (f"\nscores smoothed by {report.settings.pamr} rounds of PAMR" if report.settings.pamr else "")
         + _risk(report)

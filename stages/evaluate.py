@@ -29,6 +29,7 @@ from stages.parts.drawing.overlays import grid, overlay, where_scored
 from stages.parts.drawing.palette import palette
 from stages.parts.eval_report import EvalReport
 from stages.parts.learning.distributed import all_gather_object, all_reduce_sum, process_group
+from stages.parts.processes import rank_and_world
 from stages.parts.scoring.bias_curve import BiasCurve, Point, percent
 from stages.parts.scoring.bias_curve import grid as bias_grid
 from stages.parts.scoring.gallery import ImageScore, extremes, mixed, score_image
@@ -49,7 +50,7 @@ from stages.parts.settings import EvaluateConfig
 from stages.parts.students.checkpoint import Checkpoint, unpack
 from stages.running.compute import Compute, memory_explained
 from stages.running.loading import loaded, losses_explained
-from stages.running.progress import Bar, rank_and_world
+from stages.running.progress import Bar
 from stages.running.recipes import CacheRecipe
 from stages.running.reports import BIASES, REPORT
 
@@ -68,7 +69,7 @@ def run(
     embeddings = all_text(text, data, checkpoint, str(run_at))
     scorer = student_scorer(checkpoint.student.to(compute.device), embeddings.to(compute.device))
     about = {"scored": "student", "run": str(run_at), "about": checkpoint.about}
-    with process_group(str(out), compute.device, *rank_and_world()), memory_explained(_SMALLER):
+    with process_group(str(out), compute.device), memory_explained(_SMALLER):
         return _score(cfg, data, scorer, out, compute, about)
 
 
@@ -98,7 +99,7 @@ def run_transfer(
     embeddings = torch.from_numpy(np.stack([every[n] for n in data.vocabulary.ordered]))
     scorer = student_scorer(checkpoint.student.to(compute.device), embeddings.to(compute.device))
     about = {"scored": "student", "run": str(run_at), "on": on, "about": checkpoint.about}
-    with process_group(str(out), compute.device, *rank_and_world()), memory_explained(_SMALLER):
+    with process_group(str(out), compute.device), memory_explained(_SMALLER):
         return _score(cfg, data, scorer, out, compute, about)
 
 
@@ -130,7 +131,7 @@ def run_teacher(
         return torch.einsum("bhwd,kd->bkhw", torch.nn.functional.normalize(dense, dim=-1), embeddings)
 
     about = {"scored": "teacher, training-free", "recipe": teacher.recipe}
-    with process_group(str(out), compute.device, *rank_and_world()), memory_explained(_SMALLER):
+    with process_group(str(out), compute.device), memory_explained(_SMALLER):
         return _score(cfg, data, score, out, compute, about)
 
 

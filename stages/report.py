@@ -50,9 +50,9 @@ def run(
 ) -> str:
     """Writes the page of a run with all of its evaluations, the first at large; returns its address.
 
-    `commands`: what to type to score it (`eval`) and what it is compared with (`ablate`). `latent`: latent classes of a
-    view -> training views that have so many. What isn't there yet (no evaluation, no curves) is said on the page. Every
-    text is escaped.
+    `commands`: what to type to score it (`eval`), what it is compared with (`ablate`), and to fit the seen bias
+    (`calibrate`). `latent`: latent classes of a view -> training views that have so many. What isn't there yet (no
+    evaluation, no curves) is said on the page. Every text is escaped.
     """
     packed = student_bytes(run_at)
     checkpoint = unpack(packed, f"{run_at}/{STUDENT}")
@@ -129,7 +129,7 @@ def _evaluation(one: Scored, ingredients: Mapping[str, Any], commands: Mapping[s
         "classes": classes,
         "confusions": _confusions(matrix, report) if matrix else None,
         "heat": one.at.get("confusion.png"),
-        "biases": bias_chart([(key, read_biases(one.at), key) for key in SCORES]),
+        "biases": bias_chart("scores over the seen bias", [(key, read_biases(one.at), key) for key in SCORES]),
         "best_bias": max(read_biases(one.at), key=lambda p: p["hIoU"], default=None),
         "pictures": pictures,
     }

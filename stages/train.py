@@ -34,6 +34,7 @@ from stages.parts.learning.distributed import all_gather_object, all_reduce_mean
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.source import TokenSource
 from stages.parts.learning.trainer import Trainer, make_optimiser
+from stages.parts.processes import rank_and_world
 from stages.parts.scoring.inference import predicted
 from stages.parts.settings import TrainConfig
 from stages.parts.students import Student, StudentConfig, build_student
@@ -45,7 +46,7 @@ from stages.running.curves import NAME as CURVES
 from stages.running.curves import curves_at, curves_bytes
 from stages.running.interrupts import AGAIN, Stopped, deferred
 from stages.running.loading import loaded, losses_explained
-from stages.running.progress import Bar, Clock, rank_and_world, say
+from stages.running.progress import Bar, Clock, say
 from stages.running.recipes import TrainRecipe
 
 CHECKPOINT_SECONDS = 120.0
@@ -124,7 +125,7 @@ def run(
             # From the first moment it is known what this run reads, so that nobody tidies it away.
             at.put_mark(RUN, {"provenance": out.provenance})
         with (
-            process_group(str(at), compute.device, rank, world),
+            process_group(str(at), compute.device),
             memory_explained(_SMALLER),
             losses_explained(compute),
         ):
@@ -219,8 +220,7 @@ def _run(
                     board.scalar(f"loss/{name}", value, iteration)
                 board.scalar("lr", optimiser.param_groups[0]["lr"], iteration)
             if due and board is not None:
-                _picture(board, learner, data.vocabulary.seen, batch, iteration)
-                board.photos(trainer.student, iteration)
+                _pictures(board, trainer, data.vocabulary.seen, batch, iteration)
                 taken = seconds + time.perf_counter() - begun
                 student = _save(out, trainer, packed(iteration + 1), curves, iteration + 1, taken)
                 saved = time.perf_counter()
@@ -393,8 +393,9 @@ def _finite(losses: dict[str, torch.Tensor], iteration: int, out: Location) -> d
 
 
 @torch.no_grad()
-def _picture(board: Board, learner: Learner, seen: Sequence[str], batch: Batch, iteration: int) -> None:
-    """The batch's first crop, its pseudo mask and what the student sees among the seen classes."""
+def _pictures(board: Board, trainer: Trainer, seen: Sequence[str], batch: Batch, iteration: int) -> None:
+    """The batch's first crop, its pseudo mask, what the student sees among the seen classes; `Showing`'s photos."""
+    learner = trainer.learner
     learner.eval()
     shown = batch.part(0, len(batch.images)).student_input()
     # `forward`, so that a compiled student is not compiled again for one picture.
@@ -409,3 +410,4 @@ def _picture(board: Board, learner: Learner, seen: Sequence[str], batch: Batch, 
     board.image("crop", image, iteration)
     board.image("pseudo mask", overlay(image, batch.masks[0].cpu().numpy(), colours, names=seen), iteration)
     board.image("prediction", overlay(image, found, colours, names=seen), iteration)
+    board.photos(trainer.student, iteration)

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from cache.errors import InputError, one_line, without_credentials
 from pipeline.cli import experiments, look, maintain, use
 from pipeline.cli import pipeline as stages
+from stages.parts.processes import rank_and_world
 from stages.running.interrupts import Stopped, terminable
 
 
@@ -102,7 +103,7 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):  # before or after the command itself
         raise SystemExit(130) from None
     except _Interrupted as error:
-        if os.environ.get("RANK", "0") == "0":
+        if rank_and_world()[0] == 0:
             print(error.stopped, file=sys.stderr)
         raise SystemExit(error.stopped.exit_code) from None
     except Exception as error:
@@ -119,6 +120,6 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    rank, message = os.environ.get("RANK", "0"), one_line(without_credentials(message))
-    print(f"error: {message}" if rank == "0" else f"error (rank {rank}): {message}", file=sys.stderr)
+    rank, message = rank_and_world()[0], one_line(without_credentials(message))
+    print(f"error: {message}" if rank == 0 else f"error (rank {rank}): {message}", file=sys.stderr)
     raise SystemExit(2) from None

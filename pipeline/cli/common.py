@@ -100,7 +100,7 @@ def open_student(run: str, artifacts: str, data: str, device: str, teacher: str)
 
 def emit(text: str, result: Mapping[str, Any], as_json: bool) -> None:
     """Prints a result: text for people and, with --json, one JSON object as the last line."""
-    from stages.running.progress import rank_and_world
+    from stages.parts.processes import rank_and_world
 
     if rank_and_world()[0] > 0:  # of the processes that torchrun started one speaks
         return

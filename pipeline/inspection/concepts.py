@@ -9,6 +9,7 @@ import numpy as np
 
 from cache.errors import InputError
 from pipeline.invocation import Invocation
+from pipeline.shown import link
 from pipeline.text import columns
 from stages.parts.data.vocabulary import WORDS, word_list
 from stages.running.progress import Bar
@@ -148,7 +149,7 @@ def concepts_text(typed: Invocation, found: dict[str, Any]) -> str:
         lines += ["", *_labels_text(found["labels"])]
     lines += [
         "",
-        f"page: {found['page']}",
+        f"page: {link(found['page'])}",
         "next: choose classes on the page, save choices.json, then "
         f"`{typed.command('data apply-concepts', 'choices.json')}`",
     ]

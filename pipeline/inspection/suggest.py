@@ -15,6 +15,7 @@ import numpy as np
 
 from cache.errors import InputError
 from pipeline.inspection.concepts import opened
+from pipeline.shown import link
 from pipeline.text import columns
 from stages.running.progress import Bar, say
 
@@ -146,7 +147,8 @@ def _written(of: Inspection, made: list[Chosen], photos_of: np.ndarray) -> dict[
     rows = ["photo,worth,new concepts,disagreement"]
     cards = []
     for one, file in zip(made, files, strict=True):
-        reasons = [f"first of concept {c}, which {photos_of[c]} photos show" for c in one.new]
+        firsts = ", ".join(f"{c} ({photos_of[c]})" for c in one.new)
+        reasons = [f"first of concept {firsts}; in brackets the photos that show it"] if one.new else []
         reasons += [f"one more of concept {', '.join(map(str, one.again))}"] if one.again else []
         if one.disagreement is not None:
             share = 100 * one.disagreement
@@ -172,5 +174,5 @@ def suggest_text(found: dict[str, Any]) -> str:
         say("data suggest: no trained student: coverage and rarity alone decide")
     return (
         f"{len(found['photos'])} photos show {found['concepts reached']} of {found['concepts']} concepts\n\n"
-        f"{columns(rows)}\n\nlist: {found['list']}\ntable: {found['table']}\npage: {found['page']}"
+        f"{columns(rows)}\n\nlist: {found['list']}\ntable: {found['table']}\npage: {link(found['page'])}"
     )

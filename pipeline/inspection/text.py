@@ -295,7 +295,7 @@ def found_text(result: dict[str, Any]) -> str:
     if "median" in result:
         lines.append(f"median over all views: {result['median']}")
     if "picture" in result:
-        lines.append(f"contact sheet: {result['picture']}")
+        lines.append(f"contact sheet: {link(result['picture'])}")
     return "\n".join(lines)
 
 
@@ -305,15 +305,14 @@ def image_text(result: dict[str, Any]) -> str:
     for r in result["regions"]:
         rows.append([r["region"], r["pixels"], ", ".join(f"{name} {cosine:.2f}" for name, cosine in r["names"])])
     body = "\n".join("  ".join(str(v).ljust(12) for v in row).rstrip() for row in rows)
-    return f"{result['id']}\n{body}\npicture: {result['picture']}"
+    return f"{result['id']}\n{body}\npicture: {link(result['picture'])}"
 
 
 def losses_text(result: dict[str, Any]) -> str:
     """`inspect PRESET losses`."""
     last = ", ".join(f"{k} {v:.3f}" for k, v in result["last"].items() if k not in ("iteration", "lr"))
-    return (
-        f"{result['points']} points up to iteration {result['last']['iteration']}: {last}\npicture: {result['picture']}"
-    )
+    head = f"{result['points']} points up to iteration {result['last']['iteration']}: {last}"
+    return f"{head}\npicture: {link(result['picture'])}"
 
 
 def explore_text(result: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ def write_page(runs: Sequence[Run], compared: Mapping[str, Any], file: Path, pho
         classes=_classes(runs, compared),
         curves=curves,
         log=any(c.spread > _STEEP for c in curves),
-        biases=bias_chart([(run.name, _biases(run), "hIoU") for run in runs]),
+        biases=bias_chart("hIoU over the seen bias", [(run.name, _biases(run), "hIoU") for run in runs]),
         heats=[(run.name, heat) for run in runs for at, _ in run.evaluations[:1] if (heat := at.get("confusion.png"))],
         photos=photos,
         columns=["photo", "ground truth", *compared["runs"]],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError
 from pipeline.study.watching import run_name
-from stages.running.progress import rank_and_world
+from stages.parts.processes import rank_and_world
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan

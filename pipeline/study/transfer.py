@@ -14,6 +14,7 @@ from cache.digests import fingerprint
 from cache.location import Location
 from pipeline import run
 from pipeline.plan import Plan
+from pipeline.shown import link
 from pipeline.text import columns
 from stages.parts.data.datasets import Dataset
 from stages.parts.eval_report import EvalReport, Means
@@ -84,5 +85,5 @@ def transfer_text(plan: Plan, result: Mapping[str, Any]) -> str:
     return (
         f"eval: {report.images} images of {report.on}, {seen} of its {len(report.classes)} classes seen in "
         f"training -> {result['address']}\n\n{columns(rows)}\n\n{columns(classes, left=2)}\n\n"
-        f"picture grid: {result['address']}/grid.png"
+        f"picture grid: {link(result['address'] + '/grid.png')}"
     )

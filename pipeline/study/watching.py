@@ -35,14 +35,18 @@ _MOST_NAMED, _LONGEST = 3, 120
 """Settings in a run's name, and its letters."""
 
 
-def changed(plan: Plan) -> dict[str, str | float]:
-    """What differs from the preset's own settings, as dotted keys; lists as JSON. Empty where no file is the preset."""
+def changed(plan: Plan, *, scored: bool = False) -> dict[str, str | float]:
+    """What differs from the preset's own settings of the run, or of its evaluation (`scored`); lists as JSON.
+
+    Keys are dotted. Empty where no file is the preset.
+    """
     try:
         usual = load_config(plan.invocation.preset)
     except InputError:  # a plan that was made in Python, without a file
         return {}
     before, now = (dict(flat(config.model_dump(mode="json", by_alias=True))) for config in (usual, plan.config))
-    return {key: _simple(value) for key, value in now.items() if before.get(key) != value}
+    differs = {key: value for key, value in now.items() if before.get(key) != value}
+    return {key: _simple(value) for key, value in differs.items() if key.startswith("eval.") is scored}
 
 
 def _simple(value: Any) -> str | float:
@@ -70,7 +74,7 @@ def show_scores(plan: Plan, report: EvalReport, device: torch.device, trackers: 
     Scores under other settings than the preset's for `eval` have these settings in their name.
     """
     at, iteration = plan.address("train"), int(report.about.get("iteration", 0))
-    how = ",".join(f"{key}={value}" for key, value in changed(plan).items() if key.startswith("eval."))
+    how = ",".join(f"{key}={value}" for key, value in changed(plan, scored=True).items())
     try:
         with Board(at, None, Showing(run_name(plan), trackers=trackers)) as board:
             for name in SCORES:
@@ -103,14 +107,17 @@ class Photos:
             found[i] = np.asarray(photo)
         return found
 
+    @cached_property
+    def text(self) -> torch.Tensor:
+        """Embeddings [K, D] of all classes, read once: a training goes on when the cache goes."""
+        arrays = self.plan.tiers().text.read(0)
+        return torch.from_numpy(np.concatenate([arrays["seen"], arrays["unseen"]])).to(self.device)
+
     def predictions(self, student: Student) -> Mapping[str, Array]:
         """Each photo beside what a student sees in it, of all classes, the unseen ones too."""
-        arrays = self.plan.tiers().text.read(0)
-        text = torch.from_numpy(np.concatenate([arrays["seen"], arrays["unseen"]])).to(self.device)
         student.eval()
         # `forward`, so that a compiled student is not compiled again for these sizes.
-        scorer, seen = student_scorer(student.forward, text), len(arrays["seen"])
-        found = {}
+        scorer, seen, found = student_scorer(student.forward, self.text), len(self.plan.vocabulary.seen), {}
         for i, photo in self.shown.items():
             labels = predicted(class_scores(scorer, photo, self.plan.config.eval, seen, self.device))
             found[f"validation/{self.plan.val_data.ids[i]}"] = self._drawn(photo, labels)

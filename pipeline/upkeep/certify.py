@@ -24,6 +24,7 @@ from cache.location import Location
 from pipeline import run
 from pipeline.plan import Plan, versions
 from pipeline.run import Machine
+from pipeline.shown import link
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.images import read_mask
 from stages.parts.data.layouts import Record
@@ -125,7 +126,7 @@ def certificate_text(found: Mapping[str, Any]) -> str:
         lines.append(f"  different: {', '.join(found['leaks'])}")
     if found["stopped"]:
         lines.append(f"  the poisoned run stopped: {found['stopped']}")
-    return "\n".join([*lines, f"  {found['file']}", f"  {found['page']}"])
+    return "\n".join([*lines, f"  {found['file']}", f"  {link(found['page'])}"])
 
 
 def _picked(data: Dataset, count: int) -> tuple[list[Record], int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cache.errors import InputError
+from stages.parts.processes import local_rank_and_world
 
 if TYPE_CHECKING:
     import torch
@@ -52,11 +53,12 @@ def resolve(device: str = "auto", workers: int = -1) -> Compute:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here; use --device cpu, or look at `clip2seg doctor`")
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    cores = (os.cpu_count() or 2) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local, here = local_rank_and_world()
+    cores = (os.cpu_count() or 2) // here
     count = workers if workers >= 0 else max(1, min(MOST_WORKERS, cores - 1))
     if name == "cpu":
         return Compute(torch.device(name), count)
-    local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    gpus = torch.cuda.device_count()
     if local >= gpus:
         raise InputError(f"torchrun starts more processes here than torch sees GPUs; use --nproc-per-node {gpus}")
     return Compute(torch.device(name, local), count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from cache.claims import Claim
 from cache.errors import printable
 from cache.store import Artifact
+from stages.parts.processes import rank_and_world
 
 WAIT_SECONDS = 2.0
 """How often a process looks whether another one has finished its shard."""
@@ -124,12 +124,6 @@ def say(text: str) -> None:
     """A line for the user, on stderr; of several processes rank 0 alone speaks."""
     if rank_and_world()[0] == 0:
         stderr.print(printable(text), markup=False, soft_wrap=True)
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This process's number and how many there are, as torchrun says it."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    return (int(os.environ.get("RANK", "0")) if world > 1 else 0), world
 
 
 class ShardQueue:

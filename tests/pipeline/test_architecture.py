@@ -31,7 +31,19 @@ DOORS = {
 }
 """Heavy library -> the files that may import it."""
 
-ROOMS = ("settings", "eval_report", "data", "demo", "drawing", "students", "scoring", "teacher", "mining", "learning")
+ROOMS = (
+    "settings",
+    "processes",
+    "eval_report",
+    "data",
+    "demo",
+    "drawing",
+    "students",
+    "scoring",
+    "teacher",
+    "mining",
+    "learning",
+)
 """The rooms of stages/parts: each may import from itself and from those before it."""
 
 MOST_FILES = 15

@@ -77,8 +77,7 @@ def doubled():
         return step(self, iteration, batch)
 
     step, stages.parts.learning.trainer.Trainer.step = stages.parts.learning.trainer.Trainer.step, stepped
-    stages.train.LOG_EVERY, stages.train.CHECKPOINT_SECONDS, stages.train._picture = 1, 0.0, lambda *_: None
-    stages.running.board.Board.photos = lambda *_: None  # drawn in single precision
+    stages.train.LOG_EVERY, stages.train.CHECKPOINT_SECONDS, stages.train._pictures = 1, 0.0, lambda *_: None
     single, torch.Tensor.float = torch.Tensor.float, torch.Tensor.double
     torch.set_default_dtype(torch.float64)
     yield
@@ -189,9 +188,9 @@ def test_two_processes_score_as_one_does(two: Plan, tmp_path: Path) -> None:
     )
     assert scores(out) == scores(shared)
     assert set(shared.names()) == {f"{n}.png" for n in ("grid", "best", "worst", "confusion")} | {
-        f"{n}.json" for n in ("confusion", "report", "complete")
+        f"{n}.json" for n in ("confusion", "bias_curve", "report", "complete")
     }
-    for name in ("grid.png", "best.png", "worst.png", "confusion.png", "confusion.json"):
+    for name in ("grid.png", "best.png", "worst.png", "confusion.png", "confusion.json", "bias_curve.json"):
         assert out.get(name) == shared.get(name), name
 
 

@@ -62,7 +62,11 @@ def write_run(folder: Path, name: str, run: str = "train-12345678", **ingredient
     return at
 
 
-COMMANDS = {"eval": "clip2seg eval p", "ablate": "clip2seg ablate p --table 3"}
+COMMANDS = {
+    "eval": "clip2seg eval p",
+    "ablate": "clip2seg ablate p --table 3",
+    "calibrate": "clip2seg calibrate p",
+}
 
 
 def test_text_from_files_is_shown_and_never_acts(tmp_path: Path) -> None:

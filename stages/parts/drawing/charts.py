@@ -125,12 +125,12 @@ def line_chart(
     )
 
 
-def bias_chart(lines: Sequence[tuple[str, Sequence[Mapping[str, float]], str]]) -> Chart | None:
+def bias_chart(title: str, lines: Sequence[tuple[str, Sequence[Mapping[str, float]], str]]) -> Chart | None:
     """Scores over the seen bias: a line's name, its points and which of their scores; None where no line has any."""
     shown = [(name, [(p["bias"], p[score]) for p in points]) for name, points, score in lines]
     if not any(points for _, points in shown):
         return None
-    return line_chart("scores over the seen bias", shown, "seen bias", "IoU in %", log=False, whole=False)
+    return line_chart(title, shown, "seen bias", "IoU in %", log=False, whole=False)
 
 
 @dataclass(frozen=True)

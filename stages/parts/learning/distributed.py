@@ -20,6 +20,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from cache.errors import InputError
+from stages.parts.processes import rank_and_world
 
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for another: a checkpoint of rank 0 may go to a slow store. A dead one is noticed at once
@@ -29,12 +30,13 @@ T = TypeVar("T")
 
 
 @contextmanager
-def process_group(name: str, device: torch.device, rank: int, world: int) -> Iterator[None]:
-    """The process group of `world` processes while a stage runs; gloo for the CPU's tensors, nccl for GPUs'.
+def process_group(name: str, device: torch.device) -> Iterator[None]:
+    """The group of all processes that torchrun started while a stage runs; gloo for the CPU's tensors, nccl for GPUs'.
 
     A barrier at the end: what rank 0 wrote is visible to all. `name`: the work's name in an error. Raises
     InputError where another process is lost.
     """
+    rank, world = rank_and_world()
     if world == 1:
         yield
         return
@@ -97,16 +99,6 @@ def _barrier(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def rank() -> int:
-    """This process's number in its group; 0 when it is alone."""
-    return dist.get_rank() if _several() else 0
-
-
-def world() -> int:
-    """Processes in the group."""
-    return dist.get_world_size() if _several() else 1
-
-
 def _several() -> bool:
     return dist.is_available() and dist.is_initialized()
 
@@ -124,7 +116,7 @@ def all_reduce_mean(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each scalar's mean over the processes."""
     if not _several():
         return terms
-    means = all_reduce_sum(torch.stack([value.float() for value in terms.values()])) / world()
+    means = all_reduce_sum(torch.stack([value.float() for value in terms.values()])) / rank_and_world()[1]
     return dict(zip(terms, means, strict=True))
 
 
@@ -133,14 +125,14 @@ def mean_count(count: Tensor) -> Tensor:
 
     A loss divided by it, averaged over the processes, is the sum over all of them divided by the whole count.
     """
-    return all_reduce_sum(count.float()).clamp(min=1) / world()
+    return all_reduce_sum(count.float()).clamp(min=1) / rank_and_world()[1]
 
 
 def all_gather(rows: Tensor) -> Tensor:
     """[n, ...] of each process -> [world * n, ...] in the order of ranks; `n` is the same in all. No gradient."""
     if not _several():
         return rows
-    parts = [torch.empty_like(rows) for _ in range(world())]
+    parts = [torch.empty_like(rows) for _ in range(rank_and_world()[1])]
     dist.all_gather(parts, rows.detach().contiguous())
     return torch.cat(parts)
 
@@ -155,8 +147,9 @@ def gather_from_others(rows: Tensor) -> Tensor:
     counts = all_gather(torch.tensor([len(rows)])).tolist()
     padded = rows.new_zeros(max(counts), rows.shape[1])
     padded[: len(rows)] = rows.detach()
-    parts = all_gather(padded).chunk(world()) if max(counts) else [padded] * world()
-    others = [part[:n] for r, (part, n) in enumerate(zip(parts, counts, strict=True)) if r != rank()]
+    rank, world = rank_and_world()
+    parts = all_gather(padded).chunk(world) if max(counts) else [padded] * world
+    others = [part[:n] for r, (part, n) in enumerate(zip(parts, counts, strict=True)) if r != rank]
     return torch.cat([rows[:0], *others])
 
 
@@ -174,6 +167,6 @@ def all_gather_object(value: T) -> list[T]:
     """Every rank's small picklable object, in rank order."""
     if not _several():
         return [value]
-    words: list[Any] = [None] * world()
+    words: list[Any] = [None] * rank_and_world()[1]
     dist.all_gather_object(words, value)
     return words

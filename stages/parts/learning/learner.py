@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from cache.settings import IGNORE
 from stages.parts.learning.batches import Batch
 from stages.parts.learning.distillation import Distiller, Others, region_means
-from stages.parts.learning.distributed import all_gather, gather_from_others, rank
+from stages.parts.learning.distributed import all_gather, gather_from_others
 from stages.parts.learning.generator import LatentGenerator
 from stages.parts.learning.losses import MASKED, pixel_logits, pixel_loss, without_columns
+from stages.parts.processes import rank_and_world
 from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig
 from stages.parts.students import Student
 
@@ -41,7 +42,7 @@ class Learner(nn.Module):
         if self.distiller is not None or self.generator is not None:
             means = region_means(features, batch.masks, batch.regions)
             if self.distiller is not None:
-                every, first = all_gather(batch.tokens), rank() * len(batch.images)
+                every, first = all_gather(batch.tokens), rank_and_world()[0] * len(batch.images)
                 terms["global"] = self.distiller.global_loss(features, batch.tokens, every, first)
                 others = _regions_of_others(batch) if self.distiller.cfg.negatives == "batch" else None
                 terms["local"] = self.distiller.local_loss(means, batch.local, batch.regions, len(self.text), others)

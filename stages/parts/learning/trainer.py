@@ -13,9 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from stages.parts.learning.batches import Batch
-from stages.parts.learning.distributed import rank, world
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.schedule import lr_factor
+from stages.parts.processes import rank_and_world
 from stages.parts.settings import TrainConfig
 from stages.parts.students import Student, extra_groups, gather_norms, parameter_groups
 
@@ -52,9 +52,9 @@ class Trainer:
         self.average: Student | None = copy.deepcopy(learner.student).requires_grad_(False) if cfg.ema else None
         self.dtype = autocast_dtype(cfg.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
-        self.rank = rank()
+        self.rank, world = rank_and_world()
         self.shared: DistributedDataParallel | None = None
-        if world() > 1:
+        if world > 1:
             gather_norms(learner, device)
             # Depthwise and 1x1 kernels have ambiguous strides; DDP then copies a few bytes.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")

@@ -6,7 +6,6 @@ S: seeds, n: unannotated cells, L: latent classes of the image.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
@@ -20,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from cache.errors import InputError
 from cache.settings import IGNORE
 from cache.vectors import unit
+from stages.parts.processes import local_rank_and_world
 from stages.parts.settings import MiningConfig as MiningConfig
 
 Floats = NDArray[np.float32]
@@ -194,7 +194,7 @@ def _gpu_index(dim: int) -> Any:
 
 def _gpu() -> int:
     """The number of the GPU that torchrun means for this process."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return local_rank_and_world()[0]
 
 
 def merge(centroids: Floats, counts: Ints, threshold: float) -> Ints:
@@ -225,7 +225,8 @@ def merge(centroids: Floats, counts: Ints, threshold: float) -> Ints:
 
 def _round(cosine: NDArray[np.float64], threshold: float) -> list[tuple[int, int]]:
     """Disjoint pairs i < j with cosine [S, S] above the threshold, most similar first; of equals the lowest i, j."""
-    left, right = np.nonzero(np.triu(cosine > threshold, k=1))
+    left, right = np.nonzero(cosine > threshold)
+    left, right = left[left < right], right[left < right]  # numpy's triu makes two maps more
     order = np.argsort(-cosine[left, right], kind="stable")
     pairs, used = [], set[int]()
     for i, j in zip(left[order].tolist(), right[order].tolist(), strict=True):

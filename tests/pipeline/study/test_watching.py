@@ -26,7 +26,8 @@ def opened(tiny: Tiny, tmp_path: Path, *settings: str) -> Plan:
 
 def test_a_run_is_called_by_its_preset_and_what_differs_from_it(tiny: Tiny, tmp_path: Path) -> None:
     assert watching.run_name(opened(tiny, tmp_path)) == "tiny"
-    plan = opened(tiny, tmp_path, "train.lr=0.01", "student.weights=/a b/w")
+    plan = opened(tiny, tmp_path, "train.lr=0.01", "student.weights=/a b/w", "eval.seen_bias=0.1")
+    assert watching.changed(plan, scored=True) == {"eval.seen_bias": 0.1}
     assert watching.changed(plan) == {"student.weights": "/a b/w", "train.lr": 0.01}
     assert watching.run_name(plan) == "tiny,student.weights=-a-b-w,train.lr=0.01"
     many = opened(tiny, tmp_path, *(f"train.{k}=2" for k in ("seed", "batch", "warmup", "poly_power", "lr")))

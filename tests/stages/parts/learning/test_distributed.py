@@ -121,6 +121,7 @@ def found(one: Learner, sample: Batch) -> dict[str, Tensor]:
 
 
 def _share(rank: int, folder: str) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     values: dict[str, Any] = {}
@@ -189,7 +190,7 @@ def _member(rank: int, port: int, folder: str, attempt: int) -> None:
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
     for stage in range(2):
-        with process_group(f"stage {stage}", CPU, rank, 2):
+        with process_group(f"stage {stage}", CPU):
             Path(folder, f"{attempt}-{stage}-{rank}").write_text(str(all_gather_object(rank)))
             if attempt == 0:
                 os._exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import pytest
 import torch
@@ -196,6 +197,7 @@ def test_half_precision_scores_give_finite_losses(scale):
 
 
 def _rank(rank, folder, logits, labels):
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     own = logits[rank * 2 : rank * 2 + 2]
     terms = pixel_loss(own, labels[rank * 2 : rank * 2 + 2], PixelLossConfig())
