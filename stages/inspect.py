@@ -314,6 +314,7 @@ def mining_sweep(
             row: dict[str, Any] = {
                 "threshold": threshold,
                 "views": len(jobs),
+                "unannotated": round(float(np.mean([(s <= cfg.max_annotated).mean() for _, _, s in jobs] or [0.0])), 4),
                 "median": float(np.median(counts or [0])),
                 "per_view": {str(k): int(n) for k, n in enumerate(np.bincount(counts or [0])) if n},
             }

@@ -62,6 +62,9 @@ def inspect(
     split: Annotated[
         str, typer.Option("--split", help="explore: train (the cache), or val: prediction beside ground truth.")
     ] = "train",
+    write: Annotated[
+        bool, typer.Option("--write", help="mining: put the merge threshold that fits into the preset's file.")
+    ] = False,
     open_: Open = False,
     as_json: Json = False,
 ) -> None:
@@ -75,9 +78,16 @@ def inspect(
 
     if open_ and question in WITHOUT_PICTURE:
         raise InputError(f"inspect {question} --open: it draws nothing to show; leave --open out")
+    if write and question != "mining":
+        raise InputError(f"inspect {question} --write: only `mining` writes into a preset; leave --write out")
     ask_of = Inspection(make_plan(preset, data, artifacts, set_), make_machine(device, 0), out)
     with ask_of.plan.invocation.suggestions():
         text, found = ask(ask_of, question, what, count=count, full_labels=labels, vocabulary=vocabulary, split=split)
+    if write:
+        from pipeline.inspection.written import write_threshold
+
+        found["written"] = write_threshold(preset, found["rows"], found["now"])
+        text += f"\n{found['written']}"
     emit(text, found, as_json)
     if open_ and (address := found.get("file") or found.get("page") or found.get("picture")):
         show(address)

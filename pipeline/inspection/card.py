@@ -54,8 +54,9 @@ def card(of: Inspection, summary: Mapping[str, Any], *, images: int) -> dict[str
             "how cleanly hidden seen classes are cut: it needs the dense tier, and a preset without [refine] and "
             f"[affinity]; {of.plan.invocation.command('inspect', 'recipes')} needs neither"
         )
-    if of.plan.config.distill.negatives == "batch" and "membership" in of.tiers:
-        found["same concept"] = _same_concept(of.tiers["membership"])
+    members = of.tiers.get("membership")
+    if of.plan.config.distill.negatives == "batch" and members is not None and members.committed():
+        found["same concept"] = _same_concept(members)
     recipes = of.plan.invocation.command("inspect", "recipes")
     found["not looked at"].append(f"other recipes of the teacher's map: {recipes} cuts hidden classes with each")
     return found
@@ -107,7 +108,7 @@ def _held_out(of: Inspection, images: int) -> dict[str, Any] | None:
         return None
     from stages.parts.mining.clustering import mine_at, one_blas_thread
 
-    dense, now = of.tiers["dense"], config.mine_latent.merge_threshold
+    dense, now = of.tiers["dense"], round(config.mine_latent.merge_threshold, 4)
     thresholds = sorted({round(t, 4) for t in (now - STEP, now, now + STEP) if 0 <= t <= 1})
     found: dict[float, list[Match]] = {t: [] for t in thresholds}
     stored = [(s, row, name) for s in dense.committed() for row, name in enumerate(dense.shard_ids(s))]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.inspection import naming
+from pipeline.inspection.written import AIM_LABELLED, AIM_OPEN
 from pipeline.invocation import Invocation
 from pipeline.shown import link
 from pipeline.text import columns, size
@@ -145,8 +146,7 @@ def summary_verdicts(typed: Invocation, s: dict[str, Any]) -> list[tuple[str, st
 
 
 def _mining_verdict(m: dict[str, Any], typed: Invocation) -> tuple[str, str]:
-    # 3-6 is the aim for VOC (method.md section 2), where most of an image is unannotated.
-    median, (least, most) = m["median"], (3, 6) if m["unannotated_share"] >= 0.5 else (1, 4)
+    median, (least, most) = m["median"], AIM_OPEN if m["unannotated_share"] >= 0.5 else AIM_LABELLED
     text = f"mining: {median:g} latent classes a view (aim: {least}-{most})"
     if least <= median <= most:
         return GOOD, f"{text}; see whether they are things: {_ask(typed, 'quality', '--labels')}"
