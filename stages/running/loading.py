@@ -7,6 +7,7 @@ the batch for ever.
 from __future__ import annotations
 
 import multiprocessing.queues
+import multiprocessing.util
 import os
 import re
 import shutil
@@ -61,6 +62,21 @@ class _Collate:
 
     def __call__(self, items: list[Any]) -> Any:
         return next((item for item in items if isinstance(item, _Raised)), None) or self.collate(items)
+
+
+def _end_loaders() -> None:
+    """Ends loader processes that an unforeseen error left behind.
+
+    Its traceback keeps them; the interpreter, about to end, sends each one SIGTERM, which they leave to the stage
+    (`leave_to_parent`), and would wait for them for ever.
+    """
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+
+
+# Before the interpreter's own round, whose finalizers have no number or a negative one.
+multiprocessing.util.Finalize(None, _end_loaders, exitpriority=10)
 
 
 def loaded(

@@ -6,6 +6,7 @@ Each death happens below a process of its own: what Python's queues leave behind
 from __future__ import annotations
 
 import multiprocessing.queues
+import os
 import time
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -82,6 +83,38 @@ def test_signals_to_the_whole_group_are_left_to_the_stage(
     forkserver: ForkServerContext, tmp_path: Path, number: int
 ) -> None:
     assert outcome(forkserver, tmp_path, number=number) == "[[0, 1], [2, 3], [4, 5]]"
+
+
+LEFT = """
+import multiprocessing, pathlib, torch
+multiprocessing.set_start_method("fork", force=True)
+from stages.running.compute import Compute
+from stages.running.loading import loaded
+
+class Items(torch.utils.data.Dataset):
+    def __getitem__(self, item):
+        return item
+
+kept = loaded(Items(), [[i] for i in range(100)], list, Compute(torch.device("cpu"), 1))
+next(kept)
+(worker,) = multiprocessing.active_children()
+pathlib.Path({out!r}).write_text(str(worker.pid))
+raise SystemExit("unforeseen")
+"""
+
+
+def test_an_unforeseen_error_ends_the_process_although_loaders_are_left(
+    forkserver: ForkServerContext, tmp_path: Path
+) -> None:
+    code = LEFT.format(out=str(tmp_path / "worker"))
+    process = forkserver.Process(target=exec, args=(code, {"__name__": "loading_test"}))
+    process.start()
+    process.join(SECONDS)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "worker").read_text()), 0)
 
 
 def test_other_errors_pass() -> None:
