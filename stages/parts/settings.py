@@ -187,8 +187,8 @@ class DistillConfig(Settings):
     bank_size: int = Field(default=24, gt=0)
     """M: global teacher tokens that InfoNCE compares with, this step's among them (P)."""
 
-    negatives: Literal["image", "batch"] = "image"
-    """Regions a local token is compared with: those of its image (P), or of the batch, of all processes."""
+    negatives: Literal["image", "batch"] = "batch"
+    """Regions a local token is compared with: those of the batch, of all processes (D), or of its image (P)."""
 
     same_class: Literal["masked", "positive", "negative"] = "masked"
     """With negatives of the batch: regions of the same seen class in other images are left out, are positives too, or

@@ -39,6 +39,6 @@ def test_a_row_says_limits_default_and_choices() -> None:
     for row in (
         "| `tau` | number, > 0 | `0.07` |",
         "| `count` | integer, ≥ 1 | `1` |",
-        '| `negatives` | `"image"` or `"batch"` | `"image"` |',
+        '| `negatives` | `"image"` or `"batch"` | `"batch"` |',
     ):
         assert row in page
