@@ -114,7 +114,7 @@ def _run(
                         batches, _begun_ahead(_mining(pool, miner, new_rows, maps, second, clock)), strict=True
                     ):
                         first, new = batch.start, list[Mined]()
-                        with clock("mine"):
+                        with clock("wait for mining"):
                             for mined in mining:
                                 new.append(mined)
                                 bar.advance()
