@@ -83,7 +83,7 @@ def test_the_check_sees_each_of_them(line: str) -> None:
 
 
 def test_open_clip_is_told_to_load_weights_only() -> None:
-    source = (ROOT / "stages/parts/teacher/teacher.py").read_text()
+    source = (ROOT / "stages/parts/teacher/models.py").read_text()
     given = [
         {k.arg: ast.unparse(k.value) for k in node.keywords} for name, node in calls(source) if "create_model" in name
     ]

@@ -75,10 +75,6 @@ def _end_loaders() -> None:
             child.kill()
 
 
-# Before the interpreter's own round, whose finalizers have no number or a negative one.
-multiprocessing.util.Finalize(None, _end_loaders, exitpriority=10)
-
-
 def loaded(
     data: Dataset[Any], sampler: Iterable[list[Any]], collate: Callable[[list[Any]], T], compute: Compute
 ) -> Iterator[T]:
@@ -91,10 +87,15 @@ def loaded(
         pin_memory=compute.gpu,
         worker_init_fn=_begin,
     )
-    for batch in loader:
-        if isinstance(batch, _Raised):
-            raise batch.error
-        yield batch
+    # Run before the interpreter ends daemons itself, and left in place where an error leaves this generator half-way.
+    at_exit = multiprocessing.util.Finalize(None, _end_loaders, exitpriority=10)
+    try:
+        for batch in loader:
+            if isinstance(batch, _Raised):
+                raise batch.error
+            yield batch
+    finally:
+        at_exit.cancel()
 
 
 def _begin(number: int) -> None:

@@ -284,11 +284,11 @@ def test_a_lower_temperature_pools_fewer_positions():
 
 
 def test_an_image_with_one_region_adds_no_local_loss():
-    student, teacher = randn(3, 4), randn(3, 4, seed=1)
-    both = local_loss(student, teacher, Regions.of([[0, 1], [0]]), DistillConfig(), SEEN)
-    first = local_loss(student[:2], teacher[:2], Regions.of([[0, 1]]), DistillConfig(), SEEN)
+    student, teacher, cfg = randn(3, 4), randn(3, 4, seed=1), DistillConfig(negatives="image")
+    both = local_loss(student, teacher, Regions.of([[0, 1], [0]]), cfg, SEEN)
+    first = local_loss(student[:2], teacher[:2], Regions.of([[0, 1]]), cfg, SEEN)
     torch.testing.assert_close(both, first / 2)
-    assert local_loss(student[2:], teacher[2:], Regions.of([[0]]), DistillConfig(), SEEN).item() == 0.0
+    assert local_loss(student[2:], teacher[2:], Regions.of([[0]]), cfg, SEEN).item() == 0.0
 
 
 @pytest.mark.parametrize("loss", ["infonce", "cosine", "l2", "froster"])
