@@ -119,8 +119,10 @@ class Plan:
             return None
         if named in shipped() or named.endswith(".toml"):
             return parent_at(self._run_of(named))
-        if "://" in named or Path(named).expanduser().exists():
-            return parent_at(Location(named if "://" in named else str(Path(named).expanduser())))
+        if "://" in named:
+            return parent_at(Location(named))
+        if (folder := Path(named).expanduser()).exists() or folder.is_absolute():
+            return parent_at(Location(str(folder)))
         return parent_at(self.places.root.child(named))
 
     def check_parent(self) -> None:

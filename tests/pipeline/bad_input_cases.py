@@ -440,6 +440,15 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
     "data apply-concepts: a file that says something else": (
         REFUSED, lambda w: ("data", "apply-concepts", str(w.write(w.root / "choices.json", "[1]").preset),
                             str(w.root / "choices.json"))),
+    "pseudo-label: before extract": (
+        REFUSED, lambda w: ("pseudo-label", str(w.preset), "--artifacts", str(w.root / "new"))),
+    "pseudo-label: a confidence above 1": (
+        REFUSED, lambda w: ("pseudo-label", str(w.preset), "--set", "pseudo-label.confidence=1.5")),
+    "train: pseudo labels that are not there": (
+        REFUSED, lambda w: ("train", str(w.preset), "--set", "data.label_share=0.5",
+                            "--set", "pixel-loss.pseudo_weight=1", "--artifacts", str(w.root / "new"))),
+    "train: --from a run that is not there": (
+        REFUSED, lambda w: ("train", str(w.preset), "--from", str(w.root / "none"))),
     "data suggest: before mine-concepts": (
         REFUSED, lambda w: ("data", "suggest", str(w.preset), "--artifacts", str(w.root / "artifacts"))),
     "certify: one photo": (REFUSED, lambda w: ("certify", str(w.preset), "--photos", "1", "--device", "cpu")),
