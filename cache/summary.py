@@ -165,5 +165,11 @@ def even(items: Sequence[int], most: int) -> list[int]:
     return list(items[::step])
 
 
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of the places 0..count-1, evenly spread, the first and the last among them."""
+    found: list[int] = np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
+    return found
+
+
 def _rounded(value: float | np.floating[Any]) -> float:
     return round(float(value), 4)

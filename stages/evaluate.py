@@ -7,12 +7,13 @@ alone loads CLIP. Several processes (torchrun) divide the images; rank 0 alone w
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Subset
 
@@ -157,20 +158,12 @@ def run_curve(
         raise InputError(f"split {data.vocabulary.split!r} has no unseen class: there is nothing to calibrate")
     device = compute.device
     scorer = student_scorer(checkpoint.student.to(device), embeddings.to(device))
-    plain = cfg.model_copy(update={"seen_bias": 0.0})
-    decoded = loaded(_Pairs(data), [[i] for i in range(len(data))], list, compute)
     curve: BiasCurve | None = None
-    with losses_explained(compute), Bar("calibrate", len(data), "images") as bar:
-        for (pair,) in decoded:
-            bar.advance()
-            if isinstance(pair, BadSample):
-                raise InputError(str(pair))
-            found = class_scores(scorer, pair[0], plain, seen, device)
-            if curve is None:
-                # How far scores reach is the student's own: the first image says it.
-                biases = bias_grid(found[:seen].amax(0) - found[seen:].amax(0))
-                curve = BiasCurve(np.union1d(biases, np.array(also)), seen, every, device)
-            curve.add(found, torch.from_numpy(pair[1]).to(device))
+    plain = cfg.model_copy(update={"seen_bias": 0.0})
+    for found, labels in _scored(plain, data, "all", scorer, compute):
+        if curve is None:
+            curve = BiasCurve(np.union1d(_biases(found, seen), np.array(also)), seen, every, device)
+        curve.add(found, torch.from_numpy(labels).to(device))
     assert curve is not None  # an empty list of images is refused where it is opened
     return curve.points()
 
@@ -184,19 +177,32 @@ def run_risk(
     """
     checkpoint = load_student(run_at)
     embeddings = all_text(text, data, checkpoint, str(run_at))
-    seen, every, device = len(data.vocabulary.seen), len(data.vocabulary.ordered), compute.device
+    every, device = len(data.vocabulary.ordered), compute.device
     scorer = student_scorer(checkpoint.student.to(device), embeddings.to(device))
     curve = RiskCurve(every, _alpha({"about": checkpoint.about}), device)
+    for found, labels in _scored(cfg, data, which, scorer, compute):
+        # Labels of seen classes alone have 8 bits whatever all classes need.
+        known = np.where(labels == IGNORE, ignore_index(every), labels) if which == "seen" else labels
+        curve.add(found, torch.from_numpy(known).to(device))
+    return curve
+
+
+def _scored(
+    cfg: EvaluateConfig, data: Dataset, which: Which, scorer: Scorer, compute: Compute
+) -> Iterator[tuple[torch.Tensor, Array]]:
+    """Scores [K, H, W] of each image, on the device, with its labels `which`. Raises InputError for a bad sample."""
     decoded = loaded(_Pairs(data, which), [[i] for i in range(len(data))], list, compute)
     with losses_explained(compute), Bar("calibrate", len(data), "images") as bar:
         for (pair,) in decoded:
             bar.advance()
             if isinstance(pair, BadSample):
                 raise InputError(str(pair))
-            # Labels of seen classes alone have 8 bits whatever all classes need.
-            labels = np.where(pair[1] == IGNORE, ignore_index(every), pair[1]) if which == "seen" else pair[1]
-            curve.add(class_scores(scorer, pair[0], cfg, seen, device), torch.from_numpy(labels).to(device))
-    return curve
+            yield class_scores(scorer, pair[0], cfg, len(data.vocabulary.seen), compute.device), pair[1]
+
+
+def _biases(found: torch.Tensor, seen: int) -> NDArray[np.float64]:
+    """The biases of a curve: how far scores [K, H, W] reach is the student's own, and a first image says it."""
+    return bias_grid(found[:seen].amax(0) - found[seen:].amax(0))
 
 
 def load_student(run_at: Location) -> Checkpoint:
@@ -378,7 +384,7 @@ def _bias_curve(
         pair = pairs[i]
         if not isinstance(pair, BadSample):
             found = class_scores(scorer, pair[0], cfg, seen, device)
-            return BiasCurve(bias_grid(found[:seen].amax(0) - found[seen:].amax(0)), seen, every, device)
+            return BiasCurve(_biases(found, seen), seen, every, device)
     return None
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from cache.errors import InputError
 from cache.settings import IGNORE
 from cache.store import Artifact
+from cache.summary import spread
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.regions import annotated_share, latent_mask, pseudo_mask
 from stages.parts.data.views import Array, View, ViewsConfig, apply_labels, inside, no_label
@@ -98,7 +99,7 @@ class CachedViews:
         ids = self.ids
         if not most or most >= len(ids):
             return ids
-        return [ids[i] for i in np.linspace(0, len(ids) - 1, most).round().astype(int)]
+        return [ids[i] for i in spread(len(ids), most)]
 
     def name(self, region: int) -> str:
         """A region's name for people: its class, `latent0`, ..., or `global`."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from cache.settings import IGNORE
+from cache.summary import spread
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.regions import annotated_share, latent_mask, present_regions
 from stages.parts.data.views import Array, ViewsConfig, apply_labels, inside, whole
@@ -91,9 +92,9 @@ def run(
     words = data.vocabulary
     teachers = {recipe: teacher.with_recipe(recipe) for recipe in dict.fromkeys(v.recipe for v in variants)}
     found = {v.name: _Found(np.zeros((len(text), len(text)), np.int64)) for v in variants}
-    rows = np.linspace(0, len(data) * views.count - 1, min(images, len(data) * views.count)).round().astype(int)
+    rows = spread(len(data) * views.count, images)
     with Bar("inspect", len(rows), "views") as bar:
-        for fold, row in enumerate(rows.tolist()):
+        for fold, row in enumerate(rows):
             view = _view(data, views, row, fold, full_labels)
             squeezed = to_pixels(whole(view.pixels, teacher.input_size)[None])
             features = None if affinity is None else affinity(squeezed)[0].cpu().numpy()

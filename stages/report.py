@@ -102,7 +102,7 @@ def _teacher(provenance: dict[str, Any]) -> str:
 
 def _evaluation(one: Scored, ingredients: Mapping[str, Any], commands: Mapping[str, str]) -> dict[str, Any]:
     """What the page shows of one evaluation."""
-    report, matrix = one.report, one.at.get_mark("confusion.json")
+    report, matrix, biases = one.report, one.at.get_mark("confusion.json"), read_biases(one.at)
     colours = palette([c.name for c in report.classes])
     before = {c.name: c.IoU for c in one.baseline.classes} if one.baseline else {}
     classes = [
@@ -129,8 +129,8 @@ def _evaluation(one: Scored, ingredients: Mapping[str, Any], commands: Mapping[s
         "classes": classes,
         "confusions": _confusions(matrix, report) if matrix else None,
         "heat": one.at.get("confusion.png"),
-        "biases": bias_chart("scores over the seen bias", [(key, read_biases(one.at), key) for key in SCORES]),
-        "best_bias": max(read_biases(one.at), key=lambda p: p["hIoU"], default=None),
+        "biases": bias_chart("scores over the seen bias", [(key, biases, key) for key in SCORES]),
+        "best_bias": max(biases, key=lambda p: p["hIoU"], default=None),
         "pictures": pictures,
     }
 

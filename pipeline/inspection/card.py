@@ -13,13 +13,13 @@ import numpy as np
 
 from cache.settings import IGNORE
 from cache.store import Artifact
-from cache.summary import SHARDS, even
+from cache.summary import SHARDS, even, spread
 from cache.vectors import unit
 from pipeline.inspection import naming
 from pipeline.inspection.text import FAIR, GOOD, POOR, summary_verdicts, verdicts
 from pipeline.invocation import Invocation
 from stages.parts.data.regions import annotated_share, latent_mask
-from stages.parts.data.views import Array, apply_labels, draw, inside
+from stages.parts.data.views import Array, draw_labelled, inside
 from stages.parts.scoring.quality import Match, hidden_classes, matches, matches_report
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def neighbours(tokens: Artifact, seen: Sequence[str]) -> dict[str, Any] | None:
     if not parts:
         return None
     local, region = (np.concatenate([part[name] for part in parts]) for name in ("local", "local_region"))
-    kept = np.linspace(0, len(local) - 1, min(len(local), REGIONS)).round().astype(int)
+    kept = spread(len(local), REGIONS)
     flat, label, view = unit(local[kept]), region[kept].astype(int), np.concatenate(views)[kept]
     cosine = flat @ flat.T
     cosine[view[:, None] == view] = -2  # of its own photo, itself first of all, it is no news
@@ -113,9 +113,10 @@ def _held_out(of: Inspection, images: int) -> dict[str, Any] | None:
     found: dict[float, list[Match]] = {t: [] for t in thresholds}
     stored = [(s, row, name) for s in dense.committed() for row, name in enumerate(dense.shard_ids(s))]
     chosen = even(range(len(stored)), images)
+    index = {image: i for i, image in enumerate(of.plan.train_data.ids)}
     with one_blas_thread():
         for fold, (shard, row, name) in enumerate(stored[i] for i in chosen):
-            labels, free = _labels(of, name)
+            labels, free = _labels(of, name, index)
             hidden = hidden_classes(len(of.plan.vocabulary.seen), fold)
             if not np.isin(labels, hidden).any():
                 continue
@@ -132,15 +133,18 @@ def _held_out(of: Inspection, images: int) -> dict[str, Any] | None:
     return {"now": now, "views": len(chosen), "rows": {f"{t:g}": matches_report(found[t], names) for t in thresholds}}
 
 
-def _labels(of: Inspection, view_id: str) -> tuple[Array, np.ndarray]:
-    """The seen labels of a stored view, uint8 [H, W], and where it is no padding, bool [H, W]."""
+def _labels(of: Inspection, view_id: str, index: Mapping[str, int]) -> tuple[Array, np.ndarray]:
+    """The seen labels of a stored view, uint8 [H, W], and where it is no padding, bool [H, W].
+
+    `index`: image id -> place in the data set's list.
+    """
     data, views = of.plan.train_data, of.plan.config.views
     name, _, v = view_id.rpartition("#") if views.count > 1 else (view_id, "", "0")
-    labels = data.labels({image: i for i, image in enumerate(data.ids)}[name], "seen")
+    labels = data.labels(index[name], "seen")
     if views.count == 1:
         return labels, np.ones(labels.shape, bool)
-    view = draw(views, views.seed, name, int(v), (labels.shape[0], labels.shape[1]), labels)
-    return apply_labels(labels, view), inside(view)
+    view, shown = draw_labelled(views, views.seed, name, int(v), (labels.shape[0], labels.shape[1]), labels)
+    return shown, inside(view)
 
 
 def _same_concept(membership: Artifact) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from cache.errors import InputError
 from cache.settings import MOST_IN_A_BYTE
+from cache.summary import spread
 from stages.parts.drawing.figures import singled_out
 from stages.parts.drawing.palette import mask_colours, palette
 from stages.parts.scoring.explorer import (
@@ -129,7 +130,7 @@ def _of_val(of: Inspection, images: int) -> tuple[list[dict[str, Any]], list[np.
     entries, maps = [], []
     count = min(images, len(data))
     with Bar("explore", count, "images") as bar:
-        for i in np.linspace(0, len(data) - 1, count).round().astype(int).tolist():
+        for i in spread(len(data), count):
             bar.advance()
             try:
                 image, truth = data.image(i), data.labels(i, "all")

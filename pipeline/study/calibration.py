@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cache.errors import InputError
+from cache.summary import spread
 from pipeline import run
 from pipeline.plan import Plan
 from pipeline.text import columns
@@ -114,8 +115,7 @@ def as_text(name: str, found: Calibration) -> str:
     """The fitted bias, what it gives, and the real student's curve."""
     head = ["", "seen bias", "hIoU", "sIoU", "uIoU"]
     rows = [[label, *_cells(point)] for label, point in found.rows().items()]
-    places = np.linspace(0, len(found.outer) - 1, min(SHOWN, len(found.outer))).round().astype(int)
-    curve = [_cells(found.outer[i]) for i in places]
+    curve = [_cells(found.outer[i]) for i in spread(len(found.outer), SHOWN)]
     return "\n\n".join(
         [
             f"{name}: seen bias {found.bias:.3g}, fitted with {', '.join(found.held_out)} held out",

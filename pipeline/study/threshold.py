@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from cache.errors import InputError
+from cache.summary import spread
 from pipeline import run
 from pipeline.plan import Plan
 from pipeline.text import columns
@@ -32,7 +31,7 @@ def fit(plan: Plan, machine: run.Machine, keep: float) -> dict[str, RiskPoint]:
         raise InputError(f"--keep {keep:g}: give a share in per cent, above 0 and at most 100")
     run.draw_world(plan)
     data = plan.train_data
-    places = np.unique(np.linspace(0, len(data) - 1, min(PHOTOS, len(data))).round().astype(int))
+    places = spread(len(data), PHOTOS)
     fitted = run.risk_curve(plan, machine, replace(data, records=[data.records[i] for i in places]), "seen")
     point = fitted.keeping(keep)
     if point is None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cache.errors import InputError
 from cache.location import StoreError
+from cache.summary import spread
 from pipeline.config import load_config
 from pipeline.plan import Plan
 from pipeline.text import flat
@@ -97,7 +98,7 @@ class Photos:
     def shown(self) -> dict[int, Array]:
         """Place in the list -> photo uint8 [H, W, 3]; one that can't be read is left out, and said."""
         data, found = self.plan.val_data, {}
-        for i in np.linspace(0, len(data) - 1, min(PHOTOS, len(data))).round().astype(int).tolist():
+        for i in spread(len(data), PHOTOS):
             try:
                 photo = Image.fromarray(data.image(i))
             except BadSample as error:

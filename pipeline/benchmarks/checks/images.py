@@ -13,18 +13,25 @@ from stages.parts.mining.miner import Miner
 from stages.parts.scoring.inference import class_scores, predicted, student_scorer
 from stages.parts.settings import EvaluateConfig
 from stages.parts.students import build_student
-from stages.parts.teacher.crops import TeacherViews, collate_views
+from stages.parts.teacher.crops import TeacherBatch, TeacherViews, collate_views
+from stages.parts.teacher.teacher import Teacher
 from stages.parts.teacher.tokens import encode
+
+
+def _views(bench: Bench, device: torch.device) -> tuple[Teacher, TeacherBatch]:
+    """The demo's teacher on a device, and its first eight views on the host."""
+    world = bench.world
+    one = world.teacher(device)
+    source = TeacherViews(world.data, world.plan.config.views, one.input_size, one.crop_size)
+    return one, collate_views([source[row] for row in range(8)])
 
 
 def teacher(bench: Bench) -> str:
     """Tokens of the demo's teacher in float32 against the CPU's; encoding waits for nothing before its results."""
-    world, cfg = bench.world, bench.world.plan.config
+    cfg = bench.world.plan.config
     made = []
     for device in (CPU, bench.device):
-        one = world.teacher(device)
-        source = TeacherViews(world.data, cfg.views, one.input_size, one.crop_size)
-        batch = collate_views([source[row] for row in range(8)])
+        one, batch = _views(bench, device)
         if device.type == "cuda":
             pinned = batch.pin_memory()
             encode(one, pinned, cfg.extract).arrays()
@@ -43,9 +50,7 @@ def mining(bench: Bench) -> str:
     world, cfg = bench.world, bench.world.plan.config
     cells = []
     for device in (CPU, bench.device):
-        one = world.teacher(device)
-        source = TeacherViews(world.data, cfg.views, one.input_size, one.crop_size)
-        batch = collate_views([source[row] for row in range(8)])
+        one, batch = _views(bench, device)
         dense = encode(one, batch, cfg.extract).arrays()["dense"].astype(np.float32)
         miner = Miner(cfg.mine_latent, world.data, cfg.views, one.crop_size, gpu=False)
         cells.append(np.stack([miner.mine(row, dense[row]).cells for row in range(8)]))

@@ -20,7 +20,8 @@ REACH, FINENESS = 16.0, 512
 """Scores are told apart from -REACH to REACH in steps of 1 / FINENESS: a teacher's cosines differ by hundredths."""
 COVERAGES = (100, 95, 90, 80, 70, 60, 50, 40, 30, 20, 10, 5)
 """Shares of the labelled pixels [%] that the report has a point for."""
-Counts = NDArray[np.int64]
+Kept = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Pixels without a label, wrong ones and labelled ones at or above each bin's lower edge."""
 _RIGHT, _WRONG, _UNLABELLED = range(3)
 
 
@@ -46,38 +47,45 @@ class RiskCurve:
 
     def risk(self) -> Risk | None:
         """The curve at `COVERAGES`; None where no pixel has a label."""
-        points = [point for share in COVERAGES if (point := self.keeping(share))]
+        kept = self._kept()
+        points = [point for share in COVERAGES if (point := _keeping(kept, share))]
         if not points:
             return None
-        _, wrong, labelled = self._kept()
+        _, wrong, labelled = kept
         steps = labelled - np.append(labelled[1:], 0)
         risks = np.divide(wrong, labelled, out=np.zeros(len(wrong)), where=labelled > 0)
         return Risk(aurc=round(float(100 * (risks * steps).sum() / labelled[0]), 2), points=tuple(points))
 
     def keeping(self, share: float) -> RiskPoint | None:
         """The highest threshold that keeps so many per cent of the labelled pixels; None where no pixel has a label."""
-        _, _, labelled = self._kept()
-        return self._point(int(np.flatnonzero(labelled * 100 >= share * labelled[0])[-1])) if labelled[0] else None
+        return _keeping(self._kept(), share)
 
     def at(self, threshold: float) -> RiskPoint | None:
         """What a threshold (a sigmoid) keeps; None where no pixel has a label."""
         edge = float(np.log(threshold / (1 - threshold))) if 0 < threshold < 1 else (threshold - 0.5) * np.inf
         place = np.clip(np.round((edge + REACH) * FINENESS), 0, self.counts.shape[1] - 1)
-        return self._point(int(place)) if self._kept()[2][0] else None
+        kept = self._kept()
+        return _point(kept, int(place)) if kept[2][0] else None
 
-    def _kept(self) -> tuple[Counts, Counts, Counts]:
-        """Pixels without a label, wrong ones and labelled ones at or above each bin's lower edge."""
+    def _kept(self) -> Kept:
+        """Waits for the device."""
         kept = self.counts.cpu().numpy()[:, ::-1].cumsum(axis=1)[:, ::-1]
         return kept[_UNLABELLED], kept[_WRONG], kept[_RIGHT] + kept[_WRONG]
 
-    def _point(self, place: int) -> RiskPoint:
-        unlabelled, wrong, labelled = self._kept()
-        return RiskPoint(
-            threshold=round(float(1 / (1 + np.exp(REACH - place / FINENESS))), 6),
-            coverage=_share(labelled[place], labelled[0]) or 0.0,
-            risk=_share(wrong[place], labelled[place]) or 0.0,
-            unlabelled=_share(unlabelled[place], unlabelled[0]),
-        )
+
+def _keeping(kept: Kept, share: float) -> RiskPoint | None:
+    labelled = kept[2]
+    return _point(kept, int(np.flatnonzero(labelled * 100 >= share * labelled[0])[-1])) if labelled[0] else None
+
+
+def _point(kept: Kept, place: int) -> RiskPoint:
+    unlabelled, wrong, labelled = kept
+    return RiskPoint(
+        threshold=round(float(1 / (1 + np.exp(REACH - place / FINENESS))), 6),
+        coverage=_share(labelled[place], labelled[0]) or 0.0,
+        risk=_share(wrong[place], labelled[place]) or 0.0,
+        unlabelled=_share(unlabelled[place], unlabelled[0]),
+    )
 
 
 def _share(part: int, whole: int) -> float | None:
