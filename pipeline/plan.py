@@ -266,12 +266,15 @@ class Plan:
             **({"distill": distill} if c.distill.loss != "none" else {}),
             **({"latent-embedding": latent_embedding} if c.latent_embedding.enabled else {}),
         }
-        scored = {
+        scored: dict[str, Any] = {
             "digest": self.val_data.digest,
             "labels": self.vocabulary.digest,
             "text": fingerprint(text),
             "eval": c.eval.fingerprint_fields(),
         }
+        if c.eval.background:  # what means it, and whose labels its threshold is fitted on
+            self.vocabulary.check_background(f"preset {self.name}")
+            scored |= {"background": sorted(self.vocabulary.background), "fitted_on": data}
         kinds: dict[str, dict[str, Any]] = {
             **cache,
             "text": text,

@@ -284,6 +284,7 @@ def evaluate(plan: Plan, machine: Machine, *, trackers: Sequence[Tracker] = ()) 
         plan.tiers().text,
         plan.address("train"),
         plan.address("eval"),
+        train=plan.train_data,
         compute=machine.compute,
     )
     _tell(plan, report, machine, trackers)
@@ -366,7 +367,13 @@ def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
     from stages import evaluate as stage
 
     report = stage.run_teacher(
-        plan.config.eval, plan.cache_recipe, plan.val_data, plan.tiers().text, at, compute=machine.compute
+        plan.config.eval,
+        plan.cache_recipe,
+        plan.val_data,
+        plan.tiers().text,
+        at,
+        train=plan.train_data,
+        compute=machine.compute,
     )
     return _result("eval", False, {}, at) | {"report": report}
 

@@ -12,7 +12,7 @@ from pipeline.inspection import naming
 from pipeline.invocation import Invocation
 from pipeline.plan import Plan
 from pipeline.shown import link
-from stages.parts.eval_report import EvalReport, Means
+from stages.parts.eval_report import Background, EvalReport, Means
 from stages.running.reports import read_report
 
 NEAR_ZERO = 2.0
@@ -168,10 +168,12 @@ def eval_text(plan: Plan, result: dict[str, Any]) -> str:
         "baseline (no distillation)": baseline(plan).address("eval"),
     }
     missing = []
+    with_background: dict[str, Background | None] = {}
     for name, at in references.items():
         found = read_report(at) if at != plan.address("eval") else None
         if found:
             rows.append([name, *_scores(found)])
+            with_background[name] = found.background
         else:
             missing.append(name)
     rows.append(["this run", *_scores(report)])
@@ -188,6 +190,7 @@ def eval_text(plan: Plan, result: dict[str, Any]) -> str:
         + (f"\nseen bias {bias} was subtracted" if bias else "")
         + (f"\nscores smoothed by {report.settings.pamr} rounds of PAMR" if report.settings.pamr else "")
         + _risk(report)
+        + _background({**with_background, "this run": report.background})
         + _since(result)
         + _cause(plan, report)
         + ("\none class alone: where no other competes, its IoU is 100 always" if len(report.classes) == 1 else "")
@@ -205,6 +208,17 @@ def _risk(report: EvalReport) -> str:
         f"{p.coverage:.0f} % above {p.threshold:.3g}: {p.risk:.1f} %" for w in (100, 90, 70, 50) if (p := at.get(w))
     ]
     return f"\nwrong among the surest pixels (predict --threshold): {', '.join(told)}; AURC {report.risk.aurc:.1f} %"
+
+
+def _background(found: Mapping[str, Background | None]) -> str:
+    """Scores with the background as a class; nothing where it was not scored."""
+    known = {name: b for name, b in found.items() if b is not None}
+    if not known:
+        return ""
+    form = next(iter(known.values())).form
+    rows: list[list[object]] = [[form, "mIoU", "background", "threshold", "keeps of seen, %", "best mIoU", "at"]]
+    rows += [[n, b.mIoU, b.IoU, b.threshold, b.kept, b.best.mIoU, b.best.threshold] for n, b in known.items()]
+    return f"\n\n{columns(rows)}\n(the best threshold is read off these labels; it is no score to report)"
 
 
 def _since(result: Mapping[str, Any]) -> str:

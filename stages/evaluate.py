@@ -23,6 +23,7 @@ from cache.headers import student_bytes
 from cache.location import Location
 from cache.settings import IGNORE, ignore_index
 from cache.store import Artifact
+from cache.summary import spread
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine, Which
 from stages.parts.data.views import Array
 from stages.parts.drawing.figures import confusion_heat
@@ -31,6 +32,7 @@ from stages.parts.drawing.palette import palette
 from stages.parts.eval_report import EvalReport
 from stages.parts.learning.distributed import all_gather_object, all_reduce_sum, process_group
 from stages.parts.processes import rank_and_world
+from stages.parts.scoring.background import BackgroundCurve
 from stages.parts.scoring.bias_curve import BiasCurve, Point, percent
 from stages.parts.scoring.bias_curve import grid as bias_grid
 from stages.parts.scoring.gallery import ImageScore, extremes, mixed, score_image
@@ -63,15 +65,19 @@ def run(
     run_at: Location,
     out: Location,
     *,
+    train: Dataset | None = None,
     compute: Compute,
 ) -> EvalReport:
-    """Scores the student of `run_at`; writes report.json and grid.png; returns the report."""
+    """Scores the student of `run_at`; writes report.json and grid.png; returns the report.
+
+    `train`: the training photos, whose seen labels the threshold of `eval.background` is fitted on where none is set.
+    """
     checkpoint = load_student(run_at)
     embeddings = all_text(text, data, checkpoint, str(run_at))
     scorer = student_scorer(checkpoint.student.to(compute.device), embeddings.to(compute.device))
     about = {"scored": "student", "run": str(run_at), "about": checkpoint.about}
     with process_group(str(out), compute.device), memory_explained(_SMALLER):
-        return _score(cfg, data, scorer, out, compute, about)
+        return _score(cfg, data, scorer, out, compute, about, train)
 
 
 def run_transfer(
@@ -111,9 +117,13 @@ def run_teacher(
     text: Artifact,
     out: Location,
     *,
+    train: Dataset | None = None,
     compute: Compute,
 ) -> EvalReport:
-    """Scores the teacher training-free: its refined dense tokens against the same text embeddings, by the same code."""
+    """Scores the teacher training-free: its refined dense tokens against the same text embeddings, by the same code.
+
+    `train`: as in `run`; a threshold that is set is the student's, whose scores are other ones.
+    """
     from stages.parts.teacher.features import load_features
     from stages.parts.teacher.refine import Refiner
     from stages.parts.teacher.teacher import load_teacher  # the one place of this stage that needs CLIP
@@ -132,8 +142,9 @@ def run_teacher(
         return torch.einsum("bhwd,kd->bkhw", torch.nn.functional.normalize(dense, dim=-1), embeddings)
 
     about = {"scored": "teacher, training-free", "recipe": teacher.recipe}
+    fitted = cfg.model_copy(update={"background_threshold": 0.0})
     with process_group(str(out), compute.device), memory_explained(_SMALLER):
-        return _score(cfg, data, score, out, compute, about)
+        return _score(fitted, data, score, out, compute, about, train)
 
 
 def run_curve(
@@ -177,14 +188,46 @@ def run_risk(
     """
     checkpoint = load_student(run_at)
     embeddings = all_text(text, data, checkpoint, str(run_at))
-    every, device = len(data.vocabulary.ordered), compute.device
-    scorer = student_scorer(checkpoint.student.to(device), embeddings.to(device))
-    curve = RiskCurve(every, _alpha({"about": checkpoint.about}), device)
+    scorer = student_scorer(checkpoint.student.to(compute.device), embeddings.to(compute.device))
+    return _risk(cfg, data, which, scorer, _alpha({"about": checkpoint.about}), compute)
+
+
+FITTED_ON = 200
+"""Most training photos that a threshold is fitted on."""
+
+
+def fitting_photos(data: Dataset) -> Dataset:
+    """The training photos that a threshold is fitted on, evenly drawn from the list."""
+    return replace(data, records=[data.records[i] for i in spread(len(data), FITTED_ON)])
+
+
+def _risk(
+    cfg: EvaluateConfig, data: Dataset, which: Which, scorer: Scorer, alpha: float, compute: Compute
+) -> RiskCurve:
+    every = len(data.vocabulary.ordered)
+    curve = RiskCurve(every, alpha, compute.device)
     for found, labels in _scored(cfg, data, which, scorer, compute):
         # Labels of seen classes alone have 8 bits whatever all classes need.
         known = np.where(labels == IGNORE, ignore_index(every), labels) if which == "seen" else labels
-        curve.add(found, torch.from_numpy(known).to(device))
+        curve.add(found, torch.from_numpy(known).to(compute.device))
     return curve
+
+
+def _background_threshold(
+    cfg: EvaluateConfig, train: Dataset | None, scorer: Scorer, alpha: float, compute: Compute
+) -> tuple[float, float | None]:
+    """The threshold (a sigmoid) below which a pixel is background, and the share of seen pixels [%] it was fitted to
+    keep. Raises InputError where there is nothing to fit it on."""
+    if cfg.background_threshold:
+        return cfg.background_threshold, None
+    photos = None if train is None else fitting_photos(train)
+    point = photos and _risk(cfg, photos, "seen", scorer, alpha, compute).keeping(cfg.background_keep)
+    if not point:
+        raise InputError(
+            "eval.background: there is no labelled pixel of a seen class in training photos to fit the threshold on; "
+            "give one, eval.background_threshold = 0.3 say"
+        )
+    return point.threshold, cfg.background_keep
 
 
 def _scored(
@@ -261,6 +304,7 @@ def _score(
     out: Location,
     compute: Compute,
     about: dict[str, Any],
+    train: Dataset | None = None,
 ) -> EvalReport:
     device = compute.device
     words, quarantine = data.vocabulary, Quarantine(data.cfg.max_bad)
@@ -270,7 +314,12 @@ def _score(
     bad: list[tuple[int, str]] = []
     rank, world = rank_and_world()
     share = range(rank, len(data), world)
-    pairs = _Pairs(data)
+    pairs = _Pairs(data, "background" if cfg.background else "all")
+    background: BackgroundCurve | None = None
+    threshold: tuple[float, float | None] = (0.0, None)
+    if cfg.background:
+        threshold = _background_threshold(cfg, train, scorer, _alpha(about), compute)
+        background = BackgroundCurve(every, _alpha(about), device)
     curve = _bias_curve(scorer, pairs, cfg, seen, every, device)
     risk = RiskCurve(every, _alpha(about), device)
     together = TOGETHER[device.type]
@@ -287,7 +336,7 @@ def _score(
                     bad.append((i, str(pair)))
                 else:
                     good.append((i, *pair))
-            found = _confusions(scorer, good, cfg, seen, every, device, [risk, *([curve] if curve else [])])
+            found = _confusions(scorer, good, cfg, seen, every, device, [risk, *([curve] if curve else [])], background)
             for (i, _, labels), own in zip(good, found, strict=True):
                 counts += own
                 image_scores.append(score_image(i, own, labels.size, seen))
@@ -295,6 +344,8 @@ def _score(
     if curve is not None:
         curve.add_up(all_reduce_sum)
     risk.add_up(all_reduce_sum)
+    if background is not None:
+        background.add_up(all_reduce_sum)
     image_scores = sorted((one for part in all_gather_object(image_scores) for one in part), key=lambda one: one.index)
     quarantine = Quarantine(data.cfg.max_bad)
     for _, error in sorted(one for part in all_gather_object(bad) for one in part):
@@ -321,6 +372,7 @@ def _score(
             for end, shown in (("best", best), ("worst", worst))
         },
         risk=risk.risk(),
+        background=background and background.background(words.background_form, *threshold),
     )
     if rank > 0:
         return report
@@ -333,7 +385,7 @@ def _score(
         out.put_mark(BIASES, {"points": points})
     for name, images in chosen.items():
         if images:
-            shown = [pairs.pair(i) for i in images]
+            shown = [(image, _plain(labels, every)) for image, labels in map(pairs.pair, images)]
             drawn = [predicted(class_scores(scorer, image, cfg, seen, device)) for image, _ in shown]
             out.put(f"{name}.png", _pictures(shown, drawn, words.ordered, seen))
     if cfg.pictures and counts.any():
@@ -351,18 +403,33 @@ def _confusions(
     every: int,
     device: torch.device,
     curves: Sequence[BiasCurve | RiskCurve],
+    background: BackgroundCurve | None,
 ) -> list[np.ndarray]:
-    """The confusion matrix of each image, counted on the device; one wait for all of them. `curves` count too."""
+    """The confusion matrix of each image, counted on the device; one wait for all of them. `curves` count too.
+
+    `background` is told which pixels are it; for all else they have no label.
+    """
     counts: dict[int, torch.Tensor] = {}
     for i, found in every_scores(scorer, [image for _, image, _ in good], cfg, seen, device):
         truth = torch.from_numpy(good[i][2]).to(device)
+        if background is not None:
+            background.add(found, truth)
+            truth = truth.long()
+            truth = torch.where(truth == every, ignore_index(every), truth)
         counts[i] = pixel_counts(label_map(found), truth, every)
         for curve in curves:
             curve.add(found, truth)
     if not good:
         return []
     each = torch.stack([counts[i] for i in range(len(good))])
-    return [checked(own, labels, every) for own, (_, _, labels) in zip(each.cpu().numpy(), good, strict=True)]
+    return [
+        checked(own, _plain(labels, every), every) for own, (_, _, labels) in zip(each.cpu().numpy(), good, strict=True)
+    ]
+
+
+def _plain(labels: Array, every: int) -> Array:
+    """Labels without the background: it is 255, as in `Dataset.labels(i, "all")`."""
+    return np.where(labels == every, labels.dtype.type(ignore_index(every)), labels)
 
 
 def _alpha(about: dict[str, Any]) -> float:

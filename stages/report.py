@@ -15,7 +15,7 @@ from cache.location import Location
 from stages.parts.drawing.charts import Chart, bias_chart, line_chart
 from stages.parts.drawing.pages import page
 from stages.parts.drawing.palette import palette
-from stages.parts.eval_report import EvalReport, Means
+from stages.parts.eval_report import Background, EvalReport, Means
 from stages.parts.scoring.since import changes
 from stages.parts.students import count_macs
 from stages.parts.students.checkpoint import unpack
@@ -125,6 +125,7 @@ def _evaluation(one: Scored, ingredients: Mapping[str, Any], commands: Mapping[s
         "rows": _rows(one),
         "baseline": one.baseline,
         "risk": _risk_chart(report),
+        "backgrounds": [(name, b) for name, b in _backgrounds(one) if b is not None],
         "since": changes(one.parent, report) if one.parent else [],
         "classes": classes,
         "confusions": _confusions(matrix, report) if matrix else None,
@@ -133,6 +134,12 @@ def _evaluation(one: Scored, ingredients: Mapping[str, Any], commands: Mapping[s
         "best_bias": max(biases, key=lambda p: p["hIoU"], default=None),
         "pictures": pictures,
     }
+
+
+def _backgrounds(one: Scored) -> list[tuple[str, Background | None]]:
+    """Scores with the background as a class, of this run and what it is compared with."""
+    others = (("teacher, training-free", one.teacher), ("baseline, without distillation", one.baseline))
+    return [(name, o.background) for name, o in others if o is not None] + [("this run", one.report.background)]
 
 
 def _risk_chart(report: EvalReport) -> Chart | None:

@@ -165,7 +165,7 @@ def write_data(root: Path) -> None:
         (root / "ImageSets/Segmentation" / f"{subset}.txt").write_text("\n".join(names) + "\n")
     classes, unseen = (json.dumps(list(words)) for words in (CLASSES, UNSEEN))
     (root / "classes.toml").write_text(
-        f"classes = {classes}\nvalues = [1, 2, 3, 4]\nignore = [0, 255]\nunseen = {unseen}\n"
+        f"classes = {classes}\nvalues = [1, 2, 3, 4]\nignore = [0, 255]\nbackground = [0]\nunseen = {unseen}\n"
     )
 
 

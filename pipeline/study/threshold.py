@@ -7,18 +7,14 @@ the highest score that still keeps so many of the pixels of seen classes. No lab
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from cache.errors import InputError
-from cache.summary import spread
 from pipeline import run
 from pipeline.plan import Plan
 from pipeline.text import columns
 from stages.parts.eval_report import RiskPoint
 
-PHOTOS = 200
-"""Most training photos that are looked at, evenly drawn from the list."""
 FITTED, JUDGED = "training photos, seen classes", "evaluation photos, all classes"
 
 
@@ -30,12 +26,13 @@ def fit(plan: Plan, machine: run.Machine, keep: float) -> dict[str, RiskPoint]:
     if not 0 < keep <= 100:
         raise InputError(f"--keep {keep:g}: give a share in per cent, above 0 and at most 100")
     run.draw_world(plan)
-    data = plan.train_data
-    places = spread(len(data), PHOTOS)
-    fitted = run.risk_curve(plan, machine, replace(data, records=[data.records[i] for i in places]), "seen")
+    from stages.evaluate import fitting_photos
+
+    photos = fitting_photos(plan.train_data)
+    fitted = run.risk_curve(plan, machine, photos, "seen")
     point = fitted.keeping(keep)
     if point is None:
-        raise InputError(f"preset {plan.name}: no labelled pixel in {len(places)} training photos; label some")
+        raise InputError(f"preset {plan.name}: no labelled pixel in {len(photos)} training photos; label some")
     judged = run.risk_curve(plan, machine, plan.val_data, "all").at(point.threshold)
     return {FITTED: point, **({JUDGED: judged} if judged else {})}
 
@@ -53,5 +50,6 @@ def as_text(name: str, keep: float, found: Mapping[str, RiskPoint]) -> str:
     threshold = f"{found[FITTED].threshold:.6g}"
     return (
         f"{name}: threshold {threshold} keeps {keep:g} % of the labelled pixels of seen classes\n\n{columns(rows)}\n\n"
-        f"Use it: predict --threshold {threshold}"
+        f"Use it: predict --threshold {threshold}; with a background in the masks, eval --set eval.background=true "
+        f"--set eval.background_threshold={threshold}"
     )

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from cache.digests import fingerprint
+from cache.errors import InputError
 from cache.location import Location
 from pipeline import run
 from pipeline.plan import Plan
@@ -26,6 +27,13 @@ def evaluate_on(plan: Plan, other: Plan, machine: run.Machine) -> dict[str, Any]
 
     Loads the teacher where the other names are not embedded yet. Settings of [eval] are `plan`'s.
     """
+    if plan.config.eval.background:
+        other.vocabulary.check_background(f"eval --on {other.name}")
+        if not plan.config.eval.background_threshold:
+            raise InputError(
+                f"eval --on {other.name}: eval.background needs a threshold here, since training photos have other "
+                "names; give eval.background_threshold (`clip2seg calibrate --keep 95` fits one)"
+            )
     run.draw_world(other)
     data, words = judged_data(plan, other), text_plan(plan, other)
     at = address(plan, words, data)

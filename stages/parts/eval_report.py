@@ -66,13 +66,41 @@ class Risk(BaseModel):
     points: tuple[RiskPoint, ...]
 
 
+class BackgroundPoint(BaseModel):
+    """Scores in per cent with the background as a class, where it is what scores below `threshold` (a sigmoid).
+
+    `mIoU`: over all classes and the background; `IoU`: the background's own.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    threshold: float
+    mIoU: float
+    IoU: float | None
+
+
+class Background(BackgroundPoint):
+    """The data set's form with its background, `VOC-21`, at one threshold.
+
+    `kept`: the share of the pixels of seen classes in training photos [%] that the threshold was fitted to keep, None
+    where it was given; `best`: where the mIoU is largest, read off the evaluation labels; `points`: the curve, from all
+    pixels of classes kept to the surest.
+    """
+
+    form: str
+    kept: float | None
+    best: BackgroundPoint
+    points: tuple[BackgroundPoint, ...]
+
+
 class EvalReport(Means):
     """Scores of one network on one list of images.
 
     `scored`: "student" or "teacher, training-free"; `bad`: images left out, and why; `pictures`: those drawn, best and
     worst, with their mean IoU; `run` and `about`: the student's folder and what its file says; `recipe`: how the
     teacher's dense tokens were taken; `on`: the preset whose images and names these are, where it is not the run's;
-    `risk`: None where no pixel has a label, and in reports that are older than it.
+    `risk`: None where no pixel has a label, and in reports that are older than it; `background`: None where it was not
+    scored (`eval.background`).
     """
 
     scored: str
@@ -91,6 +119,7 @@ class EvalReport(Means):
     recipe: str = ""
     on: str = ""
     risk: Risk | None = None
+    background: Background | None = None
 
     @classmethod
     def parse(cls, found: Mapping[str, Any], where: str) -> Self:

@@ -354,6 +354,17 @@ class EvaluateConfig(Settings):
     """Rounds of PAMR: scores become means over the neighbours of a pixel's own colour, at the resized image's size; 0:
     none (P). NACLIP reports its own scores with 10 (C)."""
 
+    background: bool = False
+    """Whether the background is scored as a class of its own too, as in VOC-21 and Context-60: mIoU over all classes
+    and it, beside the scores without (C)."""
+
+    background_threshold: float = Field(default=0.0, ge=0, lt=1)
+    """Pixels whose best class has a sigmoid score below this are background; 0: what keeps `background_keep` (D)."""
+
+    background_keep: float = Field(default=95.0, gt=0, le=100)
+    """The threshold of 0: the highest that keeps so many per cent of the pixels of seen classes in training photos (D).
+    The teacher, whose scores are other ones, always has this threshold."""
+
     min_pixels: int = Field(default=20_000, ge=0)
     """Means over well supported classes count those with at least this many evaluation pixels (D)."""
 
@@ -364,7 +375,14 @@ class EvaluateConfig(Settings):
     def _covers(self) -> Self:
         if self.stride > self.crop:
             raise ValueError(f"stride = {self.stride} must be at most crop = {self.crop}, or pixels have no score")
+        if self.background_threshold and not self.background:
+            raise ValueError(f"background_threshold = {self.background_threshold:g} needs background = true")
         return self
+
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """What isn't used moves no address: nothing of the background where it is not scored."""
+        found = super().fingerprint_fields()
+        return found if self.background else {k: v for k, v in found.items() if not k.startswith("background")}
 
 
 class WorldConfig(Settings):

@@ -425,6 +425,11 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
         REFUSED, lambda w: w.stage("train", "--set", "latent-embedding.calibrator=mlp", fresh=False)),
     "eval: a stride that leaves gaps": (
         REFUSED, lambda w: w.stage("eval", "--set", "eval.stride=100", fresh=False)),
+    "eval: a background that no mask value means": (
+        REFUSED, lambda w: w.write(w.data / "classes.toml", (w.data / "classes.toml").read_text().replace(
+            "background = [0]", "")).stage("eval", "--set", "eval.background=true", fresh=False)),
+    "eval: a threshold of no background": (
+        REFUSED, lambda w: w.stage("eval", "--set", "eval.background_threshold=0.5", fresh=False)),
     "eval: a student that was edited": (
         REFUSED, lambda w: w.spoil(lambda: w.flipped(w.student)).stage(
             "eval", "--set", "eval.short_side=32", fresh=False)),

@@ -154,6 +154,9 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "eval.stride": (("eval.stride=32",), SCORES),
     "eval.seen_bias": (("eval.seen_bias=0.1",), SCORES),
     "eval.pamr": (("eval.pamr=10",), SCORES),
+    "eval.background": (("eval.background=true",), SCORES),
+    "eval.background_threshold": ((), NOTHING),  # but with the background, see below
+    "eval.background_keep": (("eval.background_keep=90.0",), NOTHING),
     "eval.min_pixels": (("eval.min_pixels=10",), SCORES),
     "eval.pictures": (("eval.pictures=3",), NOTHING),  # drawn beside the scores
 }
@@ -245,6 +248,12 @@ def test_pseudo_labels_move_training_where_it_reads_them(plans: Tiny) -> None:
     assert moved(plans.plan(*read, *bare), plans.plan(*read, *bare, "mine-latent.iterations=5")) == LATENT - TRAIN
     train = next(step for step in plans.plan(*read, *bare).steps() if step.stage == "train")
     assert {"tokens", "pseudo"} <= {*train.reads} and "latent" not in train.reads
+
+
+def test_how_the_background_is_scored_counts_where_it_is(tiny: Tiny) -> None:
+    scored = ("eval.background=true",)
+    for override in ("eval.background_threshold=0.3", "eval.background_keep=90.0"):
+        assert moved(tiny.plan(*scored), tiny.plan(*scored, override)) == SCORES
 
 
 def test_concepts_move_training_where_it_reads_them(tiny: Tiny) -> None:

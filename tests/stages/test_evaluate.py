@@ -20,6 +20,7 @@ from cache.settings import IGNORE
 from pipeline.text import eval_text
 from stages.parts.eval_report import EvalReport
 from stages.parts.scoring.inference import class_scores, predicted, student_scorer
+from stages.parts.scoring.metrics import confusion, scores
 from stages.parts.scoring.report import class_rows, means, per_cent
 from stages.running.board import SCORES
 from stages.running.compute import Compute
@@ -243,6 +244,54 @@ def test_bad_evaluation_images_are_set_aside_by_name_up_to_the_limit(
     run_at, compute = tiny.plan().address("train"), Compute(torch.device("cpu"), workers)
     report = stage.run(plan.config.eval, plan.val_data, plan.artifact("text"), run_at, out, compute=compute)
     assert report.images == 5 and len(report.bad) == 1 and "val02.jpg" in report.bad[0]
+
+
+def test_the_background_is_scored_beside_the_other_scores_and_changes_none(tiny: Tiny, tmp_path: Path) -> None:
+    tiny.run("train")
+    run_at, seen_alone = tiny.plan().address("train"), evaluated(tiny, tmp_path / "without")
+    plan = tiny.plan("eval.pictures=1", "eval.background=true")
+    text, data = plan.artifact("text"), plan.val_data
+    out = Location(str(tmp_path / "with"))
+    report = stage.run(plan.config.eval, data, text, run_at, out, train=plan.train_data, compute=CPU)
+    same = {"sIoU", "uIoU", "hIoU", "pixel_accuracy", "classes", "supported", "risk"}
+    assert report.model_dump(include=same) == seen_alone.model_dump(include=same)
+    found = report.background
+    assert seen_alone.background is None and found is not None and found.form == "classes-5" and found.kept == 95
+    # By the book: the same threshold by `predict`'s own rule, five classes, mean over all of them.
+    checkpoint = stage.load_student(run_at)
+    scorer = student_scorer(checkpoint.student, stage.all_text(text, data, checkpoint, "run"))
+    counts = np.zeros((5, 5), np.int64)
+    alpha = plan.config.pixel_loss.alpha
+    for i in range(len(data)):
+        best = class_scores(scorer, data.image(i), plan.config.eval, 2, CPU.device).max(0)
+        labels = np.where((best.values * alpha).sigmoid().numpy() < found.threshold, 4, best.indices.numpy())
+        raw = np.array(Image.open(data.records[i].mask))
+        truth = np.where(raw == 0, 4, data.labels(i, "all"))
+        assert (data.labels(i, "background") == truth).all()
+        counts += confusion(labels, truth, 5)
+    iou = scores(counts, 2).iou
+    assert found.mIoU == pytest.approx(100 * iou.mean(), abs=0.1) and found.IoU == pytest.approx(100 * iou[4], abs=0.1)
+    assert 0 < found.mIoU <= found.best.mIoU and "classes-5" in eval_text(plan, {"report": report, "address": str(out)})
+    teacher = stage.run_teacher(
+        plan.config.eval,
+        plan.cache_recipe,
+        data,
+        text,
+        Location(str(tmp_path / "t")),
+        train=plan.train_data,
+        compute=CPU,
+    )
+    assert teacher.background is not None and teacher.background.kept == 95
+
+
+def test_a_threshold_that_is_given_is_taken_and_one_that_cannot_be_fitted_is_asked_for(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    given = evaluated(tiny, tmp_path / "given", "eval.background=true", "eval.background_threshold=0.3")
+    assert given.background is not None and given.background.kept is None
+    assert given.background.threshold == pytest.approx(0.3, abs=1e-3)
+    with pytest.raises(InputError, match=r"no labelled pixel.*eval\.background_threshold"):
+        evaluated(tiny, tmp_path / "none", "eval.background=true")
 
 
 def test_the_teacher_is_scored_by_the_same_code(tiny: Tiny, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +29,19 @@ from stages.parts.data.images import (
 )
 from stages.parts.data.layouts import LAYOUTS, Labels, LayoutName, Located, Record, Subset, locate, unlabelled_ids
 from stages.parts.data.views import byte_counts
-from stages.parts.data.vocabulary import Vocabulary, load_vocabulary
+from stages.parts.data.vocabulary import Vocabulary, Which, load_vocabulary
 
-__all__ = ["BadSample", "DataConfig", "Dataset", "Quarantine", "Record", "Subset", "class_statistics", "open_dataset"]
-
-Which = Literal["seen", "all"]
+__all__ = [
+    "BadSample",
+    "DataConfig",
+    "Dataset",
+    "Quarantine",
+    "Record",
+    "Subset",
+    "Which",
+    "class_statistics",
+    "open_dataset",
+]
 
 
 class DataConfig(Settings):
@@ -134,7 +142,7 @@ class Dataset:
 
     def labels(self, i: int, which: Which = "seen") -> NDArray[np.uint8]:
         """Class indices of photo i, uint8 [H, W]; 255 = no label; with "seen", unseen pixels are 255 too. "all" of more
-        than 254 classes: uint16, and 65535 for 255.
+        than 254 classes: uint16, and 65535 for 255. "background": as "all", and K where none of the K classes is.
 
         Raises BadSample for an unreadable mask, one of another size than its photo, or a value outside the
         class list.
@@ -165,7 +173,8 @@ class Dataset:
 
     @cached_property
     def _tables(self) -> dict[Which, NDArray[Any]]:
-        return {"seen": self.vocabulary.lookup("seen"), "all": self.vocabulary.lookup("all")}
+        kinds: tuple[Which, ...] = ("seen", "all", "background")
+        return {which: self.vocabulary.lookup(which) for which in kinds}
 
     @cached_property
     def _known(self) -> NDArray[np.bool_]:

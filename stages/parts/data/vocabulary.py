@@ -27,6 +27,8 @@ from stages.parts.data.words import Word, word_of
 _FOLDER = Path(__file__).parent / "vocabularies"
 WORDS = Path(__file__).parent / "words.txt"
 """The shipped list of words that concepts are named by."""
+Which = Literal["seen", "all", "background"]
+"""Which classes labels tell: seen ones, all, or all and the background."""
 _MAX_CLASSES = 65_534
 _MAX_RAW = 65535
 
@@ -42,6 +44,11 @@ class _File(Settings):
     """Raw values that mean "no label"; left out: 255, or 65535 in vocabularies of more than 254 classes."""
     ignore_others_up_to: int | None = Field(default=None, ge=0, le=_MAX_RAW)
     """Every raw value from 0 to this one that isn't a class means "no label" too."""
+    background: list[int] | None = None
+    """Raw values of pixels that show none of the classes. Training has no label there, as for `ignore`;
+    `eval.background` scores them as one class more. With `ignore_others_up_to` the others belong to it too."""
+    title: str = ""
+    """What papers call the data set: `VOC` makes `VOC-21` of its 20 classes and the background; left out: its file."""
     unseen: list[str] | None = None
     """Short for `splits.official`."""
     splits: dict[str, list[str]] = Field(default={})
@@ -72,6 +79,23 @@ class Vocabulary:
     """(list name, official number of images)."""
     say: tuple[tuple[str, str], ...] = ()
     """(class, what CLIP is told of it) of the classes whose name is not what it is told."""
+    background: frozenset[int] = frozenset()
+    """Those of `ignore` that mean "none of these classes"; none where the data set doesn't say."""
+    title: str = ""
+    """What papers call the data set."""
+
+    @property
+    def background_form(self) -> str:
+        """The data set's form in which the background is a class: `VOC-21`, `Context-60`."""
+        return f"{self.title or self.name}-{len(self.classes) + 1}"
+
+    def check_background(self, what: str) -> None:
+        """Raises InputError where no mask value means background. what: the preset that asks for it."""
+        if not self.background:
+            raise InputError(
+                f"{what}: eval.background = true, but vocabulary {self.name!r} has no mask value for pixels that show "
+                "none of its classes; add `background = [VALUE]` to its TOML file, or leave eval.background out"
+            )
 
     @property
     def words(self) -> list[Word]:
@@ -110,12 +134,12 @@ class Vocabulary:
         value = dict(zip(self.classes, self.raw_values, strict=True))
         return [[name, value[name]] for name in self.seen]
 
-    def lookup(self, which: Literal["seen", "all"]) -> NDArray[Any]:
+    def lookup(self, which: Which) -> NDArray[Any]:
         """Table [1 + highest known raw value] from raw value to class index, or 255 where there is none.
 
         "seen": unseen classes are 255 too, so that training can't tell them from unlabelled pixels. "all" of more than
-        254 classes: uint16, and 65535 for 255. Raw values that are neither a class nor ignored are 255 here; `known`
-        tells them apart.
+        254 classes: uint16, and 65535 for 255. "background": as "all", and K where a pixel shows none of the K classes.
+        Raw values that are neither a class nor ignored are 255 here; `known` tells them apart.
         """
         names = self.seen if which == "seen" else self.ordered
         none = ignore_index(len(names))
@@ -123,6 +147,8 @@ class Vocabulary:
         value = dict(zip(self.classes, self.raw_values, strict=True))
         for index, name in enumerate(names):
             table[value[name]] = index
+        if which == "background":
+            table[sorted(self.background)] = len(names)
         return table
 
     @property
@@ -154,9 +180,15 @@ class Vocabulary:
         )
 
     def renumbered(self) -> Vocabulary:
-        """The same classes for masks that hold 1..K in vocabulary order, with 0 and 255 ignored."""
+        """The same classes for masks that hold 1..K in vocabulary order, with 0 (background) and 255 ignored."""
         count = len(self.classes)
-        return replace(self, raw_values=tuple(range(1, count + 1)), ignore=frozenset({0, ignore_index(count)}))
+        nothing = frozenset({0})
+        return replace(
+            self,
+            raw_values=tuple(range(1, count + 1)),
+            ignore=nothing | {ignore_index(count)},
+            background=nothing if self.background else frozenset(),
+        )
 
 
 def load_vocabulary(name_or_path: str, split: str) -> Vocabulary:
@@ -174,8 +206,9 @@ def load_vocabulary(name_or_path: str, split: str) -> Vocabulary:
         raise InputError(f"{path}: has no split {split!r}{nearest(split, splits)}; it has: {have}")
     values = tuple(range(len(file.classes))) if file.values is None else tuple(file.values)
     ignore = {ignore_index(len(file.classes))} if file.ignore is None else set(file.ignore)
-    if file.ignore_others_up_to is not None:
-        ignore |= set(range(file.ignore_others_up_to + 1)) - set(values)
+    others = set(range((-1 if file.ignore_others_up_to is None else file.ignore_others_up_to) + 1)) - set(values)
+    background = set(file.background) | others if file.background else set[int]()
+    ignore |= others | background
     unseen = splits[split]
     vocabulary = Vocabulary(
         name=path.stem,
@@ -186,6 +219,8 @@ def load_vocabulary(name_or_path: str, split: str) -> Vocabulary:
         ignore=frozenset(ignore),
         official_counts=tuple(file.counts.items()),
         say=tuple(sorted(file.say.items())),
+        background=frozenset(background),
+        title=file.title,
     )
     if problem := _contradiction(vocabulary, unseen):
         raise InputError(f"{path}: {problem}")

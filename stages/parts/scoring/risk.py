@@ -18,6 +18,7 @@ from stages.parts.eval_report import Risk, RiskPoint
 
 REACH, FINENESS = 16.0, 512
 """Scores are told apart from -REACH to REACH in steps of 1 / FINENESS: a teacher's cosines differ by hundredths."""
+BINS = int(2 * REACH * FINENESS)
 COVERAGES = (100, 95, 90, 80, 70, 60, 50, 40, 30, 20, 10, 5)
 """Shares of the labelled pixels [%] that the report has a point for."""
 Kept = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
@@ -25,21 +26,35 @@ Kept = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 _RIGHT, _WRONG, _UNLABELLED = range(3)
 
 
+def bins_of(scores: Tensor, alpha: float) -> Tensor:
+    """The bin of each score: int64 of any shape."""
+    return ((alpha * scores + REACH) * FINENESS).long().clamp(0, BINS - 1)
+
+
+def nearest_bin(threshold: float) -> int:
+    """The bin whose lower edge is nearest to a threshold (a sigmoid)."""
+    edge = float(np.log(threshold / (1 - threshold))) if 0 < threshold < 1 else (threshold - 0.5) * np.inf
+    return int(np.clip(np.round((edge + REACH) * FINENESS), 0, BINS - 1))
+
+
+def threshold_of(place: int) -> float:
+    """A bin's lower edge as a sigmoid."""
+    return round(float(1 / (1 + np.exp(REACH - place / FINENESS))), 6)
+
+
 class RiskCurve:
     """Pixel counts by confidence. `alpha`: the factor that scores F^T A were trained with."""
 
     def __init__(self, classes: int, alpha: float, device: torch.device) -> None:
         self.classes, self.alpha = classes, alpha
-        self.counts = torch.zeros(3, int(2 * REACH * FINENESS), dtype=torch.int64, device=device)
+        self.counts = torch.zeros(3, BINS, dtype=torch.int64, device=device)
 
     def add(self, found: Tensor, labels: Tensor) -> None:
         """Scores [K, H, W] with their ground truth [H, W]. Waits for nothing."""
         best, truth = found.max(dim=0), labels.long()
-        bins = self.counts.shape[1]
-        place = ((self.alpha * best.values + REACH) * FINENESS).long().clamp(0, bins - 1)
         kind = torch.where(truth < self.classes, (best.indices != truth).long(), _UNLABELLED)
         ones = self.counts.new_ones(1).expand(truth.numel())
-        self.counts.view(-1).scatter_add_(0, (kind * bins + place).flatten(), ones)
+        self.counts.view(-1).scatter_add_(0, (kind * BINS + bins_of(best.values, self.alpha)).flatten(), ones)
 
     def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
         """Takes the sums over several processes: `total` gives that of a tensor."""
@@ -62,10 +77,8 @@ class RiskCurve:
 
     def at(self, threshold: float) -> RiskPoint | None:
         """What a threshold (a sigmoid) keeps; None where no pixel has a label."""
-        edge = float(np.log(threshold / (1 - threshold))) if 0 < threshold < 1 else (threshold - 0.5) * np.inf
-        place = np.clip(np.round((edge + REACH) * FINENESS), 0, self.counts.shape[1] - 1)
         kept = self._kept()
-        return _point(kept, int(place)) if kept[2][0] else None
+        return _point(kept, nearest_bin(threshold)) if kept[2][0] else None
 
     def _kept(self) -> Kept:
         """Waits for the device."""
@@ -81,7 +94,7 @@ def _keeping(kept: Kept, share: float) -> RiskPoint | None:
 def _point(kept: Kept, place: int) -> RiskPoint:
     unlabelled, wrong, labelled = kept
     return RiskPoint(
-        threshold=round(float(1 / (1 + np.exp(REACH - place / FINENESS))), 6),
+        threshold=threshold_of(place),
         coverage=_share(labelled[place], labelled[0]) or 0.0,
         risk=_share(wrong[place], labelled[place]) or 0.0,
         unlabelled=_share(unlabelled[place], unlabelled[0]),

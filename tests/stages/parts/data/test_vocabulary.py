@@ -82,6 +82,25 @@ def test_the_table_of_seen_classes_hides_the_unseen_ones(tmp_path: Path) -> None
     assert words.seen_table() == [["b", 5], ["c", 2]]
 
 
+def test_the_background_is_one_more_class_for_those_who_ask(tmp_path: Path) -> None:
+    text = 'names = ["a", "b"]\nvalues = [1, 5]\nunseen = ["a"]\nignore = [255]\nbackground = [0, 3]\ntitle = "Things"'
+    words = load_vocabulary(written(tmp_path, text), "official")
+    assert words.background_form == "Things-3" and words.ignore == {0, 3, 255}
+    assert words.lookup("background")[:6].tolist() == [2, 1, 255, 2, 255, 0]
+    assert words.lookup("all")[:6].tolist() == [255, 1, 255, 255, 255, 0]
+    assert words.renumbered().lookup("background").tolist() == [2, 1, 0, *[255] * 253]
+    words.check_background("preset x")
+
+
+def test_published_forms_with_a_background() -> None:
+    voc, context = (load_vocabulary(name, "official") for name in ("voc", "context"))
+    assert (voc.background_form, context.background_form) == ("VOC-21", "Context-60")
+    assert (voc.lookup("background") == 20).nonzero()[0].tolist() == [0]
+    assert (context.lookup("background") == 59).sum() == 460 - 59  # 0 and the other 400 labels
+    with pytest.raises(InputError, match=r"preset demo: eval\.background = true, but vocabulary 'demo'.*background = "):
+        load_vocabulary("demo", "official").check_background("preset demo")
+
+
 def test_values_left_out_count_from_zero_and_255_is_ignored(tmp_path: Path) -> None:
     words = load_vocabulary(written(tmp_path, 'names = ["a", "b"]\nunseen = ["b"]'), "official")
     assert words.raw_values == (0, 1)
