@@ -104,7 +104,7 @@ def check_about(about: dict[str, Any]) -> dict[str, Any]:
     ingredients = provenance.get("ingredients", {})
     for name, value in ingredients.items():
         _wanted(
-            name in ("schema", "tokens", "latent", "membership", "pseudo") or isinstance(value, dict),
+            name in ("schema", "tokens", "latent", "concepts", "membership", "pseudo") or isinstance(value, dict),
             f"ingredients.{name}",
             "no table",
         )

@@ -237,8 +237,17 @@ class Plan:
         text |= self.vocabulary.said_of(self.vocabulary.ordered)
         cached = {"tokens": fingerprint(cache["tokens"]), "latent": fingerprint(cache["latent"])}
         distill = c.distill.fingerprint_fields()
-        if not self.reads_concepts:  # what isn't used moves no address
+        if not self.train_recipe.compares_concepts:  # what isn't used moves no address
             del distill["same_concept"]
+        latent_embedding = c.latent_embedding.fingerprint_fields()
+        concepts: dict[str, Any] = {}
+        if self.reads_concepts:
+            concepts["membership"] = fingerprint(cache["membership"])
+            if c.mine_concepts.min_confidence:
+                concepts["mine-concepts"] = {"min_confidence": c.mine_concepts.min_confidence}
+        if self.train_recipe.concept_classes:
+            concepts["concepts"] = fingerprint(cache["concepts"])
+            latent_embedding["classes"] = "concept"
         start = {"parent": self.parent.digest} if self.parent else {"weights": weights_digest(c.student)}
         train = {
             "data": data,
@@ -252,10 +261,10 @@ class Plan:
             },
             "train": c.train.fingerprint_fields(),
             **(cached if self.distilled else {"tokens": cached["tokens"]} if self.reads_pseudo_labels else {}),
-            **({"membership": fingerprint(cache["membership"])} if self.reads_concepts else {}),
+            **concepts,
             **({"pseudo": fingerprint(cache["pseudo"])} if self.reads_pseudo_labels else {}),
             **({"distill": distill} if c.distill.loss != "none" else {}),
-            **({"latent-embedding": c.latent_embedding.fingerprint_fields()} if c.latent_embedding.enabled else {}),
+            **({"latent-embedding": latent_embedding} if c.latent_embedding.enabled else {}),
         }
         scored: dict[str, Any] = {
             "digest": self.val_data.digest,
@@ -375,7 +384,8 @@ class Plan:
     def train_recipe(self) -> TrainRecipe:
         """The settings that training reads."""
         c = self.config
-        return TrainRecipe(c.train, c.views, c.student, c.distill, c.latent_embedding, c.pixel_loss)
+        confidence = c.mine_concepts.min_confidence
+        return TrainRecipe(c.train, c.views, c.student, c.distill, c.latent_embedding, c.pixel_loss, confidence)
 
     def provenance(self, kind: str, stage: str) -> dict[str, Any]:
         """What the root of an artifact says of itself."""
@@ -406,6 +416,7 @@ class Plan:
             *([] if self.distilled else ["latent"]),
             *([] if self.distilled or self.reads_pseudo_labels else ["tokens"]),
             *([] if self.reads_concepts else ["membership"]),
+            *([] if self.train_recipe.concept_classes else ["concepts"]),
             *([] if self.reads_pseudo_labels else ["pseudo"]),
         }
         steps = []

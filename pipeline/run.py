@@ -253,9 +253,10 @@ def _online_teacher(plan: Plan, compute: Compute) -> OnlineTeacher:
             "option"
         )
     if plan.reads_concepts:
-        raise InputError(
-            "train --online-teacher: distill.same_concept reads concepts from the cache; train without the option"
+        asked = (
+            "distill.same_concept" if plan.train_recipe.compares_concepts else 'latent-embedding.classes = "concept"'
         )
+        raise InputError(f"train --online-teacher: {asked} reads concepts from the cache; train without the option")
     teacher, text = load_teacher(plan.config.teacher, compute.device), plan.tiers().text
     _create(plan, text, "extract")
     stage.write_text(teacher, plan.prompts, plan.train_data, text)

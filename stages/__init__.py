@@ -6,7 +6,7 @@
 | mine-latent | mine_latent.py | images, labels, tokens, dense, teacher | latent |
 | mine-concepts | mine_concepts.py | latent | concepts, membership |
 | pseudo-label | pseudo_label.py | tokens, dense, text, teacher where dense is not stored | pseudo |
-| train | train.py | images, labels, tokens, latent, text; membership and pseudo on request | train |
+| train | train.py | images, labels, tokens, latent, text; concepts, membership and pseudo on request | train |
 | eval | evaluate.py | images, labels, train, text | eval |
 
 The plan reads the table below. Beside these: predict, export, report, verify and inspect (they read what was made),
@@ -32,7 +32,7 @@ STAGES = (
     Stage("mine-latent", ("images", "labels", "tokens", "dense", "teacher"), ("latent",)),
     Stage("mine-concepts", ("latent",), ("concepts", "membership")),
     Stage("pseudo-label", ("tokens", "dense", "text"), ("pseudo",)),
-    Stage("train", ("images", "labels", "tokens", "latent", "membership", "pseudo", "text"), ("train",)),
+    Stage("train", ("images", "labels", "tokens", "latent", "concepts", "membership", "pseudo", "text"), ("train",)),
     Stage("eval", ("images", "labels", "train", "text"), ("eval",)),
 )
 """The pipeline in its order."""

@@ -78,6 +78,8 @@ class CachedTeacher:
     compute: Compute
     concepts: bool = False
     """Whether the concepts of latent regions are read too."""
+    min_confidence: float = 0.0
+    """Least confidence of a region for its concept to be known."""
     pseudo_labels: bool = False
     """Whether pseudo labels are read too."""
     latent: bool = True
@@ -90,7 +92,8 @@ class CachedTeacher:
         membership = self.tiers.membership if self.concepts else None
         latent = self.tiers.latent if self.latent else None
         pseudo = self.tiers.pseudo if self.pseudo_labels else None
-        return load_cache(self.tiers.tokens, latent, membership, pseudo, num_seen=num_seen, rows=rows)
+        made = (self.tiers.tokens, latent, membership, pseudo)
+        return load_cache(*made, num_seen=num_seen, rows=rows, min_confidence=self.min_confidence)
 
     def batches(self, training: TrainingSet, sampler: EpochBatchSampler) -> Iterator[Batch]:
         """The batches of the sampler, made by loader processes."""
@@ -159,7 +162,14 @@ def _run(
     embeddings = torch.from_numpy(tiers.text.read(0, ["seen"])["seen"])
     pseudo = recipe.reads_pseudo_labels(data)
     cached = tiers if recipe.distilled or pseudo else None
-    teacher = teacher or CachedTeacher(cached, compute, recipe.reads_concepts, pseudo, recipe.distilled)
+    teacher = teacher or CachedTeacher(
+        cached,
+        compute,
+        concepts=recipe.reads_concepts,
+        min_confidence=recipe.min_confidence,
+        pseudo_labels=pseudo,
+        latent=recipe.distilled,
+    )
     tokens = teacher.tokens(len(embeddings), len(data) * recipe.views.count)
     torch.manual_seed(cfg.seed)
     built = initial_student(recipe.student, embeddings.shape[1], folder.parent).to(device)
@@ -171,6 +181,7 @@ def _run(
         recipe.distill,
         recipe.latent_embedding,
         recipe.pixel_loss,
+        load_prototypes(tiers.concepts) if recipe.concept_classes else None,
     ).to(device)
     optimiser = make_optimiser(learner, cfg)
     trainer = Trainer(cfg, learner, optimiser, device, compiled=compute.compiled)
@@ -284,11 +295,13 @@ def load_cache(
     *,
     num_seen: int,
     rows: int,
+    min_confidence: float = 0.0,
 ) -> CachedTokens:
     """What training reads of complete artifacts, made of `rows` views of the data set, bad ones included.
 
     `latent` None: no latent class anywhere. `membership`: the concepts of latent regions, `pseudo`: pseudo labels, if
-    they are to be read. Raises InputError where one is not complete, they differ, or a token is not finite.
+    they are to be read; regions of less than `min_confidence` are of no concept. Raises InputError where one is not
+    complete, they differ, or a token is not finite.
     """
     made_by = {"extract": tokens, "mine-latent": latent, "mine-concepts": membership, "pseudo-label": pseudo}
     for stage, artifact in made_by.items():
@@ -322,9 +335,19 @@ def load_cache(
                 f"{artifact}: {len(bad)} {name} tokens are not finite, first of view {ids[view]}; move it away and "
                 f"run `clip2seg {artifact.provenance().get('stage', 'extract')}` again"
             )
-    concept = None if membership is None else membership.load(["concept"])["concept"].astype(np.int64)
+    concept = None
+    if membership is not None:
+        of = membership.load(["concept", "confidence"])
+        concept = np.where(of["confidence"] >= min_confidence, of["concept"].astype(np.int64), -1)
     found = CachedTokens.joined(ids, seen, mined, num_seen, concept)
     return found if pseudo is None else replace(found, pseudo=pseudo.load(["labels"])["labels"])
+
+
+def load_prototypes(concepts: Artifact) -> torch.Tensor:
+    """The mean unit token of each concept [K_c, D], unit norm. Raises InputError where they are not complete."""
+    if concepts.summary() is None:
+        raise InputError(f"{concepts}: not complete; run `clip2seg mine-concepts` first")
+    return torch.from_numpy(concepts.read(0, ["token"])["token"])
 
 
 def _resumed(out: Location, trainer: Trainer) -> tuple[int, list[dict[str, float]], float, str]:

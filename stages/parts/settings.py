@@ -158,6 +158,9 @@ class ConceptsConfig(Settings):
     """The address of an older `concepts` artifact of the same teacher: its concepts keep their numbers, and the regions
     of this data set are assigned to them. For photos that came later; enters fingerprints by its digest."""
 
+    min_confidence: Annotated[float, Apart("enters training where it reads concepts")] = Field(default=0.0, ge=0, le=1)
+    """To training, a region whose confidence is below it is of no concept (D)."""
+
 
 class PseudoLabelConfig(Settings):
     """Labels that the teacher gives itself, for photos whose masks are not read: table [pseudo-label]."""
@@ -227,6 +230,10 @@ class GeneratorConfig(Settings):
 
     memory: Literal["both", "local", "global"] = "both"
     """Teacher tokens of the image that the transformer attends to: [C_g; C_l] (P), C_l or C_g (Table 5)."""
+
+    classes: Annotated[Literal["region", "concept"], Apart("enters where they are concepts")] = "region"
+    """A latent class of the pixel loss is one region (P), or all regions of its image that are of one concept
+    (`mine-concepts`): they share a column, and the concept's mean token stands for the teacher's tokens of them (D)."""
 
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout of the transformer layer; 0.1 is PyTorch's own default for it (D)."""

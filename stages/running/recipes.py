@@ -42,6 +42,8 @@ class TrainRecipe:
     distill: DistillConfig
     latent_embedding: GeneratorConfig
     pixel_loss: PixelLossConfig
+    min_confidence: float = 0.0
+    """Least confidence of a latent region for training to know its concept."""
 
     @property
     def distilled(self) -> bool:
@@ -53,8 +55,18 @@ class TrainRecipe:
         return bool(self.pixel_loss.pseudo_weight and data.unlabelled)
 
     @property
-    def reads_concepts(self) -> bool:
-        """Whether training reads the concepts of latent regions: where they say what is no negative of what."""
+    def compares_concepts(self) -> bool:
+        """Whether concepts say which latent regions of a batch are no negatives of each other."""
         d = self.distill
         used = d.loss == "infonce" and d.use_local and d.negatives == "batch"
         return used and d.same_concept != "negative"
+
+    @property
+    def concept_classes(self) -> bool:
+        """Whether the latent classes of the pixel loss are concepts."""
+        return self.latent_embedding.enabled and self.latent_embedding.classes == "concept"
+
+    @property
+    def reads_concepts(self) -> bool:
+        """Whether training reads the concepts of latent regions."""
+        return self.compares_concepts or self.concept_classes

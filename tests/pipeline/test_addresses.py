@@ -94,6 +94,7 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "mine-concepts.iterations": (("mine-concepts.iterations=5",), CONCEPTS),
     "mine-concepts.centre": (("mine-concepts.centre=false",), CONCEPTS),
     "mine-concepts.seed": (("mine-concepts.seed=1",), CONCEPTS),
+    "mine-concepts.min_confidence": (("mine-concepts.min_confidence=0.5",), NOTHING),  # but where it is read, see below
     "mine-concepts.reuse": ((), NOTHING),  # by digest, see test_mine_concepts.py
     "pseudo-label.confidence": (("pseudo-label.confidence=0.5",), PSEUDO),
     "pseudo-label.temperature": (("pseudo-label.temperature=0.1",), PSEUDO),
@@ -113,6 +114,7 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "distill.alike": (("distill.alike=0.8",), TRAIN),
     "distill.bank_alike": (("distill.bank_alike=0.9",), TRAIN),
     "distill.pool_temperature": (("distill.pool_temperature=0.5",), TRAIN),
+    "latent-embedding.classes": (("latent-embedding.classes=concept",), TRAIN),
     "latent-embedding.delay": (("latent-embedding.delay=3",), TRAIN),
     "latent-embedding.lr_multiplier": (("latent-embedding.lr_multiplier=0.5",), TRAIN),
     "train.ema": (("train.ema=0.9",), TRAIN),
@@ -260,6 +262,18 @@ def test_concepts_move_training_where_it_reads_them(tiny: Tiny) -> None:
     assert moved(before, tiny.plan(*masked)) == TRAIN
     assert moved(tiny.plan(*masked), tiny.plan(*masked, "mine-concepts.count=3")) == TRAIN | CONCEPTS
     assert moved(before, tiny.plan(*batch, "mine-concepts.count=3")) == CONCEPTS
+    assert moved(tiny.plan(*masked), tiny.plan(*masked, "mine-concepts.min_confidence=0.5")) == TRAIN
+    image, shared = ("distill.negatives=image",), ("distill.negatives=image", "latent-embedding.classes=concept")
+    assert moved(tiny.plan(*shared), tiny.plan(*shared, "mine-concepts.count=3")) == TRAIN | CONCEPTS
+    # What the other use of concepts would be is still no matter.
+    assert moved(tiny.plan(*shared), tiny.plan(*shared, "distill.same_concept=masked")) == NOTHING
+    off = (*image, "latent-embedding.enabled=false")
+    assert moved(tiny.plan(*off), tiny.plan(*off, "latent-embedding.classes=concept")) == NOTHING
+    reads = {plan: plan.steps()[3].reads for plan in (tiny.plan(*masked), tiny.plan(*shared))}
+    assert [{"concepts", "membership"} & {*read} for read in reads.values()] == [
+        {"membership"},
+        {"concepts", "membership"},
+    ]
 
 
 def test_the_weights_of_the_second_network_count_by_what_they_are(tiny: Tiny, tmp_path: Path) -> None:

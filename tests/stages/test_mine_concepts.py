@@ -16,6 +16,7 @@ from pipeline import run
 from pipeline.cli import app
 from pipeline.upkeep import cache_tools
 from stages.parts.mining.concepts import Concepts, assign
+from stages.train import load_cache
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -112,8 +113,46 @@ def test_training_reads_concepts_on_request(tiny: Tiny, tmp_path: Path) -> None:
     mark = tiny.plan("distill.negatives=batch", artifacts=tmp_path).address("train").get_mark("complete.json")
     assert mark is not None and losses["local"] != mark["summary"]["losses"]["local"]
     assert plan.steps()[2].stage == "mine-concepts" and "membership" in plan.steps()[3].reads
-    with pytest.raises(InputError, match="reads concepts from the cache"):
+    with pytest.raises(InputError, match=r"same_concept reads concepts from the cache"):
         run.train(plan, machine, online=True)
+
+
+def test_latent_classes_of_training_may_be_concepts(tiny: Tiny, tmp_path: Path) -> None:
+    short = ("train.iterations=2", "train.warmup=0")
+    settings = (*short, "latent-embedding.classes=concept", "mine-concepts.count=2")
+    plan, machine = tiny.plan(*settings, artifacts=tmp_path), run.Machine("cpu", 0)
+    tiny.run("mine-latent", artifacts=tmp_path)
+    with pytest.raises(InputError, match="not complete; run `clip2seg mine-concepts "):
+        run.train(plan, machine)
+    run.mine_concepts(plan, machine)
+    losses = run.train(plan, machine)["summary"]["losses"]
+    unsure = (*settings, "mine-concepts.min_confidence=1.0")  # no region is of a concept
+    alone = run.train(tiny.plan(*unsure, artifacts=tmp_path), machine)["summary"]["losses"]
+    islands = tiny.run("train", *short, artifacts=tmp_path)["summary"]["losses"]
+    assert alone == pytest.approx(islands, rel=1e-4)  # gradients are added up in another order
+    assert losses != pytest.approx(islands, rel=1e-3)
+    users = {e.kind: e.used_by for e in cache_tools.entries(str(tmp_path))}
+    assert plan.address("train").name in users["concepts"]
+    with pytest.raises(InputError, match=r'classes = "concept" reads concepts from the cache'):
+        run.train(plan, machine, online=True)
+
+
+def test_regions_of_little_confidence_are_of_no_concept(tiny: Tiny, tmp_path: Path) -> None:
+    mined(tiny, "mine-concepts.count=3", artifacts=tmp_path)
+    plan = tiny.plan("mine-concepts.count=3", artifacts=tmp_path)
+    tiers, rows = plan.tiers(), len(plan.train_data)
+    of = tiers.membership.load(["concept", "confidence"])
+    middle = float(np.median(of["confidence"]))
+
+    def known(least: float) -> list[int]:
+        made = load_cache(tiers.tokens, tiers.latent, tiers.membership, num_seen=3, rows=rows, min_confidence=least)
+        assert made.concept is not None
+        return made.concept[made.region >= 3].tolist()
+
+    sure = of["confidence"] >= middle
+    assert 0 < sure.sum() < len(sure)
+    assert sorted(known(0.0)) == sorted(of["concept"].tolist())
+    assert sorted(known(middle)) == sorted(np.where(sure, of["concept"].astype(int), -1).tolist())
 
 
 def test_the_command_says_what_is_missing_and_what_it_found(tiny: Tiny, tmp_path: Path) -> None:

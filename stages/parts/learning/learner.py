@@ -9,7 +9,7 @@ from cache.settings import IGNORE
 from stages.parts.learning.batches import Batch
 from stages.parts.learning.distillation import Distiller, Others, region_means
 from stages.parts.learning.distributed import all_gather, gather_from_others
-from stages.parts.learning.generator import LatentGenerator
+from stages.parts.learning.generator import LatentGenerator, concept_classes
 from stages.parts.learning.losses import MASKED, pixel_logits, pixel_loss, without_columns
 from stages.parts.processes import rank_and_world
 from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig
@@ -17,17 +17,29 @@ from stages.parts.students import Student
 
 
 class Learner(nn.Module):
-    """What is optimised, as one module. `text` A_s [K_s, D]: embeddings of the seen classes only, unit norm."""
+    """What is optimised, as one module. `text` A_s [K_s, D]: embeddings of the seen classes only, unit norm.
+
+    `prototypes` [K_c, D], of the concepts of latent regions: regions of one concept are one class of the pixel loss;
+    None: each region is its own.
+    """
 
     text: Tensor
+    prototypes: Tensor | None
 
     def __init__(
-        self, student: Student, text: Tensor, distill: DistillConfig, generator: GeneratorConfig, pixel: PixelLossConfig
+        self,
+        student: Student,
+        text: Tensor,
+        distill: DistillConfig,
+        generator: GeneratorConfig,
+        pixel: PixelLossConfig,
+        prototypes: Tensor | None = None,
     ) -> None:
         super().__init__()
         dim = text.shape[1]
         self.student, self.pixel, self.compiled = student, pixel, False
         self.register_buffer("text", text, persistent=False)
+        self.register_buffer("prototypes", prototypes, persistent=False)
         self.distiller = Distiller(distill, dim) if distill.loss != "none" else None
         self.generator = LatentGenerator(generator, dim) if generator.enabled else None
 
@@ -38,7 +50,10 @@ class Learner(nn.Module):
         """
         features = self.student(batch.student_input())
         terms: dict[str, Tensor] = {}
-        latent = filled = None
+        latent = filled = counted = None
+        masks, local = batch.masks, batch.local
+        if self.prototypes is not None:
+            masks, local, counted = concept_classes(batch, self.prototypes)
         if self.distiller is not None or self.generator is not None:
             means = region_means(features, batch.masks, batch.regions)
             if self.distiller is not None:
@@ -47,8 +62,9 @@ class Learner(nn.Module):
                 others = _regions_of_others(batch) if self.distiller.cfg.negatives == "batch" else None
                 terms["local"] = self.distiller.local_loss(means, batch.local, batch.regions, len(self.text), others)
             if self.generator is not None:
-                latent, filled = self.generator(means, batch.tokens, batch.local, batch.regions, len(self.text))
-        masks = batch.masks
+                if counted is not None:  # L_l above is of regions, whose teacher tokens it compares with
+                    means = region_means(features, masks, batch.regions)
+                latent, filled = self.generator(means, batch.tokens, local, batch.regions, len(self.text), counted)
         if self.generator is not None and iteration is not None and iteration < self.generator.cfg.delay:
             # Computed and masked, not skipped: every parameter has a gradient, as other processes expect.
             filled = torch.zeros_like(filled)  # type: ignore[arg-type]

@@ -191,6 +191,7 @@ def test_other_configurations_are_certified_too(tiny: Tiny, tmp_path: Path) -> N
     for overrides in (
         ("views.count=2",),
         ("distill.negatives=batch", "distill.same_concept=masked", "mine-concepts.count=2"),
+        ("distill.negatives=image", "latent-embedding.classes=concept", "mine-concepts.count=2", "train.seed=1"),
         ("distill.loss=none", "latent-embedding.enabled=false"),
     ):
         assert certified(tiny, tmp_path / str(len(overrides)), *overrides)["inductive"], overrides

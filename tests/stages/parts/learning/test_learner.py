@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.benchmarks.checks.students import GENERATORS
 from pipeline.config import load_config
 from pipeline.study.ablate import TABLES
 from stages.parts.learning.batches import Batch, Regions
 from stages.parts.learning.distillation import region_means
+from stages.parts.learning.generator import concept_classes
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.losses import pixel_logits, pixel_loss
 from stages.parts.learning.trainer import Trainer, make_optimiser
@@ -39,11 +42,15 @@ class Net(nn.Module):
         return out
 
 
-def learner(distill: DistillConfig = DistillConfig(), generator: GeneratorConfig = GeneratorConfig()) -> Learner:  # noqa: B008
+def learner(
+    distill: DistillConfig = DistillConfig(),  # noqa: B008
+    generator: GeneratorConfig = GeneratorConfig(),  # noqa: B008
+    prototypes: Tensor | None = None,
+) -> Learner:
     torch.manual_seed(0)
     net: Any = Net()
     text = F.normalize(torch.randn(SEEN, D, generator=torch.Generator().manual_seed(5)), dim=1)
-    return Learner(net, text, distill, generator, PixelLossConfig())
+    return Learner(net, text, distill, generator, PixelLossConfig(), prototypes)
 
 
 def batch() -> Batch:
@@ -89,6 +96,52 @@ def test_without_latent_embedding_latent_pixels_are_ignored_pixels() -> None:
     terms = one(sample)
     bare = Batch(**{**vars(sample), "masks": torch.where(sample.masks >= SEEN, 255, sample.masks).to(torch.uint8)})
     assert {k: v.item() for k, v in terms.items()} == {k: v.item() for k, v in one(bare).items()}
+
+
+@pytest.mark.parametrize("generator", GENERATORS, ids=lambda g: f"{g.inputs}-{g.calibrator}-{g.memory}")
+def test_regions_of_one_concept_are_one_class_of_the_pixel_loss(generator: GeneratorConfig) -> None:
+    generator = generator.model_copy(update={"dropout": 0.0})
+    prototypes = F.normalize(torch.randn(3, D, generator=torch.Generator().manual_seed(7)), dim=1)
+    sample = batch()
+    first, last = Regions.of([[0, 1, 2, 3], [1], [2]], [-1, -1, 2, 2, -1, -1]), sample.local[[0, 1, 2, 4, 5]]
+    # The same without the second region: its pixels are those of the first.
+    masks = torch.where(sample.masks == 3, 2, sample.masks).to(torch.uint8)
+    other = Regions.of([[0, 1, 2], [1], [2]], [-1, -1, 2, -1, -1])
+    whole = replace(sample, masks=masks, local=last, regions=other)
+
+    def terms(of: Batch, known: Tensor | None) -> dict[str, float]:
+        one = learner(NONE, generator, known)
+        found = one(of)
+        found["total"].backward()
+        slope = one.student.encoder.weight.grad
+        return {name: value.item() for name, value in found.items()} | {"slope": float(slope.square().sum())}
+
+    joined = terms(replace(sample, regions=first), prototypes)
+    assert joined == pytest.approx(terms(whole, prototypes), rel=1e-4)
+    if generator.enabled:
+        apart = terms(replace(sample, regions=first), None)
+        assert joined["cross_entropy"] != pytest.approx(apart["cross_entropy"], rel=1e-3)
+        if generator.inputs != "prototypes" and generator.memory != "global":  # those read no token of a region
+            assert joined["cross_entropy"] != pytest.approx(terms(whole, prototypes.roll(1, 0))["cross_entropy"])
+
+
+def test_the_prototypes_leave_regions_and_their_distillation_alone() -> None:
+    prototypes, sample = torch.eye(3, D), batch()
+    shared = replace(sample, regions=Regions.of(sample.regions.ids, [-1, -1, 2, 2, -1, 2]))
+    masks, local, counted = concept_classes(shared, prototypes)
+    assert counted.tolist() == [True, True, True, False, True, True]
+    # Id 2 of the third image is that image's own, though of the same concept.
+    assert masks[0].unique().tolist() == [0, 1, 2] and masks[2].equal(sample.masks[2])
+    torch.testing.assert_close(local[[0, 1, 4]], sample.local[[0, 1, 4]])
+    torch.testing.assert_close(local[[2, 3, 5]], prototypes[2] * sample.local[[2, 3, 5]].norm(dim=1, keepdim=True))
+    cfg = GeneratorConfig(dropout=0.0)
+    one, plain = learner(generator=cfg, prototypes=prototypes), learner(generator=cfg)(sample)
+    assert one(shared)["local"].item() == plain["local"].item()
+    unknown = one.eval()(sample)  # no region is of a known concept
+    assert {k: v.item() for k, v in unknown.items() if k != "global"} == pytest.approx(
+        {k: v.item() for k, v in plain.items() if k != "global"} | {"total": unknown["total"].item()}
+    )
+    assert not any("prototypes" in name for name in one.state_dict())
 
 
 def test_latent_classes_wait_for_their_delay() -> None:

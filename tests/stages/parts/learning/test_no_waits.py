@@ -55,7 +55,8 @@ def sample(i: int) -> Sample:
     local = np.zeros((len(ids), DIM), np.float16)
     pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
     crop, concepts = (pixels, draw_distortion(i), np.tile(mask, (SIDE, 1))), np.arange(len(ids)) - 2
-    return Sample(*crop, np.zeros(DIM, np.float16), local, np.array(ids), concepts)
+    withheld = np.arange(SEEN) == i
+    return Sample(*crop, np.zeros(DIM, np.float16), local, np.array(ids), concepts, withheld=withheld)
 
 
 def batch() -> Batch:
@@ -79,11 +80,18 @@ def trainer(
     distill: DistillConfig = DistillConfig(),  # noqa: B008
     generator: GeneratorConfig = GeneratorConfig(),  # noqa: B008
     student: Callable[[], Any] = lambda: SmallNet(DIM),
+    prototypes: bool = False,
     **train: Any,
 ) -> Trainer:
     cfg = TrainConfig(iterations=10, warmup=0, batch=4, **train)
     pixel, text = PixelLossConfig(), np.zeros((SEEN, DIM), np.float32)
-    learner = on_gpu(lambda: Learner(student(), torch.from_numpy(text), distill, generator, pixel))
+    concepts = np.zeros((2, DIM), np.float32) if prototypes else None
+
+    def build() -> Learner:
+        shared = None if concepts is None else torch.from_numpy(concepts)
+        return Learner(student(), torch.from_numpy(text), distill, generator, pixel, shared)
+
+    learner = on_gpu(build)
     made = Trainer(cfg, learner, make_optimiser(learner, cfg), GPU)
     for parameter in learner.parameters():
         parameter.grad = torch.empty_like(parameter)
@@ -108,6 +116,12 @@ def test_the_step_of_every_family_of_students_waits_for_nothing(net: StudentConf
 def test_the_step_of_every_loss_negatives_and_calibrator_waits_for_nothing(distill: DistillConfig) -> None:
     for generator in GENERATORS:
         check(trainer(distill, generator))
+
+
+@pytest.mark.usefixtures("pretended")
+def test_the_step_with_concepts_for_latent_classes_waits_for_nothing() -> None:
+    for generator in GENERATORS:
+        check(trainer(generator=generator, prototypes=True))
 
 
 @pytest.mark.usefixtures("pretended")
