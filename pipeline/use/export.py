@@ -31,7 +31,7 @@ def export(
     photos: str,
     opset: int,
     seen_bias: float,
-    synonyms: str,
+    synonyms: str = "mean",
     push_to_hub: str,
 ) -> dict[str, Any]:
     """Exports a student with a vocabulary into a folder; returns the report. Raises InputError."""

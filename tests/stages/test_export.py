@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 SMALL = (("segformer", "mit_b0"), ("segnext", "mscan_t"), ("setr", "vit_ti16"))
 PAPER = (("segformer", "mit_b4"), ("segnext", "mscan_b"), ("setr", "vit_b16"))
-OPTIONS: dict[str, Any] = {"opset": 18, "seen_bias": 0.0, "synonyms": "mean", "push_to_hub": ""}
+OPTIONS: dict[str, Any] = {"opset": 18, "seen_bias": 0.0, "push_to_hub": ""}
 
 
 @pytest.fixture(scope="module")
