@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,7 +113,7 @@ def test_labels_of_a_drawn_world_are_chosen_as_those_of_a_folder(tiny: Tiny, tmp
 def test_a_photo_says_nothing_of_a_class_whose_masks_are_not_read() -> None:
     for ignored_are_negatives in (True, False):
         made = learner("none", ignored_are_negatives)
-        of = replace(batch(()), withheld=((0, 2), ()))
+        of = replace(batch(()), withheld=torch.tensor([[k in (0, 2) for k in range(SEEN)], [False] * SEEN]))
         features = torch.randn(2, DIM, 4, 4)
         logits = torch.einsum("bdhw,kd->bkhw", features, torch.randn(SEEN + 2, DIM)).requires_grad_()
         total = sum(made._pixel_terms(without_columns(logits, of.withheld), of.masks, of.labelled).values())
@@ -128,17 +127,17 @@ def test_a_photo_says_nothing_of_a_class_whose_masks_are_not_read() -> None:
 def test_training_hands_on_which_classes_a_photo_says_nothing_of(
     fresh_tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[int, ...]] = []
+    seen: list[list[bool]] = []
     real = without_columns
 
-    def noting(logits: torch.Tensor, columns: Sequence[tuple[int, ...]]) -> torch.Tensor:
-        seen.extend(columns)
-        return real(logits, columns)
+    def noting(logits: torch.Tensor, withheld: torch.Tensor) -> torch.Tensor:
+        seen.extend(withheld.tolist())
+        return real(logits, withheld)
 
     monkeypatch.setattr("stages.parts.learning.learner.without_columns", noting)
     (fresh_tiny.data / "ImageSets/Segmentation/some.txt").write_text("train00\ntrain03\n")
     fresh_tiny.run("train", 'data.labelled_classes={disc="some"}', "train.grad_accumulation_steps=2")
-    assert len(seen) == 24 and seen.count(()) == 4  # six batches of four: twice all photos
+    assert len(seen) == 24 and sum(not any(hidden) for hidden in seen) == 4  # six batches of four: twice all photos
 
 
 def learner(unlabelled: str, ignored_are_negatives: bool = True) -> Learner:

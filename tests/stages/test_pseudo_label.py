@@ -175,7 +175,8 @@ def test_labelled_photos_keep_their_labels_and_their_loss(tiny: Tiny, tmp_path: 
     assert batch.pseudo is not None and sum(batch.labelled) == 6
     for own, pseudo in zip(batch.labelled, batch.pseudo, strict=True):
         assert own == bool((pseudo == 255).all())
+    assert batch.withheld is not None
     # A class that a mask says nothing of has no column there; a pseudo label needs its own.
-    assert {own for own, hidden in zip(batch.labelled, batch.withheld, strict=True) if hidden} == {True}
+    assert {own for own, hidden in zip(batch.labelled, batch.withheld, strict=True) if hidden.any()} == {True}
     half = batch.part(1, 2)
     assert half.pseudo is not None and torch.equal(half.pseudo, batch.pseudo[6:])

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
@@ -159,8 +160,9 @@ class Batch:
     regions: Regions
     labelled: tuple[bool, ...] = ()
     """Whether each photo's mask was read; (): all were."""
-    withheld: tuple[tuple[int, ...], ...] = ()
-    """Seen classes of which each photo's mask says nothing, whether it shows them or not; (): of no photo."""
+    withheld: Tensor | None = None
+    """bool [B, K_s]: the seen classes of which each photo's mask says nothing, whether it shows them or not; None: of
+    no photo."""
     pseudo: Tensor | None = None
     """Pseudo labels uint8 [B, S, S] of the photos whose masks were not, 255 = none; None where they are not read."""
 
@@ -194,7 +196,7 @@ class Batch:
             self.local[self.regions.rows(first, last)],
             self.regions.part(first, last),
             self.labelled[first:last],
-            self.withheld[first:last],
+            None if self.withheld is None else self.withheld[first:last],
             None if self.pseudo is None else self.pseudo[first:last],
         )
 
@@ -227,7 +229,7 @@ class Sample:
     regions: np.ndarray
     concepts: np.ndarray
     labelled: bool | None = None
-    withheld: tuple[int, ...] | None = None
+    withheld: NDArray[np.bool_] | None = None
     pseudo: Array | None = None
 
 
@@ -304,9 +306,10 @@ class TrainingSet(TorchDataset[Sample]):
         if self.photometric:
             distortion = draw_distortion(view_seed(self.seed + 1, image_id, epoch))
         image = apply_image(self.data.image(i, least_size(view)), view, size)
-        withheld: tuple[int, ...] | None = None
-        if self.data.withheld:  # where no mask is read, pseudo labels may name every class
-            withheld = () if labelled is False else self.data.hidden(image_id)
+        withheld = None
+        if self.data.withheld:
+            withheld = np.zeros(self.num_seen, bool)
+            withheld[list(self.data.hidden(image_id))] = True
         return Sample(image, distortion, mask, tokens, local, regions, concepts, labelled, withheld, pseudo)
 
     def _row(self, i: int, image_id: str, v: int | None, labels: Array) -> int | None:
@@ -335,9 +338,15 @@ def collate(samples: list[Sample]) -> Batch:
         torch.from_numpy(np.concatenate([s.local for s in samples])),
         Regions.of([s.regions.tolist() for s in samples], np.concatenate([s.concepts for s in samples]).tolist()),
         tuple(s.labelled for s in samples if s.labelled is not None),
-        tuple(s.withheld for s in samples if s.withheld is not None),
-        torch.from_numpy(np.stack(pseudo)) if (pseudo := [s.pseudo for s in samples if s.pseudo is not None]) else None,
+        _stacked([s.withheld for s in samples]),
+        _stacked([s.pseudo for s in samples]),
     )
+
+
+def _stacked(arrays: Sequence[NDArray[Any] | None]) -> Tensor | None:
+    """Arrays that every sample has, or none."""
+    there = [array for array in arrays if array is not None]
+    return torch.from_numpy(np.stack(there)) if there else None
 
 
 class EpochBatchSampler:

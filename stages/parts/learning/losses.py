@@ -5,8 +5,6 @@ float32 whatever autocast says. Labels Y_p [B, H, W]: column of the logits, 255 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -40,17 +38,15 @@ def pixel_logits(
         return torch.cat([logits, (cfg.beta * cosine).masked_fill(~filled[..., None, None], MASKED)], dim=1)
 
 
-def without_columns(logits: Tensor, columns: Sequence[Sequence[int]]) -> Tensor:
-    """Logits [B, C, h, w] with these columns of each image `MASKED`; () leaves all as they are.
+def without_columns(logits: Tensor, withheld: Tensor | None) -> Tensor:
+    """Logits [B, C, h, w], in which the seen classes that `withheld`, bool [B, K_s], names are `MASKED`; None: none is.
 
     An image's mask may say nothing of a class: then its pixels are neither that class nor not that class.
     """
-    if not any(columns):
+    if withheld is None:
         return logits
-    hidden = torch.zeros(logits.shape[:2], dtype=torch.bool)
-    for image, own in enumerate(columns):
-        hidden[image, list(own)] = True
-    return logits.masked_fill(hidden.to(logits.device, non_blocking=True)[..., None, None], MASKED)
+    hidden = functional.pad(withheld, (0, logits.shape[1] - withheld.shape[1]))
+    return logits.masked_fill(hidden[..., None, None], MASKED)
 
 
 def pixel_loss(logits: Tensor, masks: Tensor, cfg: PixelLossConfig, *, compiled: bool = False) -> dict[str, Tensor]:

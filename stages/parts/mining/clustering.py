@@ -45,11 +45,17 @@ def mine_at(
     dense: Floats, annotated_share: Floats, cfg: MiningConfig, thresholds: Sequence[float], gpu: bool = False
 ) -> list[NDArray[np.uint8]]:
     """`mine` at several merge thresholds, for the price of one k-means."""
-    cells = np.full(dense.shape[:2], IGNORE, np.uint8)
     unannotated = annotated_share <= cfg.max_annotated
-    if not unannotated.any():
+    return mine_tokens(dense[unannotated], unannotated, cfg, thresholds, gpu)
+
+
+def mine_tokens(
+    tokens: Floats, unannotated: NDArray[np.bool_], cfg: MiningConfig, thresholds: Sequence[float], gpu: bool = False
+) -> list[NDArray[np.uint8]]:
+    """The same from the unannotated cells alone: raw tokens [n, D], and which cells they are, bool [h, w]."""
+    cells = np.full(unannotated.shape, IGNORE, np.uint8)
+    if not len(tokens):
         return [cells for _ in thresholds]
-    tokens = dense[unannotated]
     if not np.isfinite(tokens).all():
         raise ValueError("dense tokens hold NaN or infinite values; the teacher's precision may be too low")
     centroids, cluster = spherical_kmeans(tokens, seeds(tokens, unannotated, cfg.windows), cfg.iterations, gpu)

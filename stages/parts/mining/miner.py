@@ -17,7 +17,7 @@ from cache.settings import IGNORE
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.regions import annotated_share, latent_mask, present_regions, region_crops
 from stages.parts.data.views import Array, View, ViewsConfig, inside, whole
-from stages.parts.mining.clustering import mine, one_blas_thread, one_thread
+from stages.parts.mining.clustering import mine_tokens, one_blas_thread, one_thread
 from stages.parts.settings import ExtractConfig, MiningConfig
 from stages.parts.teacher.crops import cached_view
 from stages.parts.teacher.refine import Refiner
@@ -71,10 +71,12 @@ class Miner:
     def unannotated(self, row: int, grid: tuple[int, ...]) -> int:
         """How many cells of a view's grid (h, w) are unannotated."""
         known = self.known(row) if self.views.count == 1 else self.view(row)[1]
-        return self._free(annotated_share(known, (grid[0], grid[1])))
+        return int(self._free(known, grid).sum())
 
-    def _free(self, share: np.ndarray) -> int:
-        return int((share <= self.cfg.max_annotated).sum())
+    def _free(self, known: Array, grid: tuple[int, ...]) -> np.ndarray:
+        """Which cells of a view's grid (h, w) are unannotated: bool [h, w]."""
+        free: np.ndarray = annotated_share(known, (grid[0], grid[1])) <= self.cfg.max_annotated
+        return free
 
     def mine(self, row: int, dense: np.ndarray, features: np.ndarray | None = None) -> Mined:
         """One view from its stored tokens [h, w, D] and, where the refiner wants it, the second network's map."""
@@ -86,10 +88,11 @@ class Miner:
 
     def cells(self, known: Array, dense: np.ndarray, features: np.ndarray | None = None) -> tuple[Array, int, float]:
         """Latent ids uint8 [h, w] of a view, how many of its cells are unannotated, seconds of mining."""
-        share = annotated_share(known, dense.shape[:2])
+        free = self._free(known, dense.shape[:2])
         start = perf_counter()
-        cells = mine(self.refiner.cells(dense, features), share, self.cfg, self.gpu)
-        return cells, self._free(share), perf_counter() - start
+        tokens = self.refiner.cells(dense, features, free)
+        cells = mine_tokens(tokens, free, self.cfg, (self.cfg.merge_threshold,), self.gpu)[0]
+        return cells, len(tokens), perf_counter() - start
 
 
 def _open(labels: Array, view: View | None) -> Array:

@@ -35,6 +35,10 @@ class Refiner:
         """Whether mining reads the features of [affinity]."""
         return reads_network(self.refine, self.affinity)
 
+    @property
+    def _refines(self) -> bool:
+        return self.refine.outliers or self.refine.affinity != "none"
+
     def tokens(self, dense: Tensor, features: Tensor | None = None) -> Tensor:
         """Dense tokens [B, h, w, D] and, where wanted, features [B, h', w', C] -> refined tokens [B, h, w, D]."""
         grid, rows = (dense.shape[1], dense.shape[2]), dense.flatten(1, 2)
@@ -51,18 +55,25 @@ class Refiner:
 
     def stored(self, dense: np.ndarray, features: np.ndarray | None = None) -> np.ndarray:
         """`tokens` of one view as the cache holds it: [h, w, D], [h', w', C] -> float32 [h, w, D]."""
-        if not (self.refine.outliers or self.refine.affinity != "none"):
+        if not self._refines:
             return _floats(dense).numpy()
         found = None if features is None else _floats(features)[None]
         with torch.no_grad():
             return self.tokens(_floats(dense)[None], found)[0].numpy()
 
-    def cells(self, dense: np.ndarray, features: np.ndarray | None = None) -> np.ndarray:
+    def cells(
+        self, dense: np.ndarray, features: np.ndarray | None = None, only: np.ndarray | None = None
+    ) -> np.ndarray:
         """What mining clusters, one view: the refined tokens and, by `kmeans_weight`, the features: [h, w, D (+ C)].
+
+        With `only` (bool [h, w]) those cells alone: [n, D (+ C)].
 
         Unit tokens and unit features side by side, each scaled by the root of its weight: the cosine of two cells is
         the weighted mean of both cosines.
         """
+        if only is not None:
+            plain = not (self._refines or self.affinity.kmeans_weight)
+            return _floats(dense[only]).numpy() if plain else self.cells(dense, features)[only]
         tokens, weight = self.stored(dense, features), self.affinity.kmeans_weight
         if not weight:
             return tokens

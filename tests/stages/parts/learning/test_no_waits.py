@@ -55,7 +55,8 @@ def sample(i: int) -> Sample:
     local = np.zeros((len(ids), DIM), np.float16)
     pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
     crop, concepts = (pixels, draw_distortion(i), np.tile(mask, (SIDE, 1))), np.arange(len(ids)) - 2
-    return Sample(*crop, np.zeros(DIM, np.float16), local, np.array(ids), concepts)
+    withheld = np.arange(SEEN) == i
+    return Sample(*crop, np.zeros(DIM, np.float16), local, np.array(ids), concepts, withheld=withheld)
 
 
 def batch() -> Batch:

@@ -69,6 +69,16 @@ def test_the_cosine_of_two_cells_is_the_weighted_mean_of_both_networks() -> None
     np.testing.assert_allclose(a @ a.T, 0.7 * b @ b.T + 0.3 * c @ c.T, atol=1e-5)
 
 
+def test_some_cells_alone_are_those_of_the_whole_map() -> None:
+    dense, other = maps().astype(np.float16), maps(1, dim=5)
+    only = np.zeros((3, 4), bool)
+    only[0, 1] = only[2] = True
+    weighted = Refiner(affinity=AffinityConfig(encoder="mobilenet_v2", kmeans_weight=0.3))
+    for refiner in (Refiner(), Refiner(RefineConfig(outliers=True)), weighted):
+        some = refiner.cells(dense, other, only)
+        assert some.dtype == np.float32 and np.array_equal(some, refiner.cells(dense, other)[only])
+
+
 def test_features_of_another_grid_are_brought_to_the_teachers() -> None:
     coarse = torch.zeros((1, 2, 2, 2))
     coarse[:, :, 0, 0], coarse[:, :, 1, 1] = 1, 3
