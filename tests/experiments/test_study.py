@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from experiments.decoded import remembered
-from experiments.study import Study, main
+from experiments.rounds import Study
+from experiments.study import main
 from pipeline.config import load_config
 
 STUDY = """
@@ -149,7 +150,7 @@ def test_a_study_runs_and_goes_on(file: Path, tmp_path: Path) -> None:
 def test_a_process_of_a_study_that_is_killed_ends_too() -> None:
     code = """
 import multiprocessing, time
-from experiments.study import _end_with_parent
+from experiments.crew import _end_with_parent
 if __name__ == "__main__":
     child = multiprocessing.get_context("spawn").Process(target=_end_with_parent)
     child.start()
