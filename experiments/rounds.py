@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stages.parts.drawing.bars import Score, score_bars
+
 SCORES = ("hIoU", "sIoU", "uIoU")
 
 
@@ -162,6 +164,19 @@ class Study:
         parts += [f"Failed: {f['job']}: {f['error']}" for f in self.failed]
         return "\n\n".join(parts)
 
+    def draw(self, out: Path) -> None:
+        """The same tables as bars: chart-ROUND-WORLD.svg, and -dark.svg for dark pages, of what has run."""
+        for told in self.rounds:
+            for world in told.get("worlds", list(self.worlds)):
+                of = {
+                    row: [r for r in self.rows if (r["round"], r["row"], r["world"]) == (told["name"], row, world)]
+                    for row in self.round_rows(told)
+                }
+                rows = {row: {s: _score([run[s] for run in runs]) for s in SCORES} for row, runs in of.items() if runs}
+                for ending, dark in (("", False), ("-dark", True)) if rows else ():
+                    name = f"chart-{told['name']}-{world}{ending}.svg".replace(" ", "-").replace("/", "-")
+                    (out / name).write_bytes(score_bars(f"{world}, {told['name']}", rows, dark=dark))
+
     def _since(self, told: Mapping[str, Any], world: str) -> list[str]:
         """Of a round whose runs started from a finished one: its groups of classes, mean IoU then and now."""
         of = {
@@ -192,7 +207,12 @@ def scores_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return " / ".join(_mean_sd([r[score] for r in rows]) for score in SCORES)
 
 
-def _mean_sd(scores: Sequence[float | None]) -> str:
+def _score(scores: Sequence[float | None]) -> Score:
     values = [v for v in scores if v is not None]
-    spread = f" ±{statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{spread}" if values else "-"
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return Score(statistics.fmean(values) if values else None, sd)
+
+
+def _mean_sd(scores: Sequence[float | None]) -> str:
+    of = _score(scores)
+    return "-" if of.mean is None else f"{of.mean:.1f}" + ("" if of.sd is None else f" ±{of.sd:.1f}")

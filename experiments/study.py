@@ -9,7 +9,7 @@ that was stopped goes on. A round chooses: of the options of a factor the best o
 becomes part of what later rounds start `from`.
 
 Nothing is started that would not end in time, what runs at the end of the budget is stopped, and results.json and
-results.md are written after every run.
+results.md are written after every run; charts of the tables (chart-ROUND-WORLD.svg) at the end.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ def study(args: argparse.Namespace) -> int:
     finally:
         found.left_out += [job.name for what, job in crew.stop() if what == "run"]
         found.write(out, about | {"seconds": round(args.budget - left(), 1)})
+    found.draw(out)
     print(found.markdown())
     return bool(found.failed)
 

@@ -32,7 +32,7 @@ from stages.parts.learning.trainer import Trainer
 from stages.parts.students import count_macs
 from stages.parts.teacher.crops import TeacherViews, collate_views
 from stages.parts.teacher.teacher import Teacher
-from stages.train import load_cache
+from stages.running.cached_teacher import load_cache
 
 STUDENTS = {
     "SegFormer-B4": "coco_stuff",
