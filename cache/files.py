@@ -10,6 +10,13 @@ from pathlib import Path
 from cache.errors import InputError
 
 
+def check_writable(folder: Path, advice: str) -> None:
+    """Raises InputError, which ends in `advice`, where no file can be put into a folder; it need not be there yet."""
+    there = next(f for f in (folder.absolute(), *folder.absolute().parents) if f.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise InputError(f"{folder}: can't be written to; {advice}")
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Puts `data` where `path` is: readers see the old file or the new one, a kill leaves no half of either.
 

@@ -1,8 +1,7 @@
 """Order of the stages, address of every artifact, what is complete, provenance.
 
-An address is `<kind>-<fingerprint>`; the fingerprint is a hash of everything that can change the numbers in it:
-settings, digests of data and weights, and the fingerprints of what is read. So a stale cache can't be read by
-accident, and what a change does not touch is reused.
+An address is `<kind>-<fingerprint>`; the fingerprint is a hash of everything that can change the numbers in it
+(`ingredients`). So a stale cache can't be read by accident, and what a change does not touch is reused.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from cache.schema import ARTIFACTS, SCHEMA
 from cache.store import Artifact
 from cache.tiers import CacheTiers, EarlierTiers
 from pipeline.config import Config, load_config, preset_name, shipped
+from pipeline.ingredients import Ingredients
 from pipeline.invocation import ARTIFACTS_FOLDER, Invocation
 from pipeline.parent import Parent, parent_at
 from pipeline.places import Places, known_identity, teacher_names
@@ -32,7 +32,6 @@ from stages.parts.data.datasets import Dataset, open_dataset
 from stages.parts.data.layouts import Subset
 from stages.parts.data.vocabulary import Vocabulary, prompt_set
 from stages.parts.settings import reads_network
-from stages.parts.students import StudentConfig, weights_digest
 from stages.running.recipes import CacheRecipe, TrainRecipe
 
 PACKAGES = ("clip2seg", "torch", "open_clip_torch", "segmentation-models-pytorch", "zarr", "numpy")
@@ -153,136 +152,16 @@ class Plan:
         """What the teacher is (`teacher_identity`); where its files have gone, what the cache says that they were."""
         return known_identity(self.config.teacher, self.places)
 
-    def _cache_ingredients(self, data: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        """The same of the artifacts that are made of photos, for `data` (digest, and seen classes with their values).
-
-        With whole images a map depends on no label, so a dense tier lies where it lies whatever is seen. What reads it
-        reads tokens too, and names both at once.
-        """
-        c, seen = self.config, list(self.vocabulary.seen)
-        identity = {k: v for k, v in self._teacher.items() if k != "text"}
-        views = c.views.fingerprint_fields() if c.views.count > 1 else {"count": 1}
-        tokens = {
-            "data": data,
-            "teacher": {"identity": identity, **c.teacher.fingerprint_fields()},
-            "views": views,
-            "extract": c.extract.fingerprint_fields(),
-        }
-        mapped = {"tokens": fingerprint(tokens), "recipe": c.teacher.recipe_ingredients()}
-        dense = (
-            {"images": fingerprint(without_labels(tokens)), "recipe": mapped["recipe"]}
-            if c.views.count == 1
-            else mapped
-        )
-        affinity = {
-            "tokens": fingerprint(tokens),
-            "network": {
-                **c.affinity.fingerprint_fields(),
-                "weights": weights_digest(StudentConfig(weights=c.affinity.weights)),
-            },
-        }
-        # Where nothing is refined nothing is named, so a map as extracted is the same whatever these tables can do.
-        refined = {
-            **({"refine": c.refine.ingredients()} if c.refine.ingredients() else {}),
-            **({"affinity": fingerprint(affinity)} if c.refine.affinity == "network" else {}),
-        }
-        cells = {"affinity": fingerprint(affinity), "kmeans_weight": c.affinity.kmeans_weight}
-        latent = {
-            "dense": fingerprint(mapped),
-            "mine-latent": c.mine_latent.fingerprint_fields(),
-            **refined,
-            **(cells if c.affinity.kmeans_weight else {}),
-        }
-        refined_map = {"dense": fingerprint(mapped), **refined}
-        pseudo = {
-            **refined_map,
-            "text": {"words": self._words, "seen": seen, **self.vocabulary.said_of(seen)},
-            "pseudo-label": c.pseudo_label.fingerprint_fields(),
-        }
-        concepts = {
-            "teacher": identity,
-            "mine-concepts": c.mine_concepts.fingerprint_fields(),
-            "latent": fingerprint(latent),
-        }
-        if c.mine_concepts.reuse:
-            concepts = {"teacher": identity, "reused": self._reused_digest(identity)}
-        return {
-            "tokens": tokens,
-            "dense": dense,
-            "affinity": affinity,
-            "latent": latent,
-            "concepts": concepts,
-            "membership": {"latent": fingerprint(latent), "concepts": fingerprint(concepts)},
-            "pseudo": pseudo,
-            "refined map": refined_map,
-        }
-
     @cached_property
-    def _words(self) -> dict[str, Any]:
-        """Where text embeddings come from: a file, or the teacher's text tower with these prompts."""
-        identity = dict(self._teacher)
-        source = identity.pop("text", "")
-        return {"file": source} if source else {"identity": identity, "prompts": list(self.prompts)}
+    def _ingredients(self) -> Ingredients:
+        c = self.config
+        made_by = self.train_recipe, self.train_data, self.val_data, self._teacher, self.prompts, self.parent
+        return Ingredients(c, *made_by, self.name)
 
     @cached_property
     def ingredients(self) -> dict[str, dict[str, Any]]:
         """Kind of artifact -> its ingredients (JSON)."""
-        c, seen = self.config, list(self.vocabulary.seen)
-        data: dict[str, Any] = {"digest": self.train_data.digest, "seen": self.vocabulary.seen_table()}
-        data |= self.train_data.labelled_ingredient()
-        cache = self._cache_ingredients(data)
-        refined_map = cache.pop("refined map")
-        words = self._words
-        text = {"words": words, "classes": list(self.vocabulary.ordered), "seen": len(seen)}
-        text |= self.vocabulary.said_of(self.vocabulary.ordered)
-        cached = {"tokens": fingerprint(cache["tokens"]), "latent": fingerprint(cache["latent"])}
-        distill = c.distill.fingerprint_fields()
-        if not self.train_recipe.compares_concepts:  # what isn't used moves no address
-            del distill["same_concept"]
-        latent_embedding = c.latent_embedding.fingerprint_fields()
-        concepts: dict[str, Any] = {}
-        if self.reads_concepts:
-            concepts["membership"] = fingerprint(cache["membership"])
-            if c.mine_concepts.min_confidence:
-                concepts["mine-concepts"] = {"min_confidence": c.mine_concepts.min_confidence}
-        if self.train_recipe.concept_classes:
-            concepts["concepts"] = fingerprint(cache["concepts"])
-            latent_embedding["classes"] = "concept"
-        start = {"parent": self.parent.digest} if self.parent else {"weights": weights_digest(c.student)}
-        train = {
-            "data": data,
-            "text": {"words": words, "seen": seen, **self.vocabulary.said_of(seen)},
-            "views": c.views.fingerprint_fields(),
-            "student": {**c.student.fingerprint_fields(), **start},
-            "pixel-loss": {
-                **c.pixel_loss.fingerprint_fields(),
-                **({"unlabelled": c.pixel_loss.unlabelled} if self.train_data.unlabelled else {}),
-                **({"pseudo_weight": c.pixel_loss.pseudo_weight} if self.reads_pseudo_labels else {}),
-            },
-            "train": c.train.fingerprint_fields(),
-            **(cached if self.distilled else {"tokens": cached["tokens"]} if self.reads_pseudo_labels else {}),
-            **concepts,
-            **({"pseudo": fingerprint(cache["pseudo"])} if self.reads_pseudo_labels else {}),
-            **({"distill": distill} if c.distill.loss != "none" else {}),
-            **({"latent-embedding": latent_embedding} if c.latent_embedding.enabled else {}),
-        }
-        scored: dict[str, Any] = {
-            "digest": self.val_data.digest,
-            "labels": self.vocabulary.digest,
-            "text": fingerprint(text),
-            "eval": c.eval.fingerprint_fields(),
-        }
-        if c.eval.background:  # what means it, and whose labels its threshold is fitted on
-            self.vocabulary.check_background(f"preset {self.name}")
-            scored |= {"background": sorted(self.vocabulary.background), "fitted_on": data}
-        kinds: dict[str, dict[str, Any]] = {
-            **cache,
-            "text": text,
-            "train": train,
-            "eval": {"train": fingerprint(train), **scored},
-            "teacher": {**refined_map, **scored},
-        }
-        return {kind: {"schema": SCHEMA, **what} for kind, what in kinds.items()}
+        return self._ingredients.every()
 
     @property
     def distilled(self) -> bool:
@@ -298,26 +177,6 @@ class Plan:
     def reads_concepts(self) -> bool:
         """Whether training reads the concepts of latent regions."""
         return self.train_recipe.reads_concepts
-
-    def older_concepts(self) -> Artifact | None:
-        """The concepts that `mine-concepts.reuse` names. Raises InputError where none are there."""
-        where = self.config.mine_concepts.reuse
-        if not where:
-            return None
-        older = Artifact(Location(where), "concepts")
-        if older.at.size("zarr.json") is None or older.summary(1) is None:
-            raise InputError(f"mine-concepts.reuse = {where!r}: no finished concepts there; name a concepts-....zarr")
-        return older
-
-    def _reused_digest(self, teacher: dict[str, Any]) -> str:
-        """What the concepts to reuse hold. Raises InputError where another teacher made them."""
-        older = self.older_concepts()
-        assert older is not None
-        if older.provenance()["ingredients"].get("teacher") != teacher:
-            raise InputError(
-                f"{older}: concepts of another teacher; name concepts of this one in mine-concepts.reuse, or none"
-            )
-        return fingerprint((older.commit(0) or {})["objects"])
 
     def reads_network(self) -> bool:
         """Whether mining reads the features of [affinity]. Raises InputError where it names none."""
@@ -365,7 +224,7 @@ class Plan:
                 continue
             same_seen = data["seen"] == own["data"]["seen"]
             if same_seen or self.config.views.count == 1:
-                cache = self._cache_ingredients(data)
+                cache = self._ingredients.of_cache(data)
                 names = {
                     k: f"{k}-{fingerprint({'schema': SCHEMA, **cache[k]})}.zarr"
                     for k in ("dense", "latent", "affinity")
@@ -451,11 +310,6 @@ class Plan:
         at = self.address(kind)
         done = at.get_mark("complete.json") is not None
         return kind, done, "complete" if done else "begun" if at.names() else "missing"
-
-
-def without_labels(tokens: dict[str, Any]) -> dict[str, Any]:
-    """Of the ingredients of `tokens` those that whole images are encoded by: all but the seen classes."""
-    return {**tokens, "data": {"digest": tokens["data"]["digest"]}}
 
 
 def world_folder(artifacts: Location) -> Path:

@@ -15,6 +15,7 @@ from cache.errors import InputError
 from cache.location import Location
 from cache.store import Artifact
 from cache.summary import per_view
+from pipeline.ingredients import older_concepts
 from pipeline.inspection.naming import naming
 from pipeline.plan import Plan
 from pipeline.shown import link
@@ -161,7 +162,9 @@ def mine_concepts(plan: Plan, machine: Machine, *, kmeans: str = "auto") -> dict
         raise InputError(f"{tiers.latent}: nothing mined; run `{plan.invocation.command('mine-latent')}` first")
     for artifact in (tiers.concepts, tiers.membership):
         _create(plan, artifact, "mine-concepts")
-    summary = stage.run(plan.config.mine_concepts, tiers, plan.older_concepts(), compute=machine.compute, kmeans=kmeans)
+    summary = stage.run(
+        plan.config.mine_concepts, tiers, older_concepts(plan.config), compute=machine.compute, kmeans=kmeans
+    )
     return _result("mine-concepts", False, summary, plan.address("membership"))
 
 

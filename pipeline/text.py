@@ -217,7 +217,10 @@ def _background(found: Mapping[str, Background | None]) -> str:
         return ""
     form = next(iter(known.values())).form
     rows: list[list[object]] = [[form, "mIoU", "background", "threshold", "keeps of seen, %", "best mIoU", "at"]]
-    rows += [[n, b.mIoU, b.IoU, b.threshold, b.kept, b.best.mIoU, b.best.threshold] for n, b in known.items()]
+    rows += [
+        [n, b.mIoU, b.IoU, f"{b.threshold:.3f}", b.kept, b.best.mIoU, f"{b.best.threshold:.3f}"]
+        for n, b in known.items()
+    ]
     return f"\n\n{columns(rows)}\n(the best threshold is read off these labels; it is no score to report)"
 
 

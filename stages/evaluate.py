@@ -202,7 +202,7 @@ def fitting_photos(data: Dataset) -> Dataset:
 
 
 def _risk(
-    cfg: EvaluateConfig, data: Dataset, which: Which, scorer: Scorer, alpha: float, compute: Compute
+    cfg: EvaluateConfig, data: Dataset, which: Which, scorer: Scorer, alpha: float | None, compute: Compute
 ) -> RiskCurve:
     every = len(data.vocabulary.ordered)
     curve = RiskCurve(every, alpha, compute.device)
@@ -214,7 +214,7 @@ def _risk(
 
 
 def _background_threshold(
-    cfg: EvaluateConfig, train: Dataset | None, scorer: Scorer, alpha: float, compute: Compute
+    cfg: EvaluateConfig, train: Dataset | None, scorer: Scorer, alpha: float | None, compute: Compute
 ) -> tuple[float, float | None]:
     """The threshold (a sigmoid) below which a pixel is background, and the share of seen pixels [%] it was fitted to
     keep. Raises InputError where there is nothing to fit it on."""
@@ -432,9 +432,11 @@ def _plain(labels: Array, every: int) -> Array:
     return np.where(labels == every, labels.dtype.type(ignore_index(every)), labels)
 
 
-def _alpha(about: dict[str, Any]) -> float:
-    """The factor that a student's scores were trained with; 1 for a teacher's."""
-    ingredients = about.get("about", {}).get("provenance", {}).get("ingredients", {})
+def _alpha(about: dict[str, Any]) -> float | None:
+    """The factor that a student's scores were trained with; None for a teacher's."""
+    if "about" not in about:
+        return None
+    ingredients = about["about"].get("provenance", {}).get("ingredients", {})
     return float(ingredients.get("pixel-loss", {}).get("alpha", 1.0))
 
 

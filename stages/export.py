@@ -61,8 +61,13 @@ def run(
     """
     if format == "onnx":
         need_onnx()  # said before the minutes that tracing takes
-    photo = PhotoStudent(checkpoint.student, words.text, seen_bias * torch.tensor(words.seen, dtype=torch.float32))
-    photo = photo.cpu().eval()
+    if format == "safetensors" and words.owners:
+        raise InputError(
+            "--format safetensors: holds one embedding a class, so several can't compete; use --synonyms mean, or "
+            "--format onnx or torch-export"
+        )
+    bias = seen_bias * torch.tensor(words.seen, dtype=torch.float32)
+    photo = PhotoStudent(checkpoint.student, words.text, bias, words.owners).cpu().eval()
     usable = [p for p in photos if photo.smallest <= min(p.shape[:2]) and max(p.shape[:2]) <= LARGEST]
     if not usable:
         raise InputError(f"no photo of {photo.smallest} to {LARGEST} pixels a side to verify the export with")
@@ -71,6 +76,7 @@ def run(
         "short_side": facts["short_side"],
         "smallest_side": photo.smallest,
         "seen_bias": seen_bias,
+        "synonyms": "max" if words.owners else "mean",
     }
     say(f"export: tracing the student for {format}")
     packed, agreement = _made(format, checkpoint, photo, words, usable, opset, about)

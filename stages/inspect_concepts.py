@@ -18,7 +18,7 @@ from cache.settings import IGNORE
 from cache.store import Artifact, joined
 from cache.vectors import unit
 from stages.parts.mining.concepts import Concepts, centred, halves
-from stages.parts.scoring.agreement import mutual_information, purity
+from stages.parts.scoring.agreement import by_chance, mutual_information, purity
 from stages.parts.scoring.naming import same
 from stages.running.concepts import looked_at, read_concepts
 from stages.running.progress import Bar
@@ -208,6 +208,7 @@ def hidden(
         "of unseen classes": int(unseen.sum()),
         "NMI": round(mutual_information(own, which), 4),
         "purity": round(purity(own, which), 4),
+        "NMI by chance": round(by_chance(own, which), 4),
         "NMI of islands": round(mutual_information(own, np.arange(len(own))), 4),
         "pixels of a region's own class": round(float(pure[unseen].mean()), 4) if unseen.any() else None,
         "majority alone": round(purity(own, np.zeros(len(own), int)), 4),

@@ -7,30 +7,26 @@ Several processes (torchrun) share each batch by DistributedDataParallel; rank 0
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from cache.claims import SUFFIX as CLAIM
-from cache.claims import give_back, ours, take
+from cache.claims import give_back, take
 from cache.errors import InputError
 from cache.headers import FILE as STUDENT
 from cache.headers import RUN, student_bytes
 from cache.location import Location, StoreError
-from cache.settings import IGNORE
-from cache.store import Artifact
 from cache.tiers import CacheTiers
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.drawing.overlays import overlay
 from stages.parts.drawing.palette import mask_colours
-from stages.parts.learning.batches import Batch, CachedTokens, EpochBatchSampler, TrainingSet, collate
-from stages.parts.learning.distributed import all_gather_object, all_reduce_mean, broadcast_object, process_group
+from stages.parts.learning.batches import Batch, EpochBatchSampler, TrainingSet
+from stages.parts.learning.distributed import all_reduce_mean, broadcast_object, process_group
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.source import TokenSource
 from stages.parts.learning.trainer import Trainer, make_optimiser
@@ -38,14 +34,14 @@ from stages.parts.processes import rank_and_world
 from stages.parts.scoring.inference import predicted
 from stages.parts.settings import TrainConfig
 from stages.parts.students import Student, StudentConfig, build_student
-from stages.parts.students.checkpoint import pack, pack_state, unpack, unpack_state
+from stages.parts.students.checkpoint import pack, unpack
 from stages.parts.students.probing import check_pass, check_sizes
 from stages.running.board import Board, Showing
+from stages.running.cached_teacher import CachedTeacher, load_prototypes
+from stages.running.checkpoints import check_claim, resumed, save
 from stages.running.compute import Compute, memory_explained
-from stages.running.curves import NAME as CURVES
-from stages.running.curves import curves_at, curves_bytes
 from stages.running.interrupts import AGAIN, Stopped, deferred
-from stages.running.loading import loaded, losses_explained
+from stages.running.loading import losses_explained
 from stages.running.progress import Bar, Clock, say
 from stages.running.recipes import TrainRecipe
 
@@ -68,36 +64,6 @@ class RunFolder:
     showing: Showing | None = None
     parent: Location | None = None
     """The finished run that the student starts from; None: it starts as its settings say."""
-
-
-@dataclass(frozen=True)
-class CachedTeacher:
-    """The cache as training's source of tokens; `tiers` None: labels alone (the baseline of Table 3)."""
-
-    tiers: CacheTiers | None
-    compute: Compute
-    concepts: bool = False
-    """Whether the concepts of latent regions are read too."""
-    min_confidence: float = 0.0
-    """Least confidence of a region for its concept to be known."""
-    pseudo_labels: bool = False
-    """Whether pseudo labels are read too."""
-    latent: bool = True
-    """Whether latent classes are read; pseudo labels alone train without them."""
-
-    def tokens(self, num_seen: int, rows: int) -> CachedTokens | None:
-        """The tokens of all views. Raises InputError where a tier is not complete, or not of `rows` views."""
-        if self.tiers is None:
-            return None
-        membership = self.tiers.membership if self.concepts else None
-        latent = self.tiers.latent if self.latent else None
-        pseudo = self.tiers.pseudo if self.pseudo_labels else None
-        made = (self.tiers.tokens, latent, membership, pseudo)
-        return load_cache(*made, num_seen=num_seen, rows=rows, min_confidence=self.min_confidence)
-
-    def batches(self, training: TrainingSet, sampler: EpochBatchSampler) -> Iterator[Batch]:
-        """The batches of the sampler, made by loader processes."""
-        return loaded(training, sampler, collate, self.compute)
 
 
 def run(
@@ -191,7 +157,7 @@ def _run(
         about = {"provenance": folder.provenance, "iteration": iteration}
         return pack(trainer.student, recipe.student, data.vocabulary.seen, embeddings, about)
 
-    start, curves, seconds, student = _resumed(out, trainer)
+    start, curves, seconds, student = resumed(out, trainer)
     if tokens is None:
         data = usable(data)
     training = TrainingSet(data, recipe.views, len(embeddings), tokens, seed=cfg.seed, photometric=cfg.photometric)
@@ -233,7 +199,7 @@ def _run(
             if due and board is not None:
                 _pictures(board, trainer, data.vocabulary.seen, batch, iteration)
                 taken = seconds + time.perf_counter() - begun
-                student = _save(out, trainer, packed(iteration + 1), curves, iteration + 1, taken)
+                student = save(out, trainer, packed(iteration + 1), curves, iteration + 1, taken)
                 saved = time.perf_counter()
             if number is not None and not last:
                 done = f"train: stopped after {iteration + 1} of {cfg.iterations} iterations, which are kept"
@@ -285,123 +251,6 @@ def usable(data: Dataset) -> Dataset:
         else:
             good.append(record)
     return replace(data, records=good)
-
-
-def load_cache(
-    tokens: Artifact,
-    latent: Artifact | None,
-    membership: Artifact | None = None,
-    pseudo: Artifact | None = None,
-    *,
-    num_seen: int,
-    rows: int,
-    min_confidence: float = 0.0,
-) -> CachedTokens:
-    """What training reads of complete artifacts, made of `rows` views of the data set, bad ones included.
-
-    `latent` None: no latent class anywhere. `membership`: the concepts of latent regions, `pseudo`: pseudo labels, if
-    they are to be read; regions of less than `min_confidence` are of no concept. Raises InputError where one is not
-    complete, they differ, or a token is not finite.
-    """
-    made_by = {"extract": tokens, "mine-latent": latent, "mine-concepts": membership, "pseudo-label": pseudo}
-    for stage, artifact in made_by.items():
-        if artifact is not None and artifact.summary() is None:
-            raise InputError(f"{artifact}: not complete; run `clip2seg {stage}` first")
-    tokens.check_rows(rows)
-    ids = tokens.ids()
-    if latent is not None and ids != latent.ids():
-        raise InputError(f"{latent}: mined for other views than {tokens} holds; run `clip2seg mine-latent` again")
-    if membership is not None and membership.ids() != ids:
-        raise InputError(f"{membership}: of other views than {tokens} holds; run `clip2seg mine-concepts` again")
-    if pseudo is not None and pseudo.ids() != ids:
-        raise InputError(f"{pseudo}: of other views than {tokens} holds; run `clip2seg pseudo-label` again")
-    seen = tokens.load(["global", "local", "local_region", "local_offsets", "labels_crc", "photo_crc"])
-    mined = {
-        "cells": np.full((len(ids), 1, 1), IGNORE, np.uint8),
-        "local": seen["local"][:0],
-        "local_region": np.zeros(0, np.uint8),
-        "local_offsets": np.zeros(len(ids) + 1, np.int64),
-    }
-    checked = [(tokens, "global", seen), (tokens, "local", seen)]
-    if latent is not None:
-        mined = latent.load(list(mined))
-        checked.append((latent, "local", mined))
-    for artifact, name, values in checked:
-        bad = np.flatnonzero(~np.isfinite(values[name]).all(axis=1))
-        if len(bad):
-            row = int(bad[0])
-            view = row if name == "global" else int(np.searchsorted(values["local_offsets"], row, side="right")) - 1
-            raise InputError(
-                f"{artifact}: {len(bad)} {name} tokens are not finite, first of view {ids[view]}; move it away and "
-                f"run `clip2seg {artifact.provenance().get('stage', 'extract')}` again"
-            )
-    concept = None
-    if membership is not None:
-        of = membership.load(["concept", "confidence"])
-        concept = np.where(of["confidence"] >= min_confidence, of["concept"].astype(np.int64), -1)
-    found = CachedTokens.joined(ids, seen, mined, num_seen, concept)
-    return found if pseudo is None else replace(found, pseudo=pseudo.load(["labels"])["labels"])
-
-
-def load_prototypes(concepts: Artifact) -> torch.Tensor:
-    """The mean unit token of each concept [K_c, D], unit norm. Raises InputError where they are not complete."""
-    if concepts.summary() is None:
-        raise InputError(f"{concepts}: not complete; run `clip2seg mine-concepts` first")
-    return torch.from_numpy(concepts.read(0, ["token"])["token"])
-
-
-def _resumed(out: Location, trainer: Trainer) -> tuple[int, list[dict[str, float]], float, str]:
-    """Iteration to go on with, the curve until there, seconds spent, sha256 of the student that belongs to it."""
-    packed = out.get("state.safetensors")
-    digest = hashlib.sha256(packed or b"").hexdigest()
-    if len(set(all_gather_object(digest))) > 1:
-        raise InputError(
-            f"{out}: the processes find different checkpoints there; --artifacts must be one place for all"
-        )
-    if packed is None:
-        return 0, [], 0.0, ""
-    where = f"{out}/state.safetensors"
-    about = unpack_state(packed, trainer.modules(), trainer.optimiser, where)
-    iteration, seconds, student = (about.get(key) for key in ("iteration", "seconds", "student"))
-    counted = isinstance(iteration, int) and 0 <= iteration <= trainer.cfg.iterations
-    timed = isinstance(seconds, (int, float)) and 0 <= seconds < float("inf")
-    if not (counted and timed and isinstance(student, str)):
-        raise InputError(
-            f"{where}: says iteration {str(iteration)[:20]} of {trainer.cfg.iterations} after {str(seconds)[:20]} s; "
-            "it is no state of this run; remove it to train from the start"
-        )
-    if about.get("scaler"):
-        trainer.scaler.load_state_dict(about["scaler"])
-    say(f"train: resumed at iteration {iteration}")
-    start = int(iteration or 0)
-    return start, [point for point in curves_at(out) if point["iteration"] < start], float(seconds or 0.0), student
-
-
-def check_claim(out: Location) -> None:
-    """Raises InputError where another process took this run over, or ended it, while this one was stopped."""
-    if out.get("complete.json") is None and ours(out, CLAIM):
-        return
-    raise InputError(f"{out}: another process took this run over while this one stood still; nothing was overwritten")
-
-
-def _save(
-    out: Location,
-    trainer: Trainer,
-    student: bytes,
-    curves: list[dict[str, float]],
-    iteration: int,
-    seconds: float,
-) -> str:
-    """Writes a checkpoint; returns the sha256 of its student."""
-    digest = hashlib.sha256(student).hexdigest()
-    state = {"iteration": iteration, "seconds": seconds, "scaler": trainer.scaler.state_dict(), "student": digest}
-    packed_state = pack_state(trainer.modules(), trainer.optimiser, state)
-    check_claim(out)
-    out.put(CURVES, curves_bytes(curves))
-    # The state goes last: it is what a resumed run believes.
-    out.put(STUDENT, student)
-    out.put("state.safetensors", packed_state)
-    return digest
 
 
 def _finite(losses: dict[str, torch.Tensor], iteration: int, out: Location) -> dict[str, float]:

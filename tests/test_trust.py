@@ -32,6 +32,8 @@ from stages.parts.data.images import MAX_BYTES, BadSample, read_image
 from stages.parts.students.checkpoint import unpack
 from stages.parts.teacher.files import read_config
 from stages.parts.teacher.settings import TeacherConfig, teacher_identity
+from stages.running import checkpoints
+from stages.running.cached_teacher import load_cache
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -62,7 +64,7 @@ def test_a_training_whose_claim_was_taken_over_stops_before_it_writes(
     tiny.run("mine-latent", artifacts=tmp_path)
     at = tiny.plan(artifacts=tmp_path).address("train")
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    original, saves = training._save, []
+    original, saves = checkpoints.save, []
 
     def stopped(*args: Any, **kwargs: Any) -> Any:
         saves.append(1)
@@ -71,7 +73,7 @@ def test_a_training_whose_claim_was_taken_over_stops_before_it_writes(
             at.put("student.safetensors", b"the other's")
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(training, "_save", stopped)
+    monkeypatch.setattr("stages.train.save", stopped)
     with pytest.raises(InputError, match="another process took this run over"):
         tiny.run("train", "train.iterations=6", artifacts=tmp_path)
     assert at.get("student.safetensors") == b"the other's" and at.get("complete.json") is None
@@ -185,7 +187,7 @@ def test_a_complete_mark_of_fewer_shards_is_not_believed(tiny: Tiny, tmp_path: P
     steps = {step.stage: step.done for step in plan.steps()}
     assert not steps["extract"] and not steps["mine-latent"]
     with pytest.raises(InputError, match="holds 8 of the data set's 12 views"):
-        training.load_cache(plan.artifact("tokens"), plan.artifact("latent"), num_seen=2, rows=12)
+        load_cache(plan.artifact("tokens"), plan.artifact("latent"), num_seen=2, rows=12)
     tiny.run("mine-latent", artifacts=tmp_path)  # and the stages mend it
     assert all(len(plan.artifact(kind).shards()) == 3 for kind in ("tokens", "dense", "latent"))
 
@@ -241,9 +243,9 @@ def test_a_state_without_its_fields_trains_nothing(
 
     at.put("state.safetensors", b"x")
     about = {"iteration": 2, "seconds": 1.0, "student": "0" * 64} | change
-    monkeypatch.setattr(training, "unpack_state", lambda *_: about)
+    monkeypatch.setattr(checkpoints, "unpack_state", lambda *_: about)
     with pytest.raises(InputError, match=r"state\.safetensors: says iteration .* remove it to train from the start"):
-        training._resumed(at, Learner())
+        checkpoints.resumed(at, Learner())
 
 
 def test_broken_curves_and_reports_do_not_end_in_a_traceback(tiny: Tiny, run: Location) -> None:

@@ -18,7 +18,7 @@ from pipeline.benchmarks.world import World, write_cache
 from pipeline.run import keep_freed_memory
 from stages.parts.learning.batches import TrainingSet, collate
 from stages.parts.teacher.crops import TeacherViews, collate_views
-from stages.train import load_cache
+from stages.running.cached_teacher import load_cache
 
 TARGET = 3.0
 """Most processor time of a sample over that of decoding its JPEG and its mask (issue 15)."""

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.benchmarks.harness import interleaved, ratio, result
 from pipeline.benchmarks.world import World, write_cache
-from stages.train import load_cache
+from stages.running.cached_teacher import load_cache
 
 DIM, GRID = 512, (32, 32)
 

@@ -18,8 +18,8 @@ from stages.parts.learning.batches import Batch, CachedTokens, EpochBatchSampler
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.trainer import Trainer, make_optimiser
 from stages.parts.students import StudentConfig, build_student
+from stages.running.cached_teacher import load_cache
 from stages.running.progress import Clock
-from stages.train import load_cache
 
 TARGET = 1.05
 """Most time of a step with the cache over a step of the student alone."""

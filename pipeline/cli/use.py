@@ -93,6 +93,7 @@ def export(
     photos: Annotated[str, typer.Option("--photos", help="Photos to compare the export with PyTorch on.")] = "",
     opset: Annotated[int, typer.Option("--opset", help="ONNX opset, 18 or more.")] = 18,
     seen_bias: SeenBias = 0,
+    synonyms: Synonyms = "mean",
     push_to_hub: Annotated[
         str, typer.Option("--push-to-hub", help="Upload to this Hugging Face repository.", metavar="OWNER/NAME")
     ] = "",
@@ -117,6 +118,7 @@ def export(
         photos=photos,
         opset=opset,
         seen_bias=seen_bias,
+        synonyms=synonyms,
         push_to_hub=push_to_hub,
     )
     emit(export_text(result), result, as_json)

@@ -166,7 +166,8 @@ def _labels_text(found: dict[str, Any]) -> list[str]:
     return [
         f"evaluation: {found['of unseen classes']} of {found['regions']} latent regions show mostly an unseen class; "
         f"purity {found['purity']:.3f} (the commonest class alone {found['majority alone']:.3f}), NMI "
-        f"{found['NMI']:.3f} (each region its own island: {found['NMI of islands']:.3f})",
+        f"{found['NMI']:.3f} (dealt out at random: {found['NMI by chance']:.3f}; each region its own island: "
+        f"{found['NMI of islands']:.3f}, however they are dealt)",
         f"regions whose concept bears their class's name: {100 * found['named right']:.1f} %, among its five best "
         f"{100 * found['among five']:.1f} %",
         columns(rows),

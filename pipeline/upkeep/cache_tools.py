@@ -17,7 +17,8 @@ from cache.location import LARGEST, Location, StoreError, unsealed
 from cache.marks import MARK_BYTES
 from cache.schema import ARTIFACTS
 from cache.store import Artifact
-from pipeline.plan import Plan, without_labels
+from pipeline.ingredients import without_labels
+from pipeline.plan import Plan
 from stages.running.drafts import is_draft
 from stages.running.progress import Bar
 

@@ -31,6 +31,7 @@ def export(
     photos: str,
     opset: int,
     seen_bias: float,
+    synonyms: str = "mean",
     push_to_hub: str,
 ) -> dict[str, Any]:
     """Exports a student with a vocabulary into a folder; returns the report. Raises InputError."""
@@ -42,7 +43,7 @@ def export(
         raise InputError(f"--seen-bias {seen_bias}: give a number")
     folder = Path(out).expanduser()
     _check_out(folder)
-    words = student.embed(classes)
+    words = student.embed(classes, synonyms=synonyms)
     pictures_, source = _photos(Path(photos).expanduser() if photos else None, student.segmenter.size)
     facts = {**facts_of(student), "photos_from": source, "short_side": student.segmenter.size}
     report = stage.run(

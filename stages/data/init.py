@@ -5,7 +5,6 @@ reads: FOLDER/images + FOLDER/masks, or a published data set's own layout | writ
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError
-from cache.files import write_whole
+from cache.files import check_writable, write_whole
 from stages.parts.data.formats.base import list_tree
 from stages.parts.data.formats.in_place import InPlace, find_in_place
 from stages.parts.data.formats.registry import recognise, what_lies_there
@@ -21,6 +20,7 @@ from stages.parts.data.images import MAX_PIXELS, BadSample, mask_mode, mask_size
 from stages.parts.data.layouts import LAYOUTS, Record, Subset, locate
 from stages.parts.data.names import read_earlier, read_names
 from stages.parts.data.proposals import (
+    ELSEWHERE,
     ClassCount,
     preset_name,
     preset_toml,
@@ -118,8 +118,7 @@ def init(
     earlier = read_earlier(vocabulary)
     if vocabulary.exists() and earlier is None and not force:
         raise InputError(f"{vocabulary}: can't be read as a list of classes; correct it, or give --force to replace it")
-    if not os.access(target, os.W_OK) and (target.exists() or not out):
-        raise InputError(f"{target}: can't be written to; give --out FOLDER for the preset and the class list")
+    check_writable(target, ELSEWHERE)
     listing = Path(names).expanduser() if names else root / "names.txt"
     given = read_names(listing) if names or listing.is_file() else {}
     named = {**place.names, **(earlier.names if earlier else {}), **given}

@@ -6,16 +6,15 @@ reads: FOLDER/images | writes: classes.toml, a preset that trains by pseudo labe
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError
-from cache.files import write_whole
+from cache.files import check_writable, write_whole
 from stages.parts.data.layouts import LAYOUTS, Labels, Subset, locate
-from stages.parts.data.proposals import preset_name, preset_toml
+from stages.parts.data.proposals import ELSEWHERE, preset_name, preset_toml
 from stages.parts.data.words import Word, read_words
 
 
@@ -84,8 +83,7 @@ def init_names(
             raise InputError(f"{path}: is there already; edit it, or give --force to replace it")
     lists: dict[Subset, str] = {"train": "train", "val": "val"}
     photos = sum(locate(LAYOUTS["folder"], root, lists, subset, Labels(0.0)).listed for subset in lists)
-    if not os.access(target if target.exists() else target.parent, os.W_OK):
-        raise InputError(f"{target}: can't be written to; give --out FOLDER for the preset and the class list")
+    check_writable(target, ELSEWHERE)
     target.mkdir(parents=True, exist_ok=True)
     at = ("./", vocabulary.name) if target == root else (str(root.resolve()), str(vocabulary.resolve()))
     write_whole(vocabulary, _classes(words).encode())

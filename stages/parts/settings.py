@@ -363,7 +363,7 @@ class EvaluateConfig(Settings):
 
     background_keep: float = Field(default=95.0, gt=0, le=100)
     """The threshold of 0: the highest that keeps so many per cent of the pixels of seen classes in training photos (D).
-    The teacher, whose scores are other ones, always has this threshold."""
+    The teacher always has this one, on its best class's probability by softmax."""
 
     min_pixels: int = Field(default=20_000, ge=0)
     """Means over well supported classes count those with at least this many evaluation pixels (D)."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import InputError
-from cache.files import write_whole
+from cache.files import check_writable, write_whole
 from cache.headers import LARGEST, about_at, about_of, header_of
 from cache.location import Location, StoreError
 
@@ -75,3 +75,16 @@ def test_any_other_start_is_refused(data: bytes, tmp_path: Path) -> None:
 def test_a_header_is_read_without_the_tensors() -> None:
     data = headed({"clip2seg": "{}"})
     assert header_of(data) == header_of(data + b"\0" * 100)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_writable(tmp_path / "new/deeper", "go elsewhere")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/new: can't be written to; go elsewhere$"):
+        check_writable(tmp_path / "file/new", "go elsewhere")
+    monkeypatch.setattr("os.access", lambda path, _: Path(path) != tmp_path)  # root may write anywhere
+    with pytest.raises(InputError, match="new/deeper: can't be written to"):
+        check_writable(tmp_path / "new/deeper", "go elsewhere")

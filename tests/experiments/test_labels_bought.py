@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.labels_bought import gap, main
-from experiments.study import Study
+from experiments.rounds import Study
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from experiments.decoded import remembered
-from experiments.study import Study, main
+from experiments.rounds import Study
+from experiments.study import main
 from pipeline.config import load_config
 
 STUDY = """
@@ -107,6 +108,16 @@ def test_the_table_has_mean_and_spread_of_the_seeds(file: Path) -> None:
     assert "baseline" not in study.markdown()
 
 
+def test_the_charts_show_what_has_run(file: Path, tmp_path: Path) -> None:
+    study = Study.read(file, [])
+    scored(study, "full", "one", 10.0, 0, "last")
+    scored(study, "full", "one", 12.0, 1, "last")
+    study.draw(tmp_path)
+    assert sorted(p.name for p in tmp_path.glob("*.svg")) == ["chart-last-one-dark.svg", "chart-last-one.svg"]
+    text = (tmp_path / "chart-last-one.svg").read_text()
+    assert "one, last" in text and "full" in text and text.count(">11.0<") == 3 and "baseline" not in text
+
+
 def test_photos_from_memory_are_the_photos(tiny: Any, tmp_path: Path) -> None:
     plan = tiny.plan()
     for data, which in ((plan.train_data, "seen"), (plan.val_data, "all")):
@@ -149,7 +160,7 @@ def test_a_study_runs_and_goes_on(file: Path, tmp_path: Path) -> None:
 def test_a_process_of_a_study_that_is_killed_ends_too() -> None:
     code = """
 import multiprocessing, time
-from experiments.study import _end_with_parent
+from experiments.crew import _end_with_parent
 if __name__ == "__main__":
     child = multiprocessing.get_context("spawn").Process(target=_end_with_parent)
     child.start()

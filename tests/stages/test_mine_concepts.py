@@ -16,7 +16,7 @@ from pipeline import run
 from pipeline.cli import app
 from pipeline.upkeep import cache_tools
 from stages.parts.mining.concepts import Concepts, assign
-from stages.train import load_cache
+from stages.running.cached_teacher import load_cache
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

@@ -163,7 +163,7 @@ def test_one_name_is_refused_and_so_is_the_online_teacher(fresh_tiny: Tiny) -> N
 
 def test_labelled_photos_keep_their_labels_and_their_loss(tiny: Tiny, tmp_path: Path) -> None:
     from stages.parts.learning.batches import TrainingSet, collate
-    from stages.train import CachedTeacher
+    from stages.running.cached_teacher import CachedTeacher
 
     some = ("data.label_share=0.5", "data.labelled_classes={disc=0.25}", *NONE[2:])
     named(tiny, *some, artifacts=tmp_path)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BACKGROUND = "background"
+ELSEWHERE = "give --out FOLDER for the preset and the class list"
+"""What to do where a data set's own folder can't be written to."""
 _FEW = 3
 """So few labelled classes that each is needed to learn from."""
 _MOST_SEEN = 156

@@ -28,6 +28,15 @@ def mutual_information(labels: Ints, clusters: Ints) -> float:
     return 1.0 if mean < 1e-12 else float((_entropy(rows) + _entropy(columns) - _entropy(joint)) / mean)
 
 
+def by_chance(labels: Ints, clusters: Ints, deals: int = 20) -> float:
+    """`mutual_information` of clusters as large, dealt out to the items at random: mean of some deals, always the same.
+
+    It grows with the number of clusters, up to that of the items themselves where each is a cluster.
+    """
+    random = np.random.default_rng(0)
+    return float(np.mean([mutual_information(labels, random.permutation(clusters)) for _ in range(deals)]))
+
+
 def _table(labels: Ints, clusters: Ints) -> Ints:
     """Items by label and cluster, [labels, clusters]."""
     if not len(labels):

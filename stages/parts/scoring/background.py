@@ -18,9 +18,9 @@ from stages.parts.scoring.risk import BINS, COVERAGES, bins_of, nearest_bin, thr
 
 
 class BackgroundCurve:
-    """Pixel counts by predicted class and confidence. `alpha`: the factor that scores F^T A were trained with."""
+    """Pixel counts by predicted class and confidence; `alpha`: see `bins_of`."""
 
-    def __init__(self, classes: int, alpha: float, device: torch.device) -> None:
+    def __init__(self, classes: int, alpha: float | None, device: torch.device) -> None:
         self.classes, self.alpha = classes, alpha
         # Rows: right pixels of each class, all pixels taken for each, pixels of the background; then those left out.
         self.counts = torch.zeros((2 * classes + 1) * BINS + 1, dtype=torch.int64, device=device)
@@ -28,12 +28,12 @@ class BackgroundCurve:
 
     def add(self, found: Tensor, labels: Tensor) -> None:
         """Scores [K, H, W] with their ground truth [H, W], where K is the background. Waits for nothing."""
-        best, truth = found.max(dim=0), labels.long().clamp(max=self.classes + 1)
-        bins, left_out = bins_of(best.values, self.alpha), self.counts.numel() - 1
+        best, truth = found.argmax(dim=0), labels.long().clamp(max=self.classes + 1)
+        bins, left_out = bins_of(found, self.alpha), self.counts.numel() - 1
         scored = truth <= self.classes
         for rows, use in (
-            (best.indices, best.indices == truth),
-            (self.classes + best.indices, scored),
+            (best, best == truth),
+            (self.classes + best, scored),
             (2 * self.classes, truth == self.classes),
         ):
             place = torch.where(use, rows * BINS + bins, left_out).flatten()

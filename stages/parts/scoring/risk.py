@@ -26,9 +26,22 @@ Kept = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 _RIGHT, _WRONG, _UNLABELLED = range(3)
 
 
-def bins_of(scores: Tensor, alpha: float) -> Tensor:
-    """The bin of each score: int64 of any shape."""
-    return ((alpha * scores + REACH) * FINENESS).long().clamp(0, BINS - 1)
+CLIP_SCALE = 100.0
+"""CLIP's own logit scale, the factor of its cosines in a softmax."""
+
+
+def bins_of(found: Tensor, alpha: float | None) -> Tensor:
+    """The bin of each pixel's confidence: scores [K, H, W] -> int64 [H, W].
+
+    With `alpha`, the factor that scores F^T A were trained with, it is the sigmoid of the best class's score, as
+    `predict` has it; with None, for a teacher's cosines, which were trained against each other, the best class's
+    probability by softmax, as in published training-free work. Bins divide its log-odds.
+    """
+    if alpha is None:
+        odds = torch.logit(torch.softmax(CLIP_SCALE * found, dim=0).amax(0), eps=1e-7)
+    else:
+        odds = alpha * found.amax(0)
+    return ((odds + REACH) * FINENESS).long().clamp(0, BINS - 1)
 
 
 def nearest_bin(threshold: float) -> int:
@@ -43,18 +56,18 @@ def threshold_of(place: int) -> float:
 
 
 class RiskCurve:
-    """Pixel counts by confidence. `alpha`: the factor that scores F^T A were trained with."""
+    """Pixel counts by confidence; `alpha`: see `bins_of`."""
 
-    def __init__(self, classes: int, alpha: float, device: torch.device) -> None:
+    def __init__(self, classes: int, alpha: float | None, device: torch.device) -> None:
         self.classes, self.alpha = classes, alpha
         self.counts = torch.zeros(3, BINS, dtype=torch.int64, device=device)
 
     def add(self, found: Tensor, labels: Tensor) -> None:
         """Scores [K, H, W] with their ground truth [H, W]. Waits for nothing."""
-        best, truth = found.max(dim=0), labels.long()
-        kind = torch.where(truth < self.classes, (best.indices != truth).long(), _UNLABELLED)
+        best, truth = found.argmax(dim=0), labels.long()
+        kind = torch.where(truth < self.classes, (best != truth).long(), _UNLABELLED)
         ones = self.counts.new_ones(1).expand(truth.numel())
-        self.counts.view(-1).scatter_add_(0, (kind * BINS + bins_of(best.values, self.alpha)).flatten(), ones)
+        self.counts.view(-1).scatter_add_(0, (kind * BINS + bins_of(found, self.alpha)).flatten(), ones)
 
     def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
         """Takes the sums over several processes: `total` gives that of a tensor."""

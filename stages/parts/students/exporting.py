@@ -38,20 +38,23 @@ class PhotoStudent(nn.Module):
     """A student with a vocabulary: photo uint8 [1, 3, H, W] -> labels uint8 [1, H, W], scores [1, K, h, w].
 
     `scores` are at the student's own stride; `labels` are their bilinear argmax at the photo's size. `bias` [K] is
-    taken off the scores (`seen_bias`).
+    taken off the scores (`seen_bias`). `text` [K, D], or, where a class has several rows of which the best counts,
+    [R, D] with the class of each row in `owners`.
     """
 
     weight: Tensor
     bias: Tensor
+    rows: Tensor | None
     mean: Tensor
     std: Tensor
 
-    def __init__(self, student: nn.Module, text: Tensor, bias: Tensor) -> None:
+    def __init__(self, student: nn.Module, text: Tensor, bias: Tensor, owners: Sequence[int] = ()) -> None:
         super().__init__()
         self.student = student
         self.divisor: int = int(student.divisor)  # type: ignore[arg-type]
         self.register_buffer("weight", text[:, :, None, None].clone())
-        self.register_buffer("bias", -bias.clone())
+        self.register_buffer("bias", -bias.clone()[list(owners)] if owners else -bias.clone())
+        self.register_buffer("rows", _rows_of(owners) if owners else None)
         self.register_buffer("mean", 255 * torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
 
@@ -62,6 +65,8 @@ class PhotoStudent(nn.Module):
         size = [(height + step - 1) // step * step, (width + step - 1) // step * step]
         features = self.student(F.interpolate(pixels, size=size, mode="bilinear"))
         scores = F.conv2d(features, self.weight, self.bias)
+        if self.rows is not None:
+            scores = scores[:, self.rows].amax(2)
         fine = F.interpolate(scores, size=[height, width], mode="bilinear")
         wide = scores.shape[1] > MOST_IN_A_BYTE
         return fine.argmax(1).to(torch.int32 if wide else torch.uint8), scores
@@ -70,6 +75,13 @@ class PhotoStudent(nn.Module):
     def smallest(self) -> int:
         """Shortest side of a photo that it accepts, in pixels."""
         return self.divisor + 1
+
+
+def _rows_of(owners: Sequence[int]) -> Tensor:
+    """Rows of each class, int64 [K, T]; a class of fewer than T has its first row several times."""
+    rows = [[row for row, owner in enumerate(owners) if owner == k] for k in range(max(owners) + 1)]
+    most = max(map(len, rows))
+    return torch.tensor([own + own[:1] * (most - len(own)) for own in rows])
 
 
 def traced(photo: PhotoStudent) -> torch.export.ExportedProgram:

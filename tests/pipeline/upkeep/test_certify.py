@@ -28,7 +28,7 @@ from stages.parts.learning import batches
 from stages.parts.learning.batches import TrainingSet
 from stages.parts.mining import miner
 from stages.parts.teacher import crops
-from stages.train import CachedTeacher
+from stages.running.cached_teacher import CachedTeacher
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

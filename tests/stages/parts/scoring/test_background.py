@@ -54,6 +54,16 @@ def grid() -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-steps)))
 
 
+def test_a_teachers_confidence_is_the_probability_of_its_best_class() -> None:
+    cosines = torch.tensor([[[0.30, 0.30]], [[0.20, 0.29]], [[0.20, 0.29]]])  # the second pixel is between three names
+    curve = BackgroundCurve(CLASSES, None, CPU)
+    curve.add(cosines, torch.tensor([[0, CLASSES]], dtype=torch.uint8))
+    sure = 1 / (1 + 2 * np.exp(-1))  # of the second pixel: 0.576
+    apart, together = (curve.background("x", t, None) for t in (sure + 0.01, sure - 0.01))
+    assert apart is not None and (apart.mIoU, apart.IoU) == (100, 100)
+    assert together is not None and (together.mIoU, together.IoU) == (25, 0)
+
+
 def test_parts_add_up_and_a_class_that_is_nowhere_is_not_counted() -> None:
     torch.manual_seed(0)
     scores = torch.randn(CLASSES, 8, 8)

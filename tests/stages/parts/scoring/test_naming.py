@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import normalized_mutual_info_score
+from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
 from cache.vectors import unit
-from stages.parts.scoring.agreement import mutual_information, purity
+from stages.parts.scoring.agreement import by_chance, mutual_information, purity
 from stages.parts.scoring.naming import FALLBACK, learn, same
 
 D, WORDS = 48, [f"word {i}" for i in range(60)]
@@ -69,3 +69,8 @@ def test_agreement_is_scikit_learns() -> None:
     assert purity(np.array([0, 0, 1, 1]), np.array([7, 7, 7, 9])) == 0.75
     assert np.isnan(purity(labels[:0], labels[:0])) and np.isnan(mutual_information(labels[:0], labels[:0]))
     assert mutual_information(np.zeros(4, int), np.zeros(4, int)) == 1
+    # Of random clusters all agreement is chance, of many as of few; of islands it is the same in whatever order.
+    found, chance = mutual_information(labels, clusters), by_chance(labels, clusters)
+    adjusted = adjusted_mutual_info_score(labels, clusters)
+    assert (found - chance) / (1 - chance) == pytest.approx(adjusted, abs=0.005) and chance > 0.03
+    assert by_chance(labels, np.arange(200)) == pytest.approx(mutual_information(labels, np.arange(200)))
