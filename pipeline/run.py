@@ -188,7 +188,12 @@ def pseudo_label(plan: Plan, machine: Machine) -> dict[str, Any]:
 
 @suggesting
 def train(
-    plan: Plan, machine: Machine, *, compiled: bool = False, online: bool = False, trackers: Sequence[Tracker] = ()
+    plan: Plan,
+    machine: Machine,
+    *,
+    compiled: bool | None = None,
+    online: bool = False,
+    trackers: Sequence[Tracker] = (),
 ) -> dict[str, Any]:
     """The student. `online`: with the teacher in the loop and no cache, at an address of its own.
 
