@@ -50,7 +50,7 @@ class Trainer:
         """`compiled`: student and pixel loss by torch.compile; `compiled_loss`: the pixel loss alone."""
         self.cfg, self.learner, self.optimiser, self.device = cfg, learner, optimiser, device
         # Kernels lie as the images do; otherwise every step would convert them back and forth.
-        learner.layout = fastest_layout(learner.student, device)
+        learner.layout = fastest_layout(learner, device)
         learner.to(memory_format=learner.layout)
         self.average: Student | None = copy.deepcopy(learner.student).requires_grad_(False) if cfg.ema else None
         self.dtype = autocast_dtype(cfg.precision, device)

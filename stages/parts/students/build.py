@@ -59,15 +59,15 @@ class Student(nn.Module):
         return out
 
 
-def fastest_layout(student: nn.Module, device: torch.device) -> torch.memory_format:
+def fastest_layout(network: nn.Module, device: torch.device) -> torch.memory_format:
     """How images and kernels should lie in memory: channels-last, but on a GPU row-major for depthwise strips.
 
-    cuDNN's channels-last gradient of a 1x21 kernel takes seven times as long as torch's own row-major one, and a step
-    of SegNeXt-B 253 ms against 187 ms (H200, bf16; docs/performance.md, On a GPU).
+    cuDNN's channels-last gradient of a 1x21 kernel takes seven times as long as torch's row-major one, and both passes
+    of SegNeXt-B 253 ms against 187 (H200, bf16; docs/performance.md, On a GPU).
     """
     strips = any(
         isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1 and m.kernel_size[0] != m.kernel_size[1]
-        for m in student.modules()
+        for m in network.modules()
     )
     return torch.contiguous_format if strips and device.type == "cuda" else torch.channels_last
 
