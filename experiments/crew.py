@@ -130,17 +130,13 @@ def _done(what: str, job: Job, args: argparse.Namespace, machine: Any) -> dict[s
     decoded = Path(args.artifacts) / "decoded" if args.in_memory else None
     plan, start = plan_of(job, args, decoded), time.perf_counter()
     if what == "cache":
-        run.extract(plan, machine)
-        if plan.distilled:
-            run.mine_latent(plan, machine)
+        run.make_cache(plan, machine)
         return {"seconds": time.perf_counter() - start}
     if what == "teacher":
         run.extract(plan, machine)
         report = run.evaluate_teacher(plan, machine)["report"]
         return report.model_dump(mode="json", include={*KEPT}) | {"seconds": time.perf_counter() - start}
-    run.extract(plan, machine)
-    if plan.distilled:
-        run.mine_latent(plan, machine)
+    run.make_cache(plan, machine)
     cached = time.perf_counter()
     trained = run.train(plan, machine)
     middle = time.perf_counter()

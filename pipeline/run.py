@@ -186,6 +186,17 @@ def pseudo_label(plan: Plan, machine: Machine) -> dict[str, Any]:
     return _result("pseudo-label", False, summary, plan.address("pseudo"))
 
 
+def make_cache(plan: Plan, machine: Machine) -> None:
+    """All that training reads of the cache: what is missing of it is made."""
+    extract(plan, machine)
+    if plan.distilled:
+        mine_latent(plan, machine)
+    if plan.reads_concepts:
+        mine_concepts(plan, machine)
+    if plan.reads_pseudo_labels:
+        pseudo_label(plan, machine)
+
+
 @suggesting
 def train(
     plan: Plan,

@@ -190,7 +190,7 @@ def eval_text(plan: Plan, result: dict[str, Any]) -> str:
         + (f"\nseen bias {bias} was subtracted" if bias else "")
         + (f"\nscores smoothed by {report.settings.pamr} rounds of PAMR" if report.settings.pamr else "")
         + _risk(report)
-        + _background({**with_background, "this run": report.background})
+        + background_text({**with_background, "this run": report.background})
         + _since(result)
         + _cause(plan, report)
         + ("\none class alone: where no other competes, its IoU is 100 always" if len(report.classes) == 1 else "")
@@ -210,7 +210,7 @@ def _risk(report: EvalReport) -> str:
     return f"\nwrong among the surest pixels (predict --threshold): {', '.join(told)}; AURC {report.risk.aurc:.1f} %"
 
 
-def _background(found: Mapping[str, Background | None]) -> str:
+def background_text(found: Mapping[str, Background | None]) -> str:
     """Scores with the background as a class; nothing where it was not scored."""
     known = {name: b for name, b in found.items() if b is not None}
     if not known:

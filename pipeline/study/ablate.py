@@ -83,9 +83,7 @@ def run_rows(
         reports = []
         for one in repeats:
             say(f"{name}, seed {one.config.train.seed}")
-            run.extract(one, machine)
-            if one.distilled:
-                run.mine_latent(one, machine)
+            run.make_cache(one, machine)
             run.train(one, machine)
             reports.append(run.evaluate(one, machine)["report"])
         done.append({"name": name, "settings": list(rows[name]), "reports": reports})

@@ -65,9 +65,7 @@ def calibrate(plan: Plan, machine: run.Machine, held_out: Sequence[str] = ()) ->
     say(f"calibrate: held out {', '.join(inner.vocabulary.unseen)}")
     curves: list[list[Point]] = []
     for one in (inner, plan):
-        run.extract(one, machine)
-        if one.distilled:
-            run.mine_latent(one, machine)
+        run.make_cache(one, machine)
         run.train(one, machine)
         curves.append(run.bias_curve(one, machine, [best(c).bias for c in curves]))
     return Calibration(inner.vocabulary.unseen, *curves)

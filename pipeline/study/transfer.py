@@ -16,7 +16,7 @@ from cache.location import Location
 from pipeline import run
 from pipeline.plan import Plan
 from pipeline.shown import link
-from pipeline.text import columns
+from pipeline.text import background_text, columns
 from stages.parts.data.datasets import Dataset
 from stages.parts.eval_report import EvalReport, Means
 from stages.running.reports import read_report
@@ -58,13 +58,15 @@ def text_plan(plan: Plan, other: Plan) -> Plan:
 
 def address(plan: Plan, words: Plan, data: Dataset) -> Location:
     """Where the scores lie: beside the run's own evaluations."""
-    ingredients = {
+    ingredients: dict[str, Any] = {
         "train": plan.fingerprint("train"),
         "text": words.fingerprint("text"),
         "digest": data.digest,
         "labels": data.vocabulary.digest,
         "eval": plan.config.eval.fingerprint_fields(),
     }
+    if plan.config.eval.background:
+        ingredients["background"] = sorted(data.vocabulary.background)
     return plan.artifacts.child(f"transfer-{fingerprint(ingredients)}")
 
 
@@ -93,5 +95,5 @@ def transfer_text(plan: Plan, result: Mapping[str, Any]) -> str:
     return (
         f"eval: {report.images} images of {report.on}, {seen} of its {len(report.classes)} classes seen in "
         f"training -> {result['address']}\n\n{columns(rows)}\n\n{columns(classes, left=2)}\n\n"
-        f"picture grid: {link(result['address'] + '/grid.png')}"
+        f"picture grid: {link(result['address'] + '/grid.png')}" + background_text({"this run": report.background})
     )

@@ -200,12 +200,7 @@ def _made(plan: Plan, machine: Machine, *, poison_text: bool = False) -> dict[st
         text.discard(0)
         text.write(0, [], arrays | {"unseen": np.full_like(arrays["unseen"], np.nan)}, {})
         text.finish({}, 1)
-    if plan.distilled:
-        run.mine_latent(plan, machine)
-    if plan.reads_concepts:
-        run.mine_concepts(plan, machine)
-    if plan.reads_pseudo_labels:
-        run.pseudo_label(plan, machine)
+    run.make_cache(plan, machine)
     run.train(plan, machine)
     found = {"text/seen": hashlib.sha256(arrays["seen"].tobytes()).hexdigest()}
     asked = [*(("concepts", "membership") if plan.reads_concepts else ())]

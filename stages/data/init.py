@@ -105,9 +105,10 @@ def init(
     names: a text file with a value and a name on each line; without it, `FOLDER/names.txt`, else values are their
     own names. out: the folder for the two files, "" for FOLDER itself. Where a folder has no lists and is written to,
     `train.txt` and `val.txt` are written too (`propose_val`). A second run counts anew: names, unseen classes, ignored
-    values and splits of the earlier classes.toml stay where `names` says nothing else, the preset stays unless
-    `teacher` or `weights` is given, and what is replaced becomes FILE.bak. force: also replaces a preset, and a
-    classes.toml that can't be read. Raises InputError, and writes nothing, where the folder isn't such a data set.
+    values, background, splits and words of the earlier classes.toml stay where `names` says nothing else, the preset
+    stays unless `teacher` or `weights` is given, and what is replaced becomes FILE.bak. force: also replaces a preset,
+    and a classes.toml that can't be read. Raises InputError, and writes nothing, where the folder isn't such a data
+    set.
     """
     root = Path(folder).expanduser()
     undo_half(root)
@@ -170,8 +171,7 @@ def init(
     target.mkdir(parents=True, exist_ok=True)
     if deal:
         write_lists(root, LAYOUTS[layout].lists[0], {"train": masks.keys() - on_val, "val": on_val})
-    splits = earlier.splits if earlier else {}
-    _write(vocabulary, vocabulary_toml(classes, unseen, ignored, splits))
+    _write(vocabulary, vocabulary_toml(classes, unseen, ignored, earlier))
     # The preset last: where it is, everything it names is there. One that is there is the user's.
     if not preset.is_file() or teacher or weights or force:
         at = ("./", VOCABULARY) if target == root else (str(root.resolve()), str(vocabulary.resolve()))

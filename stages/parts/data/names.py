@@ -48,6 +48,9 @@ class Earlier(NamedTuple):
     """None where it doesn't say."""
     ignored: tuple[int, ...]
     splits: dict[str, list[str]]
+    background: tuple[int, ...]
+    title: str
+    say: dict[str, str]
 
 
 def read_earlier(vocabulary: Path) -> Earlier | None:
@@ -59,8 +62,11 @@ def read_earlier(vocabulary: Path) -> Earlier | None:
         return Earlier(
             {v: n for v, n in names.items() if n != f"class {v}"},
             None if unseen is None else tuple(map(str, unseen)),
-            tuple(int(v) for v in table.get("ignore", ())),
+            tuple(int(v) for v in (*table.get("ignore", ()), *table.get("background", ()))),
             {str(name): [str(n) for n in split] for name, split in splits.items()},
+            tuple(int(v) for v in table.get("background", ())),
+            str(table.get("title", "")),
+            {str(name): str(text) for name, text in table.get("say", {}).items()},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

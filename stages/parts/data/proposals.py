@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.parts.data.names import Earlier
+
 BACKGROUND = "background"
 ELSEWHERE = "give --out FOLDER for the preset and the class list"
 """What to do where a data set's own folder can't be written to."""
@@ -92,11 +94,11 @@ def vocabulary_toml(
     classes: Sequence[ClassCount],
     unseen: Sequence[str],
     ignored: Mapping[int, str],
-    splits: Mapping[str, Sequence[str]],
+    earlier: Earlier | None,
 ) -> str:
-    """`classes.toml`: names with their counts, values, what is ignored, the proposed unseen classes, other splits.
+    """`classes.toml`: names with their counts, values, what is ignored, the proposed unseen classes.
 
-    ignored: raw value -> why it means "no label".
+    ignored: raw value -> why it means "no label". earlier: whose background, title, other splits and words stay.
     """
     lines = [
         "# Classes of this data set, counted by `clip2seg data init`. CLIP reads the names: write them as you would",
@@ -115,16 +117,28 @@ def vocabulary_toml(
         "# Mask values that say nothing: no loss, no score."
         + "".join(f" {value}: {_comment(why)}." for value, why in ignored.items() if why),
         f"ignore = {sorted(ignored)}",
+        *([f"background = {background}"] if (background := _background(ignored, earlier)) else []),
+        *([f"title = {_quoted(earlier.title)}"] if earlier and earlier.title else []),
         "",
         "# Classes whose labels training never sees; evaluation scores them where masks show them. A proposal: classes",
         "# with photos on both lists, from the middle of the order by frequency, and all that no mask holds. Empty:",
         "# plain supervised segmentation.",
         f"unseen = [{', '.join(_quoted(name) for name in unseen)}]",
     ]
-    kept = {name: [n for n in split if n in {c.name for c in classes}] for name, split in splits.items()}
-    lines += ["", "[splits]"] if kept else []
-    lines += [f"{_quoted(name)} = [{', '.join(map(_quoted, split))}]" for name, split in kept.items()]
+    names = {c.name for c in classes}
+    for split, held_out in (earlier.splits if earlier else {}).items():
+        lines += [] if "[splits]" in lines else ["", "[splits]"]
+        lines.append(f"{_quoted(split)} = [{', '.join(_quoted(n) for n in held_out if n in names)}]")
+    for name, text in (earlier.say if earlier else {}).items():
+        if name in names:
+            lines += [] if "[say]" in lines else ["", "[say]"]
+            lines.append(f"{_quoted(name)} = {_quoted(text)}")
     return "\n".join(lines) + "\n"
+
+
+def _background(ignored: Mapping[int, str], earlier: Earlier | None) -> list[int]:
+    """The values that an earlier file called background, those that are still no class."""
+    return sorted(set(earlier.background) & set(ignored)) if earlier else []
 
 
 def preset_name(root: Path) -> str:

@@ -168,6 +168,17 @@ def test_a_sweep_computes_again_only_what_a_setting_moves(tiny: Tiny, tmp_path: 
     assert made == {"tokens": 1, "dense": 1, "latent": 2, "train": 4, "eval": 4}
 
 
+def test_rows_that_read_concepts_or_pseudo_labels_get_them(tiny: Tiny, tmp_path: Path) -> None:
+    rows = {
+        "concepts": ["latent-embedding.classes=concept", "mine-concepts.count=2"],
+        "pseudo labels": ["data.label_share=0.5", "pixel-loss.pseudo_weight=1.0"],
+    }
+    short = ("train.iterations=1", "train.warmup=0", "eval.pictures=0")
+    found = run_rows(Invocation(str(tiny.preset), str(tmp_path), "", short), rows, 1, run.Machine("cpu", 0))
+    assert [len(row["reports"]) for row in found] == [1, 1]
+    assert all(len(list(tmp_path.glob(f"tiny/{kind}-*"))) == 1 for kind in ("concepts", "membership", "pseudo"))
+
+
 def test_a_sweep_with_an_impossible_value_is_refused_before_anything_is_computed(tiny: Tiny, tmp_path: Path) -> None:
     rows = sweep_rows(["pixel-loss.beta=5;-1"])
     with pytest.raises(InputError, match="beta"):

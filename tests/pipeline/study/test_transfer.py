@@ -89,3 +89,19 @@ def test_names_match_whatever_their_case_and_blanks() -> None:
         "potted plant",
         "TV-monitor",
     }
+
+
+def test_the_other_background_is_scored_at_a_threshold_that_is_given(tiny: Any, other: Path) -> None:
+    tiny.run("train")
+    asked = ("--on", str(other), "--set", "eval.background=true")
+    threshold = ("--set", "eval.background_threshold=0.4")
+    refused = CliRunner().invoke(
+        app, ["eval", str(tiny.preset), "--artifacts", str(tiny.artifacts), *asked, *threshold]
+    )
+    assert "vocabulary 'classes' has no mask value" in str(refused.exception)
+    words = other.parent / "data/classes.toml"
+    words.write_text(f"{words.read_text()}background = [0]\n")
+    refused = CliRunner().invoke(app, ["eval", str(tiny.preset), "--artifacts", str(tiny.artifacts), *asked])
+    assert "eval.background needs a threshold here" in str(refused.exception)
+    code, found, text = score(tiny, *asked, *threshold)
+    assert code == 0 and found["report"]["background"]["kept"] is None and "classes-5" in text

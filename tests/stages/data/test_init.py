@@ -208,7 +208,8 @@ def test_a_second_run_keeps_edits_adds_what_is_new_and_leaves_a_copy(tmp_path: P
     report = init(str(root))
     mine = (root / "classes.toml").read_text().replace('"class 1"', '"cow"').replace('"class 2"', '"sheep"')
     mine = mine.replace("ignore = [255]", "ignore = [5, 255]").replace("unseen = []", 'unseen = ["sheep"]')
-    mine += '[splits]\nother = ["cow"]\n'
+    mine += '[splits]\nother = ["cow"]\n[say]\ncow = "cow | \\"moo\\" {}"\n'
+    mine = mine.replace("unseen =", 'background = [5]\ntitle = "Farm"\nunseen =')
     (root / "classes.toml").write_text(mine)
     preset = report.preset.read_text() + "# mine\n"
     report.preset.write_text(preset)
@@ -223,6 +224,7 @@ def test_a_second_run_keeps_edits_adds_what_is_new_and_leaves_a_copy(tmp_path: P
     assert [c.value for c in report.ignored] == [5] and preset == report.preset.read_text()
     words = tomllib.loads(report.vocabulary.read_text())
     assert words["splits"] == {"other": ["cow"]} and words["ignore"] == [5, 255]
+    assert words["say"] == {"cow": 'cow | "moo" {}'} and (words["background"], words["title"]) == ([5], "Farm")
     assert (root / "classes.toml.bak").read_text() == mine
 
 
