@@ -105,7 +105,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             at.write_text("".join(f"{i}\n" for i in ids[:budget]), encoding="utf-8")
     args.out.mkdir(parents=True, exist_ok=True)
     told: dict[str, Any] = dict(rows(args.budgets))
-    lines = ["[world.data]", f"preset = {json.dumps(args.preset)}", f"set = {json.dumps(args.set)}", ""]
+    lines = [
+        f"[world.{json.dumps(plan.name)}]",
+        f"preset = {json.dumps(args.preset)}",
+        f"set = {json.dumps(args.set)}",
+        "",
+    ]
     lines += ["[[round]]", 'name = "labels bought"', f"seeds = {list(range(args.seeds))}", "", "[round.rows]"]
     lines += [f"{json.dumps(name)} = {json.dumps(settings)}" for name, settings in told.items()]
     (args.out / "study.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -199,7 +199,12 @@ def make_cache(plan: Plan, machine: Machine) -> None:
 
 @suggesting
 def train(
-    plan: Plan, machine: Machine, *, compiled: bool = False, online: bool = False, trackers: Sequence[Tracker] = ()
+    plan: Plan,
+    machine: Machine,
+    *,
+    compiled: bool | None = None,
+    online: bool = False,
+    trackers: Sequence[Tracker] = (),
 ) -> dict[str, Any]:
     """The student. `online`: with the teacher in the loop and no cache, at an address of its own.
 

@@ -26,6 +26,7 @@ from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.drawing.overlays import overlay
 from stages.parts.drawing.palette import mask_colours
 from stages.parts.learning.batches import Batch, EpochBatchSampler, TrainingSet
+from stages.parts.learning.compiling import compiler_problem, pays
 from stages.parts.learning.distributed import all_reduce_mean, broadcast_object, process_group
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.source import TokenSource
@@ -150,7 +151,15 @@ def _run(
         load_prototypes(tiers.concepts) if recipe.concept_classes else None,
     ).to(device)
     optimiser = make_optimiser(learner, cfg)
-    trainer = Trainer(cfg, learner, optimiser, device, compiled=compute.compiled)
+    scores = cfg.batch // (world * cfg.grad_accumulation_steps) * len(embeddings) * recipe.views.size**2
+    trainer = Trainer(
+        cfg,
+        learner,
+        optimiser,
+        device,
+        compiled=compute.compiled is True,
+        compiled_loss=compute.compiled is None and _compiles(device, scores, cfg.iterations),
+    )
 
     def packed(iteration: int) -> bytes:
         """The student's file after so many iterations."""
@@ -219,6 +228,20 @@ def _run(
         out.put_mark("complete.json", {"summary": summary, "objects": {STUDENT: student}})
         out.delete("state.safetensors")
     return summary
+
+
+def _compiles(device: torch.device, scores: int, iterations: int) -> bool:
+    """Whether the pixel loss is compiled unasked; says so, or why it can't be."""
+    if not pays(device, scores, iterations):
+        return False
+    problem = compiler_problem(device)
+    if rank_and_world()[0] == 0:
+        say(
+            f"train: the pixel loss is not compiled, and slower: {problem}"
+            if problem
+            else "train: the pixel loss is compiled, which takes half a minute at the first step (--no-compile: not)"
+        )
+    return not problem
 
 
 def initial_student(cfg: StudentConfig, dim: int, parent: Location | None) -> Student:

@@ -1,8 +1,10 @@
-"""What a training sample costs a processor: decoded, cropped and batched, over decoding its two files alone."""
+"""What a training sample costs a processor over decoding its two files alone; how many the loader's processes make."""
 
 from __future__ import annotations
 
+import os
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 
 from pipeline.benchmarks.harness import interleaved, result
+from pipeline.benchmarks.training import training_batches
 from pipeline.benchmarks.world import World, write_cache
 from pipeline.run import keep_freed_memory
 from stages.parts.learning.batches import TrainingSet, collate
@@ -84,6 +87,26 @@ def loader(world: World, rounds: int, device: torch.device) -> dict[str, Any]:
         "rounds": rounds,
     }
     return result("loader", device, settings, rows, ratios)
+
+
+def loader_processes(world: World, device: torch.device, *, seconds_each: float = 5.0) -> dict[str, Any]:
+    """Training images a second by the number of loader processes, from photos, masks and cache to the device."""
+    tokens = load_cache(*write_cache(world, GRID, DIM), num_seen=len(world.data.vocabulary.seen), rows=len(world.data))
+    rows: dict[str, dict[str, Any]] = {}
+    count = 1
+    while count <= max(1, os.cpu_count() or 1) and count <= 16:
+        batches = training_batches(world, tokens, count, device)
+        for _ in range(2 * count):  # what was made while the processes started
+            next(batches)
+        images, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds_each:
+            images += len(next(batches).to(device).images)
+        rows[f"{count} processes"] = {"images/s": round(images / (time.perf_counter() - start), 1)}
+        del batches
+        count *= 2
+    config = world.plan.config
+    settings = {"preset": world.plan.name, "pixels": config.views.size, "batch": config.train.batch}
+    return result("loader", device, settings, rows, {})
 
 
 def _parts(count: int, size: int) -> list[range]:

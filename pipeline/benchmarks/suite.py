@@ -11,16 +11,20 @@ from typing import Any
 import torch
 
 from cache.errors import InputError, nearest
-from pipeline.benchmarks import gpu, inference
+from pipeline.benchmarks import inference
 from pipeline.benchmarks.allocator import allocator
 from pipeline.benchmarks.extract import extract
 from pipeline.benchmarks.gpu_check import check_text, gpu_check
 from pipeline.benchmarks.growth import added, growth
 from pipeline.benchmarks.harness import text
-from pipeline.benchmarks.loader import loader
+from pipeline.benchmarks.loader import loader, loader_processes
 from pipeline.benchmarks.mining import mine_concepts, mine_latent
 from pipeline.benchmarks.reading import reading
 from pipeline.benchmarks.recipes import recipes
+from pipeline.benchmarks.record.kernels import depthwise, kernels
+from pipeline.benchmarks.record.pixels import pixel_terms
+from pipeline.benchmarks.record.precision import precision
+from pipeline.benchmarks.record.steps import compiled_student, parts, students
 from pipeline.benchmarks.scale import scale
 from pipeline.benchmarks.training import STEPS, train
 from pipeline.benchmarks.world import PHOTOS, VOC_PHOTOS, open_world
@@ -55,6 +59,8 @@ RUNS: Mapping[str, tuple[tuple[str, int, int, tuple[str, ...]], ...]] = {
 
 GPU: Mapping[str, tuple[tuple[str, int, int, tuple[str, ...]], ...]] = {
     "students": (("", 0, 3, ()),),
+    "kernels": (("", 0, 1, ()),),
+    "depthwise": (("", 0, 3, ()),),
     "extract": ((PHOTOS, 512, 2, ("teacher.precision=bf16",)),),
     "loader-processes": ((PHOTOS, 128, 1, ()),),
     "parts": (("", 0, 5, ()),),
@@ -139,10 +145,12 @@ def _run(
         "inference": lambda: inference.inference(device, rounds),
         "inference-compiled": lambda: inference.inference(device, rounds, compiled=True),
         "efficiency": lambda: inference.efficiency(device, rounds),
-        "students": lambda: gpu.students(device, rounds),
-        "parts": lambda: gpu.parts(device, rounds),
-        "pixel-loss": lambda: gpu.pixel_terms(device, rounds, batch=16 if device.type == "cuda" else 1),
-        "compiled": lambda: gpu.compiled_student(device, rounds),
+        "students": lambda: students(device, rounds),
+        "parts": lambda: parts(device, rounds),
+        "kernels": lambda: kernels(device),
+        "depthwise": lambda: depthwise(device, rounds),
+        "pixel-loss": lambda: pixel_terms(device, rounds, batch=16 if device.type == "cuda" else 1),
+        "compiled": lambda: compiled_student(device, rounds),
         "recipes": lambda: recipes(device, rounds),
         "allocator": lambda: allocator(device, rounds),
         "growth": lambda: growth(device, folder),
@@ -161,7 +169,7 @@ def _run(
         "train": lambda: train(world, rounds, device, workers, online=online, steps=STEPS if online else 1),
         "loader": lambda: loader(world, rounds, device),
         "cache": lambda: reading(world, rounds, device, dense_views=min(256, images)),
-        "precision": lambda: gpu.precision(world, device),
-        "loader-processes": lambda: gpu.loader(world, device),
+        "precision": lambda: precision(world, device),
+        "loader-processes": lambda: loader_processes(world, device),
     }
     return worlds[name]()

@@ -183,8 +183,12 @@ def train(
     set_: Set = [],
     from_: From = "",
     compile_: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="torch.compile student and pixel loss.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="torch.compile student and pixel loss; unless said: the pixel loss, on a GPU where it pays.",
+        ),
+    ] = None,
     online: Annotated[
         bool, typer.Option("--online-teacher", help="No cache: CLIP in the loop, to prove and measure the cache.")
     ] = False,

@@ -63,8 +63,9 @@ class Pipeline:
         """Names the cells of photos whose masks are not read, where the teacher is sure of them."""
         return run.pseudo_label(self._plan(), self._machine)
 
-    def train(self, *, compiled: bool = False) -> dict[str, Any]:
-        """Trains the student from labels and cache. `compiled`: with torch.compile."""
+    def train(self, *, compiled: bool | None = None) -> dict[str, Any]:
+        """Trains the student from labels and cache. `compiled`: student and pixel loss by torch.compile; None: the
+        pixel loss, on a GPU where it pays."""
         return run.train(self._plan(), self._machine, compiled=compiled)
 
     def evaluate(self) -> dict[str, Any]:

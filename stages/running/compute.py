@@ -24,8 +24,8 @@ class Compute:
 
     device: torch.device
     workers: int = 0
-    compiled: bool = False
-    """Whether the student is compiled (torch.compile) for training."""
+    compiled: bool | None = None
+    """Whether student and pixel loss are compiled (torch.compile) for training; None: the pixel loss, where it pays."""
 
     @property
     def gpu(self) -> bool:

@@ -171,11 +171,11 @@ class Batch:
         moved = _each(self, lambda t: t.to(device, non_blocking=True))
         return replace(moved, tokens=moved.tokens.float(), local=moved.local.float())
 
-    def student_input(self) -> Tensor:
-        """The images, distorted and normalised on the batch's device: float32 [B, 3, S, S], channels last."""
+    def student_input(self, layout: torch.memory_format = torch.channels_last) -> Tensor:
+        """The images, distorted and normalised on the batch's device: float32 [B, 3, S, S], in memory as `layout`."""
         # One image fits a core's cache; a GPU is fastest with the whole batch.
         size = 1 if self.images.device.type == "cpu" else len(self.images)
-        made = torch.empty(self.images.shape, device=self.images.device, memory_format=torch.channels_last)
+        made = torch.empty(self.images.shape, device=self.images.device, memory_format=layout)
         for out, images, how in zip(*(t.split(size) for t in (made, self.images, self.distortion)), strict=True):
             out.copy_(normalised(distorted(images, how) if how.shape[1] else images))
         return made

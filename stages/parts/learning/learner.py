@@ -37,7 +37,11 @@ class Learner(nn.Module):
     ) -> None:
         super().__init__()
         dim = text.shape[1]
-        self.student, self.pixel, self.compiled = student, pixel, False
+        self.student, self.pixel = student, pixel
+        self.layout = torch.channels_last
+        """How images and kernels lie in memory."""
+        self.compiled = False
+        """Whether the pixel loss is compiled."""
         self.register_buffer("text", text, persistent=False)
         self.register_buffer("prototypes", prototypes, persistent=False)
         self.distiller = Distiller(distill, dim) if distill.loss != "none" else None
@@ -48,7 +52,7 @@ class Learner(nn.Module):
 
         Before iteration `latent-embedding.delay`, latent regions are not classes of the pixel loss; None: after it.
         """
-        features = self.student(batch.student_input())
+        features = self.student(batch.student_input(self.layout))
         terms: dict[str, Tensor] = {}
         latent = filled = counted = None
         masks, local = batch.masks, batch.local
@@ -100,14 +104,15 @@ class Learner(nn.Module):
             terms = {name: terms[name] + self.pixel.pseudo_weight * guessed[name] for name in terms}
         return terms
 
-    def compile_parts(self) -> None:
-        """torch.compile for the student and the pixel loss.
+    def compile_parts(self, *, student: bool) -> None:
+        """torch.compile for the pixel loss, and for the `student` too where that is asked for.
 
         Those alone: their shapes never change, but for the number of classes, while the regions of every batch are
         other ones.
         """
-        self.student.compile()
         self.compiled = True
+        if student:
+            self.student.compile()
 
     def extras(self) -> dict[str, nn.Module]:
         """What training needs besides the student: the bank, FROSTER's head, the generator."""

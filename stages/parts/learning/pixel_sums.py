@@ -138,6 +138,28 @@ def backward_sums(part: Part, slopes: Tensor, lse: Tensor, of: Tensor) -> Tensor
     return grad.scatter_add_(1, part.column, ((exchanged - of_ce) * labelled)[:, None])
 
 
+def gradient_at(grad: Tensor, small: torch.Size) -> Tensor:
+    """The gradient by scores of shape `small` [g, C, h, w] from that by the same brought to [g, C, H, W] (bilinear)."""
+    if not grad.is_cuda:
+        found: Tensor = torch.ops.aten.upsample_bilinear2d_backward(grad, grad.shape[2:], small, False, None, None)
+        return found
+    # torch's kernel adds up atomically: a tenth of a step at stride 4 or 8, in another order each time.
+    return by_products(grad, small)
+
+
+def by_products(grad: Tensor, small: torch.Size) -> Tensor:
+    """`gradient_at` as two products of matrices: what each row and each column of scores gave to those of the map."""
+    rows, columns = (_shares(few, many, grad) for few, many in zip(small[2:], grad.shape[2:], strict=True))
+    with torch.autocast(grad.device.type, enabled=False):
+        return rows @ (grad @ columns.T)
+
+
+def _shares(few: int, many: int, like: Tensor) -> Tensor:
+    """[few, many]: the weight of each of `few` values in each of the `many` that they are interpolated to."""
+    one_each = torch.eye(few, dtype=like.dtype, device=like.device)[None]
+    return functional.interpolate(one_each, many, mode="linear", align_corners=False)[0]
+
+
 @cache
 def _kernels(compiled: bool) -> tuple[Any, Any]:
     """Both functions; compiled for any number of classes, since each batch has another number of latent ones."""
@@ -171,7 +193,5 @@ class _PixelSums(torch.autograd.Function):
                 len(part.x), -1, *labels.shape[1:]
             )
             small = logits[part.images].shape
-            if grad.shape != small:
-                grad = torch.ops.aten.upsample_bilinear2d_backward(grad, labels.shape[1:], small, False, None, None)
-            found[part.images] = grad
+            found[part.images] = grad if grad.shape == small else gradient_at(grad, small)
         return found, None, None, None

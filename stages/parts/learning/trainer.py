@@ -17,7 +17,7 @@ from stages.parts.learning.learner import Learner
 from stages.parts.learning.schedule import lr_factor
 from stages.parts.processes import rank_and_world
 from stages.parts.settings import TrainConfig
-from stages.parts.students import Student, extra_groups, gather_norms, parameter_groups
+from stages.parts.students import Student, extra_groups, fastest_layout, gather_norms, parameter_groups
 
 
 def make_optimiser(learner: Learner, cfg: TrainConfig) -> torch.optim.AdamW:
@@ -45,10 +45,13 @@ class Trainer:
         device: torch.device,
         *,
         compiled: bool = False,
+        compiled_loss: bool = False,
     ) -> None:
+        """`compiled`: student and pixel loss by torch.compile; `compiled_loss`: the pixel loss alone."""
         self.cfg, self.learner, self.optimiser, self.device = cfg, learner, optimiser, device
-        # channels_last matches the input's layout; otherwise every step would convert kernels back and forth.
-        learner.to(memory_format=torch.channels_last)
+        # Kernels lie as the images do; otherwise every step would convert them back and forth.
+        learner.layout = fastest_layout(learner, device)
+        learner.to(memory_format=learner.layout)
         self.average: Student | None = copy.deepcopy(learner.student).requires_grad_(False) if cfg.ema else None
         self.dtype = autocast_dtype(cfg.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
@@ -60,8 +63,8 @@ class Trainer:
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             self.shared = DistributedDataParallel(learner)
         self.forward: nn.Module = self.shared or learner
-        if compiled:
-            learner.compile_parts()
+        if compiled or compiled_loss:
+            learner.compile_parts(student=compiled)
 
     def step(self, iteration: int, batch: Batch) -> dict[str, torch.Tensor]:
         """Takes step `iteration` on this process's share of a batch; returns the loss terms (detached, on device)."""

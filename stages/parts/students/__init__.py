@@ -16,6 +16,7 @@ from stages.parts.students.config import weights_digest as weights_digest
 if TYPE_CHECKING:
     from stages.parts.students.build import Student as Student
     from stages.parts.students.build import build_student as build_student
+    from stages.parts.students.build import fastest_layout as fastest_layout
     from stages.parts.students.groups import extra_groups as extra_groups
     from stages.parts.students.groups import parameter_groups as parameter_groups
     from stages.parts.students.macs import count_macs as count_macs
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Student": "build",
     "build_student": "build",
+    "fastest_layout": "build",
     "extra_groups": "groups",
     "parameter_groups": "groups",
     "count_macs": "macs",

@@ -13,16 +13,18 @@ import torch
 from torch import nn
 
 from cache.errors import InputError
-from pipeline.benchmarks import allocator, gpu, gpu_check, growth, inference, scale
+from pipeline.benchmarks import allocator, gpu_check, growth, inference, scale
 from pipeline.benchmarks.checks import images, values
 from pipeline.benchmarks.checks.bench import Bench, at_most
 from pipeline.benchmarks.checks.memory import planned_gib
 from pipeline.benchmarks.extract import extract
-from pipeline.benchmarks.gpu import precision, students
 from pipeline.benchmarks.harness import Measured, in_child, interleaved, peak_mib, ratio, result, text
-from pipeline.benchmarks.loader import loader
+from pipeline.benchmarks.loader import loader, loader_processes
 from pipeline.benchmarks.mining import find_planted, mine_latent, write_planted
 from pipeline.benchmarks.reading import reading
+from pipeline.benchmarks.record.kernels import depthwise, kernels
+from pipeline.benchmarks.record.precision import precision
+from pipeline.benchmarks.record.steps import parts, students
 from pipeline.benchmarks.suite import RUNS, run_suite
 from pipeline.benchmarks.training import fixed_batch, train
 from pipeline.benchmarks.world import PHOTOS, VOC_PHOTOS, World, draw_photos, open_world
@@ -226,13 +228,27 @@ def test_students_are_trained_on_a_batch_of_the_asked_size(tiny: Tiny) -> None:
 
 
 def test_the_parts_of_a_step_are_the_step(tiny: Tiny) -> None:
-    rows = gpu.parts(CPU, 1, batch=2, side=64, preset=str(tiny.preset))["rows"]
-    parts = [row["ms"] for name, row in rows.items() if "whole" not in name]
-    assert len(parts) == 4 and min(parts) >= 0 and sum(parts) == pytest.approx(rows["whole step"]["ms"], rel=0.5)
+    rows = parts(CPU, 1, batch=2, side=64, preset=str(tiny.preset))["rows"]
+    each = [row["ms"] for name, row in rows.items() if "whole" not in name]
+    assert len(each) == 4 and min(each) >= 0 and sum(each) == pytest.approx(rows["whole step"]["ms"], rel=0.5)
+
+
+def test_kernels_of_a_step_add_up_and_come_longest_first(tiny: Tiny) -> None:
+    rows = kernels(CPU, batch=2, side=64, presets={"small": str(tiny.preset)}, shown=200)["rows"]
+    whole, *each = rows.values()
+    assert sum(row["ms"] for row in each) == pytest.approx(whole["ms"], rel=0.1)
+    assert sum(row["calls"] for row in each) <= whole["calls"] and each[0]["ms"] == max(row["ms"] for row in each)
+    assert any("convolution" in name for name in rows)
+
+
+def test_depthwise_convolutions_are_measured_in_each_format() -> None:
+    found = depthwise(CPU, 1, batch=1, shapes=[(4, 8, 1, 3)])
+    (row,) = found["rows"].values()
+    assert len(row) == 4 and all(taken >= 0 for taken in row.values()) and len(found["ratios"]) == 1
 
 
 def test_the_loader_is_measured_by_its_processes(world: World) -> None:
-    rows = gpu.loader(world, CPU, seconds_each=0.05)["rows"]
+    rows = loader_processes(world, CPU, seconds_each=0.05)["rows"]
     assert "1 processes" in rows and all(row["images/s"] > 0 for row in rows.values())
 
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from pydantic import ValidationError
 
 from stages.parts.learning.losses import MASKED, PixelLossConfig, pixel_logits, pixel_loss, unweighted_terms
-from stages.parts.learning.pixel_sums import forward_sums, parts, pixel_sums
+from stages.parts.learning.pixel_sums import by_products, forward_sums, gradient_at, parts, pixel_sums
 
 
 def randn(*shape, seed=0):
@@ -133,6 +133,13 @@ def test_the_gradient_by_hand_is_autograds_and_compiling_changes_nothing(compile
         exact, slope = by_autograd(logits.double(), labels, ignored_are_negatives)
         torch.testing.assert_close(sums.double(), exact, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(gradient.double(), slope, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (13, 21), (4, 6), (3, 5)])
+def test_what_upsampling_gave_is_taken_back_by_products_as_by_torch(size):
+    grad = randn(2, 5, *size).double()
+    small = torch.Size((2, 5, 4, 6))
+    torch.testing.assert_close(by_products(grad, small), gradient_at(grad, small))
 
 
 def test_the_class_that_is_present_alone_has_dice():

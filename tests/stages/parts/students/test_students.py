@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.export import Dim
 
 from cache.errors import InputError
-from stages.parts.students import StudentConfig, build_student, count_macs, weights_digest
+from stages.parts.students import StudentConfig, build_student, count_macs, fastest_layout, weights_digest
 
 ROOT = Path(__file__).resolve().parents[4]
 SMALL = [("segformer", "mit_b0"), ("segnext", "mscan_t"), ("setr", "vit_ti16"), ("fpn", "mobilenet_v2")]
@@ -231,3 +232,15 @@ def test_an_exported_segnext_takes_any_image_size():
     images = torch.randn(1, 3, 96, 128)
     with torch.no_grad():
         torch.testing.assert_close(program.module()(images), student(images))
+
+
+def test_depthwise_strips_lie_row_major_on_a_gpu_and_nothing_else_does() -> None:
+    strips, square = (
+        nn.Sequential(nn.Conv2d(8, 8, size, padding="same", groups=8), nn.Conv2d(8, 4, (1, 3)))
+        for size in ((1, 7), (3, 3))
+    )
+    assert fastest_layout(strips, torch.device("cuda")) == torch.contiguous_format
+    assert fastest_layout(strips, torch.device("cpu")) == torch.channels_last
+    assert fastest_layout(square, torch.device("cuda")) == torch.channels_last
+    segnext = build_student(StudentConfig(arch="segnext", encoder="mscan_t", head_channels=64), 8)
+    assert fastest_layout(segnext, torch.device("cuda")) == torch.contiguous_format
