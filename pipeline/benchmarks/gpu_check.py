@@ -130,7 +130,7 @@ CHECKS: dict[str, Callable[[Bench], str]] = {
     "faiss on the GPU": images.faiss_gpu,
     "evaluation as on the CPU": images.evaluation,
     "one process on nccl": processes.one_process_group,
-    "the stages, as a user runs them": processes.stages,
     "compiled student": values.compiled,
+    "the stages, as a user runs them": processes.stages,
 }
 """Name -> check, the quick ones first."""
