@@ -158,6 +158,9 @@ class Ingredients:
         if self.recipe.concept_classes:
             concepts["concepts"] = fingerprint(cache["concepts"])
             latent_embedding["classes"] = "concept"
+        train = c.train.fingerprint_fields()
+        if not (self.train.unlabelled and c.train.labelled_per_batch):
+            del train["labelled_per_batch"]
         start = {"parent": self.parent.digest} if self.parent else {"weights": weights_digest(c.student)}
         return {
             "data": self._photos,
@@ -169,7 +172,7 @@ class Ingredients:
                 **({"unlabelled": c.pixel_loss.unlabelled} if self.train.unlabelled else {}),
                 **({"pseudo_weight": c.pixel_loss.pseudo_weight} if pseudo else {}),
             },
-            "train": c.train.fingerprint_fields(),
+            "train": train,
             **(cached if self.recipe.distilled else {"tokens": cached["tokens"]} if pseudo else {}),
             **concepts,
             **({"pseudo": fingerprint(cache["pseudo"])} if pseudo else {}),

@@ -170,6 +170,12 @@ def _run(
     if tokens is None:
         data = usable(data)
     training = TrainingSet(data, recipe.views, len(embeddings), tokens, seed=cfg.seed, photometric=cfg.photometric)
+    labelled = training.labelled()
+    if cfg.labelled_per_batch and not labelled.any():
+        raise InputError(
+            f"train.labelled_per_batch = {cfg.labelled_per_batch}: no training photo's mask is read; set it to 0, or "
+            "data.label_share higher"
+        )
     sampler = EpochBatchSampler(
         len(training),
         cfg.batch,
@@ -179,6 +185,8 @@ def _run(
         rank=rank,
         world=world,
         parts=cfg.grad_accumulation_steps,
+        labelled=labelled,
+        per_batch=0 if labelled.all() else cfg.labelled_per_batch,
     )
     batches = teacher.batches(training, sampler)
     clock, begun, saved = Clock(), time.perf_counter(), time.perf_counter()

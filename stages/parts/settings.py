@@ -286,6 +286,10 @@ class TrainConfig(Settings):
     batch: int = Field(default=16, ge=1)
     """Crops in one optimiser step, over all processes (P)."""
 
+    labelled_per_batch: int = Field(default=0, ge=0)
+    """Crops of each batch that are of photos whose masks are read, where `data` leaves out those of others; 0: as they
+    come. Few labelled photos are then seen more often than the rest (D)."""
+
     grad_accumulation_steps: int = Field(default=1, ge=1)
     """Parts a batch is cut into to save memory; the gradients of the parts are averaged (D)."""
 
@@ -326,6 +330,8 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"grad_accumulation_steps = {self.grad_accumulation_steps} must divide batch = {self.batch}"
             )
+        if self.labelled_per_batch > self.batch:
+            raise ValueError(f"labelled_per_batch = {self.labelled_per_batch} is more than batch = {self.batch}")
         if self.warmup >= self.iterations:
             raise ValueError(f"warmup = {self.warmup} must be below iterations = {self.iterations}")
         return self

@@ -12,7 +12,7 @@ import torch
 
 from cache.errors import InputError
 from pipeline import run
-from stages.parts.learning.batches import Batch, Regions
+from stages.parts.learning.batches import Batch, Regions, Sample, collate
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.losses import without_columns
 from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig
@@ -108,6 +108,25 @@ def test_labels_of_a_drawn_world_are_chosen_as_those_of_a_folder(tiny: Tiny, tmp
     assert few.fingerprint("dense") == plain.fingerprint("dense") and not few.val_data.unlabelled
     ball = tiny.plan(*world, "data.labelled_classes={ball=0.3}", artifacts=tmp_path)
     assert ball.train_data.withheld == {"ball": few.train_data.unlabelled}
+
+
+def test_labelled_photos_are_drawn_as_often_as_asked(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def noting(samples: list[Sample]) -> Batch:
+        drawn.append(sum(bool(sample.labelled) for sample in samples))
+        return collate(samples)
+
+    monkeypatch.setattr("stages.running.cached_teacher.collate", noting)
+    few = "data.label_share=0.25"
+    tiny.run("train", few, "train.labelled_per_batch=2")
+    assert set(drawn) == {2}
+    assert tiny.plan(few).fingerprint("train") != tiny.plan(few, "train.labelled_per_batch=2").fingerprint("train")
+    assert tiny.plan().fingerprint("train") == tiny.plan("train.labelled_per_batch=2").fingerprint("train")
+    with pytest.raises(InputError, match="labelled_per_batch = 5 is more than batch = 4"):
+        tiny.plan(few, "train.labelled_per_batch=5")
+    with pytest.raises(InputError, match="no training photo's mask is read"):
+        tiny.run("train", "data.label_share=0", "train.labelled_per_batch=2")
 
 
 def test_a_photo_says_nothing_of_a_class_whose_masks_are_not_read() -> None:

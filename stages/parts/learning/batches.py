@@ -268,6 +268,10 @@ class TrainingSet(TorchDataset[Sample]):
     def __len__(self) -> int:
         return len(self.images)
 
+    def labelled(self) -> NDArray[np.bool_]:
+        """Whether each image's mask is read."""
+        return np.array([self.data.records[i].id not in self.data.unlabelled for i in self.images])
+
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         position, epoch = item
         i = self.images[position]
@@ -355,6 +359,9 @@ class EpochBatchSampler:
     Yields the batches of iterations `start`..`stop` as lists of (image, epoch): a pure function of the seed and
     the iteration, so a resumed run goes on where it was. `rank` of `world` takes its share of each of the `parts`
     that a batch is cut into: part i of all processes together is part i of one process alone.
+
+    `labelled` bool [images] and `per_batch`: so many of each batch, spread over it, are labelled images and the others
+    are not; each kind has epochs of its own. 0: as they come.
     """
 
     def __init__(
@@ -368,9 +375,16 @@ class EpochBatchSampler:
         rank: int = 0,
         world: int = 1,
         parts: int = 1,
+        labelled: NDArray[np.bool_] | None = None,
+        per_batch: int = 0,
     ) -> None:
         self.images, self.batch, self.start, self.stop, self.seed = images, batch, start, stop, seed
         self.rank, self.world, self.parts = rank, world, parts
+        self.per_batch = per_batch
+        self._pools = (
+            None if labelled is None or not per_batch else (np.flatnonzero(~labelled), np.flatnonzero(labelled))
+        )
+        self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -383,11 +397,18 @@ class EpochBatchSampler:
             yield [self._item(n) for first in firsts for n in range(first, first + share)]
 
     def _item(self, n: int) -> tuple[int, int]:
-        epoch, place = divmod(n, self.images)
-        return int(self._order(epoch)[place]), epoch
+        if self._pools is None:
+            epoch, place = divmod(n, self.images)
+            return int(self._order(epoch, [self.seed, epoch], self.images, 0)[place]), epoch
+        batch, k = divmod(n, self.batch)
+        before = k * self.per_batch // self.batch  # labelled ones ahead of it in its batch
+        own = (k + 1) * self.per_batch // self.batch > before
+        drawn = batch * self.per_batch + before if own else batch * (self.batch - self.per_batch) + k - before
+        pool = self._pools[own]
+        epoch, place = divmod(drawn, len(pool))
+        return int(pool[self._order(epoch, [self.seed, epoch, int(own)], len(pool), int(own))[place]]), epoch
 
-    def _order(self, epoch: int) -> np.ndarray:
-        if getattr(self, "_epoch", None) != epoch:
-            self._epoch = epoch
-            self._permutation = np.random.default_rng([self.seed, epoch]).permutation(self.images)
-        return self._permutation
+    def _order(self, epoch: int, seed: list[int], count: int, pool: int) -> NDArray[np.int64]:
+        if self._orders.get(pool, (-1,))[0] != epoch:
+            self._orders[pool] = epoch, np.random.default_rng(seed).permutation(count)
+        return self._orders[pool][1]

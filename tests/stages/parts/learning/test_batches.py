@@ -328,6 +328,26 @@ def test_a_batch_may_be_larger_than_the_data_set() -> None:
     assert sorted(batch[:3]) == [(0, 0), (1, 0), (2, 0)] and sorted(batch[3:6]) == [(0, 1), (1, 1), (2, 1)]
 
 
+@pytest.mark.parametrize("per_batch", [1, 3, 8])
+def test_so_many_of_each_batch_are_labelled_and_each_kind_has_epochs_of_its_own(per_batch: int) -> None:
+    labelled = np.arange(20) % 5 == 0
+    made = list(EpochBatchSampler(20, 8, 0, 40, seed=3, labelled=labelled, per_batch=per_batch))
+    assert {sum(labelled[i] for i, _ in batch) for batch in made} == {per_batch}
+    items = [item for batch in made for item in batch]
+    for kind, size in ((labelled, 4), (~labelled, 16)):
+        own = [item for item in items if kind[item[0]]]
+        for epoch in range(len(own) // size):
+            part = own[size * epoch :][:size]
+            assert sorted(i for i, _ in part) == np.flatnonzero(kind).tolist() and {e for _, e in part} == {epoch}
+    later = EpochBatchSampler(20, 8, 7, 40, seed=3, labelled=labelled, per_batch=per_batch)
+    assert list(later) == made[7:]
+    shares = [
+        list(EpochBatchSampler(20, 8, 0, 40, seed=3, labelled=labelled, per_batch=per_batch, rank=r, world=2))
+        for r in range(2)
+    ]
+    assert [one + two for one, two in zip(*shares, strict=True)] == made
+
+
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_share_each_batch_between_them(world: int) -> None:
     alone = list(EpochBatchSampler(10, 8, 3, 9, seed=5))
