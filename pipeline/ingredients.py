@@ -25,8 +25,7 @@ from stages.running.recipes import TrainRecipe
 class Ingredients:
     """The ingredients of everything that one configuration makes of its two lists.
 
-    `teacher`: what the teacher is (`teacher_identity`). `parent`: the run that training starts from, if any. `preset`:
-    its name, for messages.
+    `teacher`: what the teacher is (`teacher_identity`). `parent`: the run that training starts from, if any.
     """
 
     config: Config
@@ -36,7 +35,6 @@ class Ingredients:
     teacher: dict[str, str]
     prompts: tuple[str, ...]
     parent: Parent | None
-    preset: str
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -54,7 +52,8 @@ class Ingredients:
             "text": text,
             "train": train,
             "eval": {"train": fingerprint(train), **scored},
-            "teacher": {**refined_map, **scored},
+            # Its risk-coverage went by the cosine's sigmoid once.
+            "teacher": {**refined_map, **scored, "confidence": "softmax"},
         }
         return {kind: {"schema": SCHEMA, **what} for kind, what in kinds.items()}
 
@@ -189,7 +188,6 @@ class Ingredients:
             "eval": self.config.eval.fingerprint_fields(),
         }
         if self.config.eval.background:  # what means it, and whose labels its threshold is fitted on
-            self.vocabulary.check_background(f"preset {self.preset}")
             scored |= {"background": sorted(self.vocabulary.background), "fitted_on": self._photos}
         return scored
 

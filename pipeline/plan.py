@@ -131,6 +131,11 @@ class Plan:
             student, words = self.config.student.fingerprint_fields(), train["text"]["words"]
             self.parent.check(student, words, self.vocabulary.seen, self.vocabulary.split)
 
+    def check_background(self) -> None:
+        """Raises InputError where the background is to be scored and the vocabulary has none."""
+        if self.config.eval.background:
+            self.vocabulary.check_background(f"preset {self.name}")
+
     def _run_of(self, preset: str) -> Location:
         """Where the run of a preset's own settings lies. Raises InputError where it starts from itself."""
         chain = [preset]
@@ -156,7 +161,7 @@ class Plan:
     def _ingredients(self) -> Ingredients:
         c = self.config
         made_by = self.train_recipe, self.train_data, self.val_data, self._teacher, self.prompts, self.parent
-        return Ingredients(c, *made_by, self.name)
+        return Ingredients(c, *made_by)
 
     @cached_property
     def ingredients(self) -> dict[str, dict[str, Any]]:
@@ -266,6 +271,7 @@ class Plan:
     def steps(self) -> list[Step]:
         """The stages with their state; what this configuration neither reads nor writes is left out."""
         self.check_parent()
+        self.check_background()
         c = self.config
         shards = -(-len(self.train_data) * c.views.count // c.extract.shard)
         unused = {

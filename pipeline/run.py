@@ -407,7 +407,8 @@ def verify_teacher(plan: Plan, machine: Machine, sample: int) -> dict[str, Any]:
 
 
 def _scorable(plan: Plan) -> None:
-    """Raises InputError where no evaluation photo has a mask to compare with."""
+    """Raises InputError where no evaluation photo has a mask, or no mask a background, to compare with."""
+    plan.check_background()
     if plan.val_data.unlabelled:
         raise InputError(
             f"{plan.data_config.root}: no evaluation photo has a mask, so nothing can be scored; `clip2seg predict` "

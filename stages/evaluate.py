@@ -197,16 +197,23 @@ FITTED_ON = 200
 
 
 def fitting_photos(data: Dataset) -> Dataset:
-    """The training photos that a threshold is fitted on, evenly drawn from the list."""
-    return replace(data, records=[data.records[i] for i in spread(len(data), FITTED_ON)])
+    """The training photos that a threshold is fitted on, evenly drawn from those whose masks are read."""
+    read = [record for record in data.records if record.id not in data.unlabelled]
+    return replace(data, records=[read[i] for i in spread(len(read), FITTED_ON)])
 
 
 def _risk(
-    cfg: EvaluateConfig, data: Dataset, which: Which, scorer: Scorer, alpha: float | None, compute: Compute
+    cfg: EvaluateConfig,
+    data: Dataset,
+    which: Which,
+    scorer: Scorer,
+    alpha: float | None,
+    compute: Compute,
+    quarantine: Quarantine | None = None,
 ) -> RiskCurve:
     every = len(data.vocabulary.ordered)
     curve = RiskCurve(every, alpha, compute.device)
-    for found, labels in _scored(cfg, data, which, scorer, compute):
+    for found, labels in _scored(cfg, data, which, scorer, compute, quarantine):
         # Labels of seen classes alone have 8 bits whatever all classes need.
         known = np.where(labels == IGNORE, ignore_index(every), labels) if which == "seen" else labels
         curve.add(found, torch.from_numpy(known).to(compute.device))
@@ -221,8 +228,11 @@ def _background_threshold(
     if cfg.background_threshold:
         return cfg.background_threshold, None
     photos = None if train is None else fitting_photos(train)
-    point = photos and _risk(cfg, photos, "seen", scorer, alpha, compute).keeping(cfg.background_keep)
-    if not point:
+    point = None
+    if photos is not None and len(photos):  # what extract and train left out, they leave out here too
+        bad = Quarantine(photos.cfg.max_bad)
+        point = _risk(cfg, photos, "seen", scorer, alpha, compute, bad).keeping(cfg.background_keep)
+    if point is None:
         raise InputError(
             "eval.background: there is no labelled pixel of a seen class in training photos to fit the threshold on; "
             "give one, eval.background_threshold = 0.3 say"
@@ -231,15 +241,26 @@ def _background_threshold(
 
 
 def _scored(
-    cfg: EvaluateConfig, data: Dataset, which: Which, scorer: Scorer, compute: Compute
+    cfg: EvaluateConfig,
+    data: Dataset,
+    which: Which,
+    scorer: Scorer,
+    compute: Compute,
+    quarantine: Quarantine | None = None,
 ) -> Iterator[tuple[torch.Tensor, Array]]:
-    """Scores [K, H, W] of each image, on the device, with its labels `which`. Raises InputError for a bad sample."""
+    """Scores [K, H, W] of each image, on the device, with its labels `which`.
+
+    Raises InputError for a bad sample, or for more of them than `quarantine` takes.
+    """
     decoded = loaded(_Pairs(data, which), [[i] for i in range(len(data))], list, compute)
-    with losses_explained(compute), Bar("calibrate", len(data), "images") as bar:
+    with losses_explained(compute), Bar("threshold" if quarantine else "calibrate", len(data), "images") as bar:
         for (pair,) in decoded:
             bar.advance()
             if isinstance(pair, BadSample):
-                raise InputError(str(pair))
+                if quarantine is None:
+                    raise InputError(str(pair))
+                quarantine.add(pair)
+                continue
             yield class_scores(scorer, pair[0], cfg, len(data.vocabulary.seen), compute.device), pair[1]
 
 

@@ -151,7 +151,7 @@ def _run(
         load_prototypes(tiers.concepts) if recipe.concept_classes else None,
     ).to(device)
     optimiser = make_optimiser(learner, cfg)
-    scores = cfg.batch // (world * cfg.grad_accumulation_steps) * len(embeddings) * recipe.views.size**2
+    scores = cfg.batch // world * len(embeddings) * recipe.views.size**2
     trainer = Trainer(
         cfg,
         learner,
@@ -171,10 +171,12 @@ def _run(
         data = usable(data)
     training = TrainingSet(data, recipe.views, len(embeddings), tokens, seed=cfg.seed, photometric=cfg.photometric)
     labelled = training.labelled()
-    if cfg.labelled_per_batch and not labelled.any():
+    if (
+        not labelled.all() and cfg.labelled_per_batch > labelled.sum()
+    ):  # a photo that comes twice would be its own negative
         raise InputError(
-            f"train.labelled_per_batch = {cfg.labelled_per_batch}: no training photo's mask is read; set it to 0, or "
-            "data.label_share higher"
+            f"train.labelled_per_batch = {cfg.labelled_per_batch}: the masks of {labelled.sum()} training photos are "
+            "read; set it to no more than that, or data.label_share higher"
         )
     sampler = EpochBatchSampler(
         len(training),
@@ -300,7 +302,7 @@ def _pictures(board: Board, trainer: Trainer, seen: Sequence[str], batch: Batch,
     """The batch's first crop, its pseudo mask, what the student sees among the seen classes; `Showing`'s photos."""
     learner = trainer.learner
     learner.eval()
-    shown = batch.part(0, len(batch.images)).student_input()
+    shown = batch.part(0, len(batch.images)).student_input(learner.layout)
     # `forward`, so that a compiled student is not compiled again for one picture.
     features = learner.student.forward(shown).float()
     scores = torch.einsum("bdhw,kd->bkhw", features, learner.text)

@@ -138,6 +138,7 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "pixel-loss.ignored_are_negatives": (("pixel-loss.ignored_are_negatives=false",), TRAIN),
     "train.iterations": (("train.iterations=200",), TRAIN),
     "train.batch": (("train.batch=2",), TRAIN),
+    "train.labelled_per_batch": ((), NOTHING),  # but where some photos are unlabelled, see below
     "train.grad_accumulation_steps": (("train.grad_accumulation_steps=2",), TRAIN),
     "train.lr": (("train.lr=0.01",), TRAIN),
     "train.head_lr_multiplier": (("train.head_lr_multiplier=2.0",), TRAIN),
@@ -233,6 +234,7 @@ def test_the_form_of_a_refinement_counts_where_there_is_one(tiny: Tiny) -> None:
 def test_what_unlabelled_photos_give_the_pixel_loss_counts_where_there_are_some(plans: Tiny) -> None:
     some = ("data.label_share=0.5",)
     assert moved(plans.plan(*some), plans.plan(*some, "pixel-loss.unlabelled=latent")) == TRAIN
+    assert moved(plans.plan(*some), plans.plan(*some, "train.labelled_per_batch=2")) == TRAIN
     assert moved(plans.plan(), plans.plan("pixel-loss.unlabelled=latent")) == NOTHING
 
 

@@ -284,6 +284,22 @@ def test_the_background_is_scored_beside_the_other_scores_and_changes_none(tiny:
     assert teacher.background is not None and teacher.background.kept == 95
 
 
+def test_a_threshold_is_fitted_on_photos_whose_masks_are_read_and_a_bad_one_is_left_out(fresh_tiny: Tiny) -> None:
+    few = fresh_tiny.plan("data.label_share=0.25").train_data
+    assert [r.id for r in stage.fitting_photos(few).records] == [i for i in few.ids if i not in few.unlabelled]
+    fresh_tiny.run("train")
+    text, run_at = fresh_tiny.plan().artifact("text"), fresh_tiny.plan().address("train")
+    (fresh_tiny.data / "JPEGImages/train04.jpg").write_bytes(b"no picture")
+    for allowed in (0, 1):
+        plan = fresh_tiny.plan("eval.background=true", f"data.max_bad={allowed}")
+        arguments = plan.config.eval, plan.val_data, text, run_at, Location(str(fresh_tiny.root / f"out{allowed}"))
+        if allowed:
+            assert stage.run(*arguments, train=plan.train_data, compute=CPU).background is not None
+        else:
+            with pytest.raises(InputError, match="train04"):
+                stage.run(*arguments, train=plan.train_data, compute=CPU)
+
+
 def test_a_threshold_that_is_given_is_taken_and_one_that_cannot_be_fitted_is_asked_for(
     tiny: Tiny, tmp_path: Path
 ) -> None:

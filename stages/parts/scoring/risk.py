@@ -51,8 +51,8 @@ def nearest_bin(threshold: float) -> int:
 
 
 def threshold_of(place: int) -> float:
-    """A bin's lower edge as a sigmoid."""
-    return round(float(1 / (1 + np.exp(REACH - place / FINENESS))), 6)
+    """A bin's lower edge as a sigmoid, told apart from its neighbours' (`nearest_bin` finds the bin again)."""
+    return round(float(1 / (1 + np.exp(REACH - place / FINENESS))), 12)
 
 
 class RiskCurve:

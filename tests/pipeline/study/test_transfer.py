@@ -105,3 +105,16 @@ def test_the_other_background_is_scored_at_a_threshold_that_is_given(tiny: Any, 
     assert "eval.background needs a threshold here" in str(refused.exception)
     code, found, text = score(tiny, *asked, *threshold)
     assert code == 0 and found["report"]["background"]["kept"] is None and "classes-5" in text
+
+
+def test_the_other_background_needs_none_of_the_runs_own(tiny: Any, other: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(tiny.data, own)
+    (own / "classes.toml").write_text((own / "classes.toml").read_text().replace("background = [0]\n", ""))
+    words = other.parent / "data/classes.toml"
+    words.write_text(f"{words.read_text()}background = [0]\n")
+    tiny.run("train", data=own)
+    asked = ("--data", str(own), "--set", "eval.background=true", "--set", "eval.background_threshold=0.4")
+    assert score(tiny, "--on", str(other), *asked)[0] == 0
+    refused = CliRunner().invoke(app, ["eval", str(tiny.preset), "--artifacts", str(tiny.artifacts), *asked])
+    assert "has no mask value" in str(refused.exception)

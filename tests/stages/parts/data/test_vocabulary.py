@@ -92,6 +92,13 @@ def test_the_background_is_one_more_class_for_those_who_ask(tmp_path: Path) -> N
     words.check_background("preset x")
 
 
+def test_a_value_that_is_ignored_by_name_is_no_background(tmp_path: Path) -> None:
+    text = 'names = ["a", "b"]\nvalues = [1, 5]\nunseen = ["a"]\nignore = [255]\nbackground = [0]'
+    text += "\nignore_others_up_to = 255"
+    taken = load_vocabulary(written(tmp_path, text), "official").lookup("background")
+    assert taken[255] == 255 and set(taken[[0, 2, 3, 254]].tolist()) == {2}
+
+
 def test_published_forms_with_a_background() -> None:
     voc, context = (load_vocabulary(name, "official") for name in ("voc", "context"))
     assert (voc.background_form, context.background_form) == ("VOC-21", "Context-60")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.parts.scoring.risk import COVERAGES, RiskCurve
+from stages.parts.scoring.risk import BINS, COVERAGES, RiskCurve, nearest_bin, threshold_of
 
 
 def test_the_curve_is_the_one_counted_by_hand() -> None:
@@ -51,3 +51,8 @@ def test_without_a_label_there_is_no_curve_and_scores_out_of_reach_are_at_its_en
     curve.add(torch.tensor([[[1e6, -1e6]], [[0.0, -2e6]]]), torch.zeros((1, 2), dtype=torch.uint8))
     risk = curve.risk()
     assert risk is not None and risk.points[0].coverage == 100 and risk.aurc == 0
+
+
+def test_a_threshold_that_is_written_down_is_found_again() -> None:
+    places = [*range(0, BINS, 97), *range(BINS - 40, BINS)]
+    assert [nearest_bin(threshold_of(place)) for place in places] == places
