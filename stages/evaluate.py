@@ -431,21 +431,18 @@ def _confusions(
     `background` is told which pixels are it; for all else they have no label.
     """
     counts: dict[int, torch.Tensor] = {}
+    plain = [labels if background is None else _plain(labels, every) for _, _, labels in good]
     for i, found in every_scores(scorer, [image for _, image, _ in good], cfg, seen, device):
-        truth = torch.from_numpy(good[i][2]).to(device)
         if background is not None:
-            background.add(found, truth)
-            truth = truth.long()
-            truth = torch.where(truth == every, ignore_index(every), truth)
+            background.add(found, torch.from_numpy(good[i][2]).to(device))
+        truth = torch.from_numpy(plain[i]).to(device)
         counts[i] = pixel_counts(label_map(found), truth, every)
         for curve in curves:
             curve.add(found, truth)
     if not good:
         return []
     each = torch.stack([counts[i] for i in range(len(good))])
-    return [
-        checked(own, _plain(labels, every), every) for own, (_, _, labels) in zip(each.cpu().numpy(), good, strict=True)
-    ]
+    return [checked(own, labels, every) for own, labels in zip(each.cpu().numpy(), plain, strict=True)]
 
 
 def _plain(labels: Array, every: int) -> Array:

@@ -152,14 +152,9 @@ def _run(
     ).to(device)
     optimiser = make_optimiser(learner, cfg)
     scores = cfg.batch // world * len(embeddings) * recipe.views.size**2
-    trainer = Trainer(
-        cfg,
-        learner,
-        optimiser,
-        device,
-        compiled=compute.compiled is True,
-        compiled_loss=compute.compiled is None and _compiles(device, scores, cfg.iterations),
-    )
+    if compute.compiled is None and _compiles(device, scores, cfg.iterations):
+        learner.compile_parts(student=False)
+    trainer = Trainer(cfg, learner, optimiser, device, compiled=bool(compute.compiled))
 
     def packed(iteration: int) -> bytes:
         """The student's file after so many iterations."""

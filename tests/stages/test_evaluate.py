@@ -19,6 +19,7 @@ from cache.location import Location
 from cache.settings import IGNORE
 from pipeline.text import eval_text
 from stages.parts.eval_report import EvalReport
+from stages.parts.scoring.background import BackgroundCurve
 from stages.parts.scoring.inference import class_scores, predicted, student_scorer
 from stages.parts.scoring.metrics import confusion, scores
 from stages.parts.scoring.report import class_rows, means, per_cent
@@ -282,6 +283,16 @@ def test_the_background_is_scored_beside_the_other_scores_and_changes_none(tiny:
         compute=CPU,
     )
     assert teacher.background is not None and teacher.background.kept == 95
+
+
+def test_a_label_of_no_class_is_refused_where_the_background_is_not_scored(tiny: Tiny) -> None:
+    labels = np.array([[0, 1], [4, 255]], np.uint8)
+    good = [(0, np.zeros((2, 2, 3), np.uint8), labels)]
+    counted = (lambda images: torch.zeros(len(images), 4, 2, 2), good, tiny.plan().config.eval, 2, 4, CPU.device, [])
+    with pytest.raises(ValueError, match=r"1 pixels hold a value outside 0\.\.3"):
+        stage._confusions(*counted, None)
+    background = BackgroundCurve(4, 1.0, CPU.device)
+    assert stage._confusions(*counted, background)[0].sum() == 2
 
 
 def test_a_threshold_is_fitted_on_photos_whose_masks_are_read_and_a_bad_one_is_left_out(fresh_tiny: Tiny) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from pipeline.benchmarks.harness import interleaved, ratio, result
+from pipeline.benchmarks.harness import interleaved, result
 from pipeline.benchmarks.record.steps import STUDENTS, at_full_size
 from stages.parts.learning.batches import Batch
 from stages.parts.learning.trainer import Trainer
@@ -94,7 +94,7 @@ def depthwise(
         name = f"{height}x{width}, {channels} channels at {side}x{side}"
         rows[name] = {form: round(1e3 * measured.median(form), 2) for form in sides}
         first, second = list(sides)[:2]
-        ratios[f"{name}: {first} / {second}"] = ratio(measured.median(first) / measured.median(second))
+        ratios[f"{name}: {first} / {second}"] = measured.ratio(first, second)
     return result("depthwise", device, {"batch": batch, "rounds": rounds, "unit": "ms"}, rows, ratios)
 
 

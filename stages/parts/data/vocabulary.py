@@ -206,7 +206,8 @@ def load_vocabulary(name_or_path: str, split: str) -> Vocabulary:
         raise InputError(f"{path}: has no split {split!r}{nearest(split, splits)}; it has: {have}")
     values = tuple(range(len(file.classes))) if file.values is None else tuple(file.values)
     ignore = {ignore_index(len(file.classes))} if file.ignore is None else set(file.ignore)
-    others = set(range((-1 if file.ignore_others_up_to is None else file.ignore_others_up_to) + 1)) - set(values)
+    highest = file.ignore_others_up_to
+    others = set[int]() if highest is None else set(range(highest + 1)) - set(values)
     background = set(file.background) | (others - ignore) if file.background else set[int]()
     ignore |= others | background
     unseen = splits[split]

@@ -381,10 +381,10 @@ class EpochBatchSampler:
         self.images, self.batch, self.start, self.stop, self.seed = images, batch, start, stop, seed
         self.rank, self.world, self.parts = rank, world, parts
         self.per_batch = per_batch
-        self._pools = (
-            None if labelled is None or not per_batch else (np.flatnonzero(~labelled), np.flatnonzero(labelled))
-        )
-        self._orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
+        apart = labelled if per_batch else None
+        self._labelled = None if apart is None else np.flatnonzero(apart)
+        self._others = np.arange(images) if apart is None else np.flatnonzero(~apart)
+        self._orders: dict[tuple[int, ...], tuple[int, NDArray[np.int64]]] = {}
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -397,18 +397,19 @@ class EpochBatchSampler:
             yield [self._item(n) for first in firsts for n in range(first, first + share)]
 
     def _item(self, n: int) -> tuple[int, int]:
-        if self._pools is None:
-            epoch, place = divmod(n, self.images)
-            return int(self._order(epoch, [self.seed, epoch], self.images, 0)[place]), epoch
+        if self._labelled is None:
+            return self._drawn(n, self._others)
         batch, k = divmod(n, self.batch)
         before = k * self.per_batch // self.batch  # labelled ones ahead of it in its batch
         own = (k + 1) * self.per_batch // self.batch > before
-        drawn = batch * self.per_batch + before if own else batch * (self.batch - self.per_batch) + k - before
-        pool = self._pools[own]
-        epoch, place = divmod(drawn, len(pool))
-        return int(pool[self._order(epoch, [self.seed, epoch, int(own)], len(pool), int(own))[place]]), epoch
+        if own:
+            return self._drawn(batch * self.per_batch + before, self._labelled, 1)
+        return self._drawn(batch * (self.batch - self.per_batch) + k - before, self._others, 0)
 
-    def _order(self, epoch: int, seed: list[int], count: int, pool: int) -> NDArray[np.int64]:
-        if self._orders.get(pool, (-1,))[0] != epoch:
-            self._orders[pool] = epoch, np.random.default_rng(seed).permutation(count)
-        return self._orders[pool][1]
+    def _drawn(self, n: int, images: NDArray[np.int64], *kind: int) -> tuple[int, int]:
+        """The n-th draw from `images`, each of which comes once an epoch; and which epoch of theirs that is."""
+        epoch, place = divmod(n, len(images))
+        if self._orders.get(kind, (-1,))[0] != epoch:
+            order = np.random.default_rng([self.seed, epoch, *kind]).permutation(len(images))
+            self._orders[kind] = epoch, images[order]
+        return int(self._orders[kind][1][place]), epoch

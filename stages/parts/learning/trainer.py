@@ -45,9 +45,8 @@ class Trainer:
         device: torch.device,
         *,
         compiled: bool = False,
-        compiled_loss: bool = False,
     ) -> None:
-        """`compiled`: student and pixel loss by torch.compile; `compiled_loss`: the pixel loss alone."""
+        """`compiled`: student and pixel loss by torch.compile."""
         self.cfg, self.learner, self.optimiser, self.device = cfg, learner, optimiser, device
         # Kernels lie as the images do; otherwise every step would convert them back and forth.
         learner.layout = fastest_layout(learner, device)
@@ -63,8 +62,8 @@ class Trainer:
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             self.shared = DistributedDataParallel(learner)
         self.forward: nn.Module = self.shared or learner
-        if compiled or compiled_loss:
-            learner.compile_parts(student=compiled)
+        if compiled:
+            learner.compile_parts(student=True)
 
     def step(self, iteration: int, batch: Batch) -> dict[str, torch.Tensor]:
         """Takes step `iteration` on this process's share of a batch; returns the loss terms (detached, on device)."""

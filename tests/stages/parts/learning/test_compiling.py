@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.parts.learning.compiling import compiler_problem, pays
-from stages.parts.learning.trainer import Trainer
+from stages.parts.learning.learner import Learner
 from tests.conftest import Tiny
 
 GPU = torch.device("cuda")
@@ -26,24 +26,18 @@ def test_a_compiler_that_fails_is_named_in_one_line(monkeypatch: pytest.MonkeyPa
     assert compiler_problem(torch.device("cpu")) == "Failed to find C compiler"
 
 
-@pytest.mark.parametrize(("problem", "compiled"), [("", [True]), ("no C compiler", [False])])
+@pytest.mark.parametrize(("problem", "students"), [("", [False]), ("no C compiler", [])])
 def test_training_compiles_the_loss_where_it_pays_and_says_so(
     tiny: Tiny,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     problem: str,
-    compiled: list[bool],
+    students: list[bool],
 ) -> None:
     asked: list[bool] = []
-
-    def noting(self: Trainer, *arguments: object, compiled_loss: bool, **more: object) -> None:
-        asked.append(compiled_loss)
-        real(self, *arguments, **more)  # type: ignore[arg-type]
-
-    real = Trainer.__init__
-    monkeypatch.setattr(Trainer, "__init__", noting)
+    monkeypatch.setattr(Learner, "compile_parts", lambda self, *, student: asked.append(student))
     monkeypatch.setattr("stages.train.pays", lambda *_: True)
     monkeypatch.setattr("stages.train.compiler_problem", lambda _: problem)
     tiny.run("train", "train.iterations=3", f"train.seed={2001 + len(problem)}")
-    assert asked == compiled
+    assert asked == students  # the loss is compiled without the student, or nothing is
     assert (problem or "--no-compile") in capsys.readouterr().err
