@@ -22,7 +22,7 @@ from pipeline.shown import link
 from stages.parts.processes import rank_and_world
 from stages.running.compute import Compute, check_flags, resolve
 from stages.running.progress import say
-from stages.running.reports import read_report
+from stages.running.scoring.reports import read_report
 
 if TYPE_CHECKING:
     from stages.online import OnlineTeacher
@@ -334,7 +334,7 @@ def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list
     """The student's scores over the seen bias, at those of `also` too, from one pass over the evaluation images."""
     _scorable(plan)
     draw_world(plan)
-    from stages import evaluate as stage
+    from stages import calibrate as stage
 
     return stage.run_curve(
         plan.config.eval, plan.val_data, plan.tiers().text, plan.address("train"), also, compute=machine.compute
@@ -346,7 +346,7 @@ def risk_curve(plan: Plan, machine: Machine, data: Dataset, which: Which) -> Ris
     """Risk-coverage of the student on the labels `which` (seen, all) of photos of this data set."""
     _scorable(plan)
     draw_world(plan)
-    from stages import evaluate as stage
+    from stages import calibrate as stage
 
     text, student = plan.tiers().text, plan.address("train")
     return stage.run_risk(plan.config.eval, data, text, student, which, compute=machine.compute)

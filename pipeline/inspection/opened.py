@@ -25,9 +25,9 @@ from stages.running.progress import say
 
 if TYPE_CHECKING:
     from stages.inspect import CachedViews
-    from stages.inspect_student import StudentPredictor
     from stages.parts.teacher.refine import Refiner
     from stages.parts.teacher.teacher import Teacher
+    from stages.running.scoring.student import StudentPredictor
 
 
 KINDS = ("tokens", "text", "dense", "affinity", "latent", "concepts", "membership", "pseudo")
@@ -82,8 +82,7 @@ class Inspection:
             command = self.plan.invocation.command("train")
             say(f"no trained student at {at}: its features and prediction are left out (`{command}` makes one)")
             return None
-        from stages.evaluate import all_text, load_student
-        from stages.inspect_student import StudentPredictor
+        from stages.running.scoring.student import StudentPredictor, all_text, load_student
 
         checkpoint = load_student(at)
         text = all_text(self.tiers["text"], self.plan.train_data, checkpoint, str(at))

@@ -9,7 +9,7 @@ from cache.headers import about_at
 from cache.location import Location, StoreError
 from pipeline.study.runs import Run, run_at
 from stages.parts.eval_report import EvalReport
-from stages.running.reports import read_report
+from stages.running.scoring.reports import read_report
 
 if TYPE_CHECKING:
     from stages.report import Scored

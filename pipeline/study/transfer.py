@@ -19,7 +19,7 @@ from pipeline.shown import link
 from pipeline.text import background_text, columns
 from stages.parts.data.datasets import Dataset
 from stages.parts.eval_report import EvalReport, Means
-from stages.running.reports import read_report
+from stages.running.scoring.reports import read_report
 
 
 def evaluate_on(plan: Plan, other: Plan, machine: run.Machine) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from stages.parts.scoring.pamr import pamr
 from stages.parts.settings import EvaluateConfig
 from stages.parts.students.inputs import normalised
 
+TOGETHER = {"cpu": 1, "cuda": 8}
+"""Images in one pass of the network, where they are of one size. On a processor one alone: more of them are no faster
+there, and may change the last bit of a score."""
 Scorer = Callable[[Tensor], Tensor]
 """Images float [n, 3, H, W] in 0..255 -> class scores [n, K, h, w]."""
 

@@ -18,11 +18,9 @@ from cache.settings import Settings, ignore_index
 from stages.parts.data.views import Array
 from stages.parts.drawing.overlays import overlay, with_legend
 from stages.parts.drawing.palette import palette
-from stages.parts.scoring.inference import as_labels, coarse_scores, label_type, student_scorer
+from stages.parts.scoring.inference import TOGETHER, as_labels, coarse_scores, label_type, student_scorer
 from stages.parts.settings import EvaluateConfig
 
-TOGETHER = {"cpu": 1, "cuda": 8}
-"""Pictures in one pass of the network, where they are of one size; on a processor more are no faster."""
 BAND = 2**24
 """Scores upsampled at once (64 MiB in float32), so that a large photo needs no [K, H, W] in memory."""
 

@@ -1,4 +1,4 @@
-"""inspect: what a trained student sees of one image, for pictures beside the teacher's."""
+"""The trained student of a run: with the text embeddings of all classes it is scored, and shown."""
 
 from __future__ import annotations
 
@@ -6,11 +6,38 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from cache.errors import InputError
+from cache.headers import FILE as STUDENT
+from cache.headers import student_bytes
+from cache.location import Location
+from cache.store import Artifact
+from stages.parts.data.datasets import Dataset
 from stages.parts.data.views import Array
 from stages.parts.scoring.inference import class_scores, predicted, student_scorer
 from stages.parts.settings import EvaluateConfig
-from stages.parts.students.checkpoint import Checkpoint
+from stages.parts.students.checkpoint import Checkpoint, unpack
 from stages.parts.students.inputs import normalised
+
+
+def load_student(run_at: Location) -> Checkpoint:
+    """The finished student of a run."""
+    return unpack(student_bytes(run_at, finished=True), f"{run_at}/{STUDENT}")
+
+
+def all_text(text: Artifact, data: Dataset, checkpoint: Checkpoint, where: str) -> torch.Tensor:
+    """Text embeddings [K, D] of seen + unseen classes. Raises InputError where the student knows other seen ones."""
+    if checkpoint.seen != data.vocabulary.seen:
+        odd = sorted(set(checkpoint.seen) ^ set(data.vocabulary.seen))
+        raise InputError(
+            f"{where}: trained on other seen classes than split {data.vocabulary.split!r} has ({', '.join(odd[:5])})"
+        )
+    arrays = text.read(0)
+    seen = torch.from_numpy(arrays["seen"])
+    if seen.shape != checkpoint.text.shape or not torch.allclose(seen, checkpoint.text, atol=1e-4):
+        raise InputError(
+            f"{where}: trained with other text embeddings than {text} holds; use its own teacher and prompts"
+        )
+    return torch.cat([checkpoint.text, torch.from_numpy(arrays["unseen"])])
 
 
 class StudentPredictor:
