@@ -331,7 +331,7 @@ class TrainConfig(Settings):
                 f"grad_accumulation_steps = {self.grad_accumulation_steps} must divide batch = {self.batch}"
             )
         if self.labelled_per_batch > self.batch:
-            raise ValueError(f"labelled_per_batch = {self.labelled_per_batch} is more than batch = {self.batch}")
+            raise ValueError(f"labelled_per_batch = {self.labelled_per_batch} must be at most batch = {self.batch}")
         if self.warmup >= self.iterations:
             raise ValueError(f"warmup = {self.warmup} must be below iterations = {self.iterations}")
         return self
