@@ -1,7 +1,7 @@
 """Evaluation photos with VOC's classes, under wider words: what a student makes of names that it never met.
 
     python experiments/other_words.py experiments/voc_partial.toml --out other_words
-    clip2seg eval experiments/voc_partial.toml --on other_words/other_words.toml
+    clip2seg eval experiments/voc_partial.toml --on other_words/other_words.toml --on-data other_words
 
 Masks are written anew with one value for each word of WORDS, photos and the list are copied. `person` and `bottle` keep
 the names that training knew, the others are new: a cat is to be found as "animal".
@@ -39,7 +39,6 @@ WORDS = {
 PRESET = """\
 [data]
 layout = "voc"
-root = "."
 vocabulary = "classes.toml"
 train = "val"
 val = "val"
