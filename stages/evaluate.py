@@ -109,7 +109,7 @@ def run_teacher(
 ) -> EvalReport:
     """Scores the teacher training-free: its refined dense tokens against the same text embeddings, by the same code.
 
-    `train`: as in `run`; a threshold that is set is the student's, whose scores are other ones.
+    `train`: as in `run`.
     """
     from stages.parts.teacher.features import load_features
     from stages.parts.teacher.refine import Refiner
@@ -129,9 +129,8 @@ def run_teacher(
         return torch.einsum("bhwd,kd->bkhw", torch.nn.functional.normalize(dense, dim=-1), embeddings)
 
     about = {"scored": "teacher, training-free", "recipe": teacher.recipe}
-    fitted = cfg.model_copy(update={"background_threshold": 0.0})
     with process_group(str(out), compute.device), memory_explained(_SMALLER):
-        return _score(fitted, data, score, out, compute, about, train)
+        return _score(cfg.of_teacher(), data, score, out, compute, about, train)
 
 
 def _score(

@@ -331,7 +331,7 @@ class TrainConfig(Settings):
                 f"grad_accumulation_steps = {self.grad_accumulation_steps} must divide batch = {self.batch}"
             )
         if self.labelled_per_batch > self.batch:
-            raise ValueError(f"labelled_per_batch = {self.labelled_per_batch} is more than batch = {self.batch}")
+            raise ValueError(f"labelled_per_batch = {self.labelled_per_batch} must be at most batch = {self.batch}")
         if self.warmup >= self.iterations:
             raise ValueError(f"warmup = {self.warmup} must be below iterations = {self.iterations}")
         return self
@@ -386,9 +386,17 @@ class EvaluateConfig(Settings):
         return self
 
     def fingerprint_fields(self) -> dict[str, Any]:
-        """What isn't used moves no address: nothing of the background where it is not scored."""
+        """What isn't used moves no address: nothing of the background where it is not scored, and no share to keep
+        where the threshold is set."""
         found = super().fingerprint_fields()
-        return found if self.background else {k: v for k, v in found.items() if not k.startswith("background")}
+        if not self.background:
+            return {k: v for k, v in found.items() if not k.startswith("background")}
+        return {k: v for k, v in found.items() if k != "background_keep" or not self.background_threshold}
+
+    def of_teacher(self) -> Self:
+        """The settings that the teacher is scored by: a threshold that is set is the student's, whose scores are other
+        ones."""
+        return self.model_copy(update={"background_threshold": 0.0})
 
 
 class WorldConfig(Settings):

@@ -253,9 +253,12 @@ def test_pseudo_labels_move_training_where_it_reads_them(plans: Tiny) -> None:
 
 
 def test_how_the_background_is_scored_counts_where_it_is(tiny: Tiny) -> None:
-    scored = ("eval.background=true",)
-    for override in ("eval.background_threshold=0.3", "eval.background_keep=90.0"):
-        assert moved(tiny.plan(*scored), tiny.plan(*scored, override)) == SCORES
+    fitted, keep = ("eval.background=true",), "eval.background_keep=90.0"
+    given = (*fitted, "eval.background_threshold=0.3")
+    assert moved(tiny.plan(*fitted), tiny.plan(*fitted, keep)) == SCORES
+    # A threshold that is set is the student's, and takes the place of its share to keep; the teacher keeps its own.
+    assert moved(tiny.plan(*fitted), tiny.plan(*given)) == {"eval"}
+    assert moved(tiny.plan(*given), tiny.plan(*given, keep)) == {"teacher"}
 
 
 def test_concepts_move_training_where_it_reads_them(tiny: Tiny) -> None:

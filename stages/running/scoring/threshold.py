@@ -12,7 +12,9 @@ import torch
 from cache.errors import InputError
 from cache.settings import IGNORE, ignore_index
 from cache.summary import spread
-from stages.parts.data.datasets import Dataset, Quarantine, Which
+from stages.parts.data.datasets import BadSample, Dataset, Quarantine, Which
+from stages.parts.learning.distributed import all_gather_object, all_reduce_sum
+from stages.parts.processes import rank_and_world
 from stages.parts.scoring.inference import Scorer
 from stages.parts.scoring.risk import RiskCurve
 from stages.parts.settings import EvaluateConfig
@@ -60,14 +62,23 @@ def background_threshold(
     cfg: EvaluateConfig, train: Dataset | None, scorer: Scorer, alpha: float | None, compute: Compute
 ) -> tuple[float, float | None]:
     """The threshold (a sigmoid) below which a pixel is background, and the share of seen pixels [%] it was fitted to
-    keep. Raises InputError where there is nothing to fit it on."""
+    keep. The processes of a group divide the photos, and all have the same threshold.
+
+    Raises InputError where there is nothing to fit it on, or for more bad photos than data.max_bad.
+    """
     if cfg.background_threshold:
         return cfg.background_threshold, None
     photos = None if train is None else fitting_photos(train)
     point = None
     if photos is not None and len(photos):  # what extract and train left out, they leave out here too
-        bad = Quarantine(photos.cfg.max_bad)
-        point = risk_curve(cfg, photos, "seen", scorer, alpha, compute, bad).keeping(cfg.background_keep)
+        rank, world = rank_and_world()
+        own, bad = replace(photos, records=photos.records[rank::world]), Quarantine(photos.cfg.max_bad)
+        curve = risk_curve(cfg, own, "seen", scorer, alpha, compute, bad)
+        every = Quarantine(photos.cfg.max_bad)
+        for error in sorted(one for part in all_gather_object(bad.bad) for one in part):
+            every.add(BadSample(error))
+        curve.add_up(all_reduce_sum)
+        point = curve.keeping(cfg.background_keep)
     if point is None:
         raise InputError(
             "eval.background: there is no labelled pixel of a seen class in training photos to fit the threshold on; "
