@@ -164,6 +164,24 @@ class Location:
                 return False
         return True
 
+    def share(self, name: str, other: Location, its: str) -> bool:
+        """Makes the object `its` of another location one of this too; False where the store can't.
+
+        No byte passes through here: a folder of this machine gives the file a second name (a hard link, so that it is
+        stored once), an object store copies it itself. Objects are replaced as a whole, never changed, and deleting
+        one name leaves the other.
+        """
+        if self.url != other.url or self._own(name, "write") == (its_key := other._own(its, "read")):
+            return False
+        if other.path is not None and (other.path / its).is_symlink():
+            return False
+        self.delete(name)  # of two names for one file a rename, the last step of obstore's copy, leaves both
+        try:
+            obstore.copy(self._writable, its_key, self.key(name))
+        except (OSError, ValueError, obstore.exceptions.BaseError):
+            return False
+        return True
+
     def get(self, name: str, most: int = LARGEST) -> bytes | None:
         """An object's bytes; None where there is none. Raises StoreError where there are more than `most`."""
         with self._reported("read", name):

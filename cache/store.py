@@ -123,10 +123,30 @@ class Artifact:
             data = buffer.to_bytes()
             self.at.put(f"{_folder(shard)}/{name}", data)
             objects[name] = [len(data), hashlib.sha256(data).hexdigest()]
-        commit = {"schema": SCHEMA, "ids": list(ids), "stats": dict(stats), "objects": objects}
-        self.at.put_mark(f"{_folder(shard)}/commit.json", commit)
-        self._keep(shard, commit)
+        self._commit(shard, ids, stats, objects)
         return sum(size for size, _ in objects.values())
+
+    def take_over(self, shard: int, source: Artifact, number: int, stats: Mapping[str, Any]) -> bool:
+        """Commits the views and arrays of shard `number` of another artifact as a shard of this one.
+
+        False, and nothing committed, where they can't share objects (`Location.share`); each is read and checked first.
+        `stats`: what the commit mark says otherwise than there. Raises StoreError where an object is damaged.
+        """
+        mark = source._keep(number, source._mark_of(number))
+        for name in mark["objects"]:
+            source._checked(number, name)
+            if not self.at.share(f"{_folder(shard)}/{name}", source.at, f"{_folder(number)}/{name}"):
+                return False
+        self._commit(shard, mark["ids"], {**mark["stats"], **stats}, mark["objects"])
+        return True
+
+    def _commit(
+        self, shard: int, ids: Sequence[str], stats: Mapping[str, Any], objects: Mapping[str, Sequence[Any]]
+    ) -> None:
+        """Puts the commit mark of a shard whose objects (name -> size, sha256) are there."""
+        mark = {"schema": SCHEMA, "ids": list(ids), "stats": dict(stats), "objects": dict(objects)}
+        self.at.put_mark(f"{_folder(shard)}/commit.json", mark)
+        self._keep(shard, mark)
 
     def claim(self, shard: int) -> Claim | None:
         """Takes the right to write a shard: None if it is ours now, else who has it."""
@@ -277,7 +297,7 @@ class Artifact:
         return StoreError(f"{self}/{name}: {what}; run `clip2seg cache verify --repair`, then the stage again")
 
     def rows(self, shard: int, name: str, only: Sequence[int] | None = None) -> Iterator[np.ndarray]:
-        """The rows of a `by_row` array one at a time, all (read at once) or `only` some (each on its own).
+        """The rows of a `by_row` array one at a time: all, or `only` some. Those in a row are read at once.
 
         What is read is checked by the crc32c of its row, which zarr does and which any flipped byte fails: sha256 is
         what `cache verify` looks at, and costs as much as the reading.
@@ -297,11 +317,8 @@ class Artifact:
         try:
             path = self.at.key(f"{_folder(shard)}/{name}")
             array = zarr.open_array(store, path=path, mode="r", zarr_format=3)
-            if only is None:
-                yield from np.asarray(array[...])
-                return
-            for i in only:
-                yield np.asarray(array[i])
+            for run in _runs(range(array.shape[0]) if only is None else only):
+                yield from np.asarray(array[run])
         except (ValueError, FileNotFoundError) as error:
             raise self._damaged(f"{_folder(shard)}/{name}", "damaged or missing") from error
 
@@ -401,6 +418,15 @@ def _command(provenance: Mapping[str, Any]) -> str:
 
 def _folder(shard: int) -> str:
     return f"shards/{shard:05d}"
+
+
+def _runs(rows: Sequence[int]) -> Iterator[slice]:
+    """Numbers as slices of those that follow one another."""
+    start = 0
+    for i in range(1, len(rows) + 1):
+        if i == len(rows) or rows[i] != rows[i - 1] + 1:
+            yield slice(rows[start], rows[i - 1] + 1)
+            start = i
 
 
 def joined(parts: Sequence[np.ndarray], *, offsets: bool) -> np.ndarray:

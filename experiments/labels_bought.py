@@ -76,12 +76,12 @@ def gap(tokens: np.ndarray, text: np.ndarray) -> np.ndarray:
     return found
 
 
-def rows(budgets: Sequence[int]) -> Iterator[tuple[str, list[str]]]:
-    """The rows of the study with their settings."""
+def rows(budgets: Sequence[int], bought: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """The rows of the study with their settings; `bought`: settings of those with bought labels."""
     yield "no label", ["data.label_share=0"]
     for budget in budgets:
         for way, name in (("suggested", "suggested"), ("random", f"random-{SEEDED}"), ("uncertain", "uncertain")):
-            yield f"{budget} {way}", [f"data.labelled=bought-{name}-{budget}"]
+            yield f"{budget} {way}", [f"data.labelled=bought-{name}-{budget}", *bought]
     yield "all labels", []
 
 
@@ -95,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--artifacts", default="artifacts", help="folder of caches and runs")
     parser.add_argument("--data", default="", help="the data set's folder")
     parser.add_argument("--set", action="append", default=[], help="a setting: table.key=value")
+    parser.add_argument("--bought-set", action="append", default=[], help="the same, for rows with bought labels only")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args(argv)
     plan = unlabelled(args.preset, args.set, args.artifacts, args.data, run.Machine(args.device, 0))
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             at = root / list_file.format(list=f"bought-{way}-{budget}")
             at.write_text("".join(f"{i}\n" for i in ids[:budget]), encoding="utf-8")
     args.out.mkdir(parents=True, exist_ok=True)
-    told: dict[str, Any] = dict(rows(args.budgets))
+    told: dict[str, Any] = dict(rows(args.budgets, args.bought_set))
     lines = [
         f"[world.{json.dumps(plan.name)}]",
         f"preset = {json.dumps(args.preset)}",

@@ -17,6 +17,7 @@ from pipeline.config import Config
 from pipeline.parent import Parent
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.vocabulary import Vocabulary
+from stages.parts.settings import EvaluateConfig
 from stages.parts.students import StudentConfig, weights_digest
 from stages.running.recipes import TrainRecipe
 
@@ -46,14 +47,14 @@ class Ingredients:
         cache = self.of_cache(self._photos)
         refined_map = cache.pop("refined map")
         text, train = self._of_text(), self._of_training(cache)
-        scored = self._of_scores(text)
+        c = self.config.eval.of_words(self.vocabulary.several)
         kinds: dict[str, dict[str, Any]] = {
             **cache,
             "text": text,
             "train": train,
-            "eval": {"train": fingerprint(train), **scored},
+            "eval": {"train": fingerprint(train), **self._of_scores(text, c)},
             # Its risk-coverage went by the cosine's sigmoid once.
-            "teacher": {**refined_map, **scored, "confidence": "softmax"},
+            "teacher": {**refined_map, **self._of_scores(text, c.of_teacher()), "confidence": "softmax"},
         }
         return {kind: {"schema": SCHEMA, **what} for kind, what in kinds.items()}
 
@@ -179,15 +180,15 @@ class Ingredients:
             **({"latent-embedding": latent_embedding} if c.latent_embedding.enabled else {}),
         }
 
-    def _of_scores(self, text: dict[str, Any]) -> dict[str, Any]:
+    def _of_scores(self, text: dict[str, Any], cfg: EvaluateConfig) -> dict[str, Any]:
         """What scores depend on beside the network that is scored."""
         scored: dict[str, Any] = {
             "digest": self.val.digest,
             "labels": self.vocabulary.digest,
             "text": fingerprint(text),
-            "eval": self.config.eval.fingerprint_fields(),
+            "eval": cfg.fingerprint_fields(),
         }
-        if self.config.eval.background:  # what means it, and whose labels its threshold is fitted on
+        if cfg.background:  # what means it, and whose labels its threshold is fitted on
             scored |= {"background": sorted(self.vocabulary.background), "fitted_on": self._photos}
         return scored
 

@@ -13,7 +13,7 @@ from pipeline.invocation import Invocation
 from pipeline.plan import Plan
 from pipeline.shown import link
 from stages.parts.eval_report import Background, EvalReport, Means
-from stages.running.reports import read_report
+from stages.running.scoring.reports import read_report
 
 NEAR_ZERO = 2.0
 """A uIoU below this, in per cent, is none: `eval` says where to look."""

@@ -9,8 +9,8 @@
 | train | train.py | images, labels, tokens, latent, text; concepts, membership and pseudo on request | train |
 | eval | evaluate.py | images, labels, train, text | eval |
 
-The plan reads the table below. Beside these: predict, export, report, verify and inspect (they read what was made),
-online (a teacher for `train` in the place of the cache), data/ and demo/ (data sets).
+The plan reads the table below. Beside these: predict, export, calibrate, report, verify and inspect (they read what was
+made), online (a teacher for `train` in the place of the cache), data/ and demo/ (data sets).
 """
 
 from __future__ import annotations

@@ -251,6 +251,30 @@ def _next(loaded: Iterator[TeacherBatch], clock: Clock) -> TeacherBatch | None:
 
 
 def _write(tiers: dict[str, Artifact], queue: ShardQueue, shard: int, work: _Shard) -> None:
+    if not _handed_over(tiers, shard, work):
+        _commit(tiers, shard, work)
+    work.drafts.clear()
+    queue.release(shard)
+
+
+def _handed_over(tiers: dict[str, Artifact], shard: int, work: _Shard) -> bool:
+    """Commits a shard that an earlier cache has as it is: its objects become this one's, no array is read or made."""
+    views = [view for batch, _ in work.pending for view in batch]
+    at = None if work.parts else work.stored.one_shard(views)
+    if at is None:
+        return False
+    made = [view for view in views if isinstance(view, TeacherView)]
+    ids, photos = [view.id for view in made], [view.photo_crc for view in made]
+    for artifact in reversed(tiers.values()):  # the tokens last: they are what other stages count
+        if artifact.commit(shard) is not None:
+            check_same_photos(artifact, shard, ids, photos)
+        elif not work.stored.hand_over(at, artifact, shard, photos):
+            return False
+    return True
+
+
+def _commit(tiers: dict[str, Artifact], shard: int, work: _Shard) -> None:
+    """Writes a shard of arrays, to each artifact that lacks it."""
     work.take_in()
     ids, arrays = whole(work.parts)
     about = [work.parts[first].about for first in sorted(work.parts)]
@@ -273,8 +297,6 @@ def _write(tiers: dict[str, Artifact], queue: ShardQueue, shard: int, work: _Sha
             artifact.write(shard, ids, {name: arrays[name] for name in arrays if name in names}, own_stats)
         else:
             check_same_photos(artifact, shard, ids, photos)
-    work.drafts.clear()
-    queue.release(shard)
 
 
 def write_text(teacher: Teacher, prompts: tuple[str, ...], data: Dataset, out: Artifact) -> None:

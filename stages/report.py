@@ -21,7 +21,7 @@ from stages.parts.students import count_macs
 from stages.parts.students.checkpoint import unpack
 from stages.running.board import SCORES
 from stages.running.curves import curves_at
-from stages.running.reports import read_biases
+from stages.running.scoring.reports import read_biases
 
 FILE = "report.html"
 _UNSEEN_CONFUSIONS = 6

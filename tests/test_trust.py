@@ -82,8 +82,8 @@ def test_a_training_whose_claim_was_taken_over_stops_before_it_writes(
 
 def test_every_reader_refuses_a_student_that_was_written_over(run: Location, tiny: Tiny) -> None:
     from clip2seg import load_student
-    from stages.evaluate import load_student as scored
     from stages.report import run as report
+    from stages.running.scoring.student import load_student as scored
 
     assert run.path is not None
     packed = run.get("student.safetensors") or b""

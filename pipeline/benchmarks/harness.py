@@ -1,4 +1,4 @@
-"""Rounds in which the sides take turns, the machine in words, and a result as JSON and as text."""
+"""Rounds in which the sides take turns, memory, the machine in words, and a result as JSON and as text."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pipeline.text import columns
 
@@ -116,6 +119,34 @@ def peak_mib() -> float:
     if status.is_file():
         return int(status.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+class AllocatedBytes(TorchDispatchMode):
+    """Bytes of the storages that operations in the block make, while they live; not what was there before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._new((args, kwargs))
+        out = func(*args, **(kwargs or {}))
+        for storage in self._new(out):
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._gone, storage.nbytes())
+        return out
+
+    def _new(self, tree: Any) -> list[Any]:
+        """Storages of a tree of tensors that were not seen before; they are from now on."""
+        each = [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+        new = {id(one): one for one in each if one not in self.known}
+        self.known.update(dict.fromkeys(new.values(), True))
+        return list(new.values())
+
+    def _gone(self, size: int) -> None:
+        self.now -= size
 
 
 def machine(device: torch.device) -> dict[str, Any]:

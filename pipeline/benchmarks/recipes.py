@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.benchmarks.harness import interleaved, ratio, result
+from pipeline.benchmarks.harness import AllocatedBytes, interleaved, ratio, result
 from stages.parts.teacher.settings import TeacherConfig
 from stages.parts.teacher.teacher import untrained_teacher
 
@@ -16,7 +16,7 @@ SIDE, BATCH = {"cpu": 224, "cuda": 512}, {"cpu": 1, "cuda": 16}
 
 
 def recipes(device: torch.device, rounds: int, model: str = MODEL) -> dict[str, Any]:
-    """Seconds of `encode_views` under each recipe, in turn, and on a GPU the most memory that it holds."""
+    """Seconds of `encode_views` under each recipe, in turn, and the most memory that its tensors hold at a time."""
     side, many = SIDE[device.type], BATCH[device.type]
     teacher = untrained_teacher(TeacherConfig(model=model, input_size=side, recipe="vanilla"), device)
     each = {name: teacher.with_recipe(name) for name in teacher.recipes()}
@@ -27,12 +27,11 @@ def recipes(device: torch.device, rounds: int, model: str = MODEL) -> dict[str, 
         name: {"ms a view": round(1e3 * measured.median(name) / many, 2)} for name in each
     }
     aim = {f"{name} / vanilla": measured.ratio(name, "vanilla") for name in each if name != "vanilla"}
-    if device.type == "cuda":
-        for name, one in each.items():
-            torch.cuda.reset_peak_memory_stats(device)
+    for name, one in each.items():
+        with AllocatedBytes() as found:
             one.encode_views(images)
-            table[name]["peak MiB"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
-        least = table["vanilla"]["peak MiB"]
-        aim |= {f"memory of {n} / vanilla": ratio(table[n]["peak MiB"] / least) for n in each if n != "vanilla"}
+        table[name]["peak MiB"] = round(found.peak / 2**20, 2)
+    least = table["vanilla"]["peak MiB"]
+    aim |= {f"memory of {n} / vanilla": ratio(table[n]["peak MiB"] / least) for n in each if n != "vanilla"}
     settings = {"teacher": model, "input": side, "batch": many, "rounds": rounds}
     return result("recipes", device, settings, table, aim)

@@ -12,8 +12,8 @@ from cache.search import Hit
 if TYPE_CHECKING:
     from pipeline.inspection.opened import Inspection
     from stages.inspect import CachedView
-    from stages.inspect_student import StudentPredictor
     from stages.parts.drawing.figures import Heat, Panel
+    from stages.running.scoring.student import StudentPredictor
 
 
 def image(of: Inspection, view_id: str, *, full_labels: bool) -> dict[str, Any]:

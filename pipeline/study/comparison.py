@@ -14,7 +14,7 @@ from pipeline.study.runs import SCORES, Run
 from stages.parts.drawing.charts import Chart, bias_chart, line_chart
 from stages.parts.drawing.pages import page
 from stages.running.curves import curves_at
-from stages.running.reports import read_biases
+from stages.running.scoring.reports import read_biases
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -103,11 +103,10 @@ def same_photos(plan: Plan, runs: Sequence[Run], count: int, machine: Machine) -
 
     Raises InputError where a run is not evaluated, or is of other classes or images than the plan.
     """
-    from stages.evaluate import all_text, load_student
-    from stages.inspect_student import StudentPredictor
     from stages.parts.drawing.overlays import overlay, where_scored
     from stages.parts.drawing.palette import palette
     from stages.parts.scoring.explorer import jpeg
+    from stages.running.scoring.student import StudentPredictor
 
     data, names = plan.val_data, plan.vocabulary.ordered
     for run in runs:
@@ -122,9 +121,8 @@ def same_photos(plan: Plan, runs: Sequence[Run], count: int, machine: Machine) -
     pictures: dict[str, list[np.ndarray]] = {}
     colours = palette(names)
     for number, (run, report) in enumerate(zip(runs, reports, strict=True)):
-        checkpoint = load_student(run.at)
-        text = all_text(plan.tiers().text, data, checkpoint, str(run.at))
-        student = StudentPredictor(checkpoint, text, report.settings, machine.compute.device)
+        text, words = plan.tiers().text, data.vocabulary
+        student = StudentPredictor(run.at, text, words, report.settings, machine.compute.device)
         for name in ids:
             i = data.ids.index(name)
             image, truth = data.image(i), data.labels(i, "all")

@@ -9,7 +9,8 @@ from cache.headers import about_at
 from cache.location import Location, StoreError
 from pipeline.study.runs import Run, run_at
 from stages.parts.eval_report import EvalReport
-from stages.running.reports import read_report
+from stages.parts.settings import EvaluateConfig
+from stages.running.scoring.reports import read_report
 
 if TYPE_CHECKING:
     from stages.report import Scored
@@ -31,7 +32,8 @@ def with_references(run: Run) -> list[Scored]:
     found = []
     for at, report in run.evaluations:
         alike = [other for other in beside if _question(other) == _question(report)]
-        teacher = next((other for other in alike if not other.run), None)
+        of_teacher = _question(report, report.settings.of_teacher())
+        teacher = next((other for other in beside if not other.run and _question(other) == of_teacher), None)
         baseline = next((other for other in alike if _name(other) in baselines), None)
         found.append(Scored(at, report, teacher, baseline, parent_report(parent, report) if parent else None))
     return found
@@ -53,9 +55,10 @@ def _report(at: Location) -> EvalReport | None:
         return None
 
 
-def _question(report: EvalReport) -> dict[str, Any]:
-    """What was asked: reports that agree in it may be compared."""
-    return report.model_dump(include={"data", "split_hash", "images", "on"}) | report.settings.fingerprint_fields()
+def _question(report: EvalReport, settings: EvaluateConfig | None = None) -> dict[str, Any]:
+    """What was asked, by the report's settings or other ones: reports that agree in it may be compared."""
+    settings = settings or report.settings
+    return report.model_dump(include={"data", "split_hash", "images", "on"}) | settings.fingerprint_fields()
 
 
 def _name(report: EvalReport) -> str:

@@ -16,7 +16,7 @@ from cache.location import Location, StoreError
 from pipeline.text import columns, flat
 from stages.parts.eval_report import EvalReport
 from stages.running.progress import say
-from stages.running.reports import read_report
+from stages.running.scoring.reports import read_report
 
 SCORES = ("hIoU", "sIoU", "uIoU", "pixel_accuracy")
 _NONE = "(not set)"

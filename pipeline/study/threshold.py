@@ -26,7 +26,7 @@ def fit(plan: Plan, machine: run.Machine, keep: float) -> dict[str, RiskPoint]:
     if not 0 < keep <= 100:
         raise InputError(f"--keep {keep:g}: give a share in per cent, above 0 and at most 100")
     run.draw_world(plan)
-    from stages.evaluate import fitting_photos
+    from stages.running.scoring.threshold import fitting_photos
 
     photos = fitting_photos(plan.train_data)
     fitted = run.risk_curve(plan, machine, photos, "seen")

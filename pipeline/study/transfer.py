@@ -19,7 +19,7 @@ from pipeline.shown import link
 from pipeline.text import background_text, columns
 from stages.parts.data.datasets import Dataset
 from stages.parts.eval_report import EvalReport, Means
-from stages.running.reports import read_report
+from stages.running.scoring.reports import read_report
 
 
 def evaluate_on(plan: Plan, other: Plan, machine: run.Machine) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def address(plan: Plan, words: Plan, data: Dataset) -> Location:
         "text": words.fingerprint("text"),
         "digest": data.digest,
         "labels": data.vocabulary.digest,
-        "eval": plan.config.eval.fingerprint_fields(),
+        "eval": plan.config.eval.of_words(data.vocabulary.several).fingerprint_fields(),
     }
     if plan.config.eval.background:
         ingredients["background"] = sorted(data.vocabulary.background)

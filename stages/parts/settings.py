@@ -331,7 +331,7 @@ class TrainConfig(Settings):
                 f"grad_accumulation_steps = {self.grad_accumulation_steps} must divide batch = {self.batch}"
             )
         if self.labelled_per_batch > self.batch:
-            raise ValueError(f"labelled_per_batch = {self.labelled_per_batch} is more than batch = {self.batch}")
+            raise ValueError(f"labelled_per_batch = {self.labelled_per_batch} must be at most batch = {self.batch}")
         if self.warmup >= self.iterations:
             raise ValueError(f"warmup = {self.warmup} must be below iterations = {self.iterations}")
         return self
@@ -355,6 +355,10 @@ class EvaluateConfig(Settings):
     seen_bias: float = 0.0
     """Subtracted from the scores of seen classes; reported when it is not 0. C2S mentions none (P), ZegCLIP and
     OTSeg subtract 0.1 from sigmoids."""
+
+    synonyms: Literal["mean", "max"] = "mean"
+    """Of a class that several texts stand for (`say` of a vocabulary) the mean embedding, or at each position the best
+    one (D)."""
 
     pamr: int = Field(default=0, ge=0, le=100)
     """Rounds of PAMR: scores become means over the neighbours of a pixel's own colour, at the resized image's size; 0:
@@ -386,9 +390,23 @@ class EvaluateConfig(Settings):
         return self
 
     def fingerprint_fields(self) -> dict[str, Any]:
-        """What isn't used moves no address: nothing of the background where it is not scored."""
+        """What isn't used moves no address: nothing of the background where it is not scored, and no share to keep
+        where the threshold is set. The mean of synonyms is not named."""
         found = super().fingerprint_fields()
-        return found if self.background else {k: v for k, v in found.items() if not k.startswith("background")}
+        if self.synonyms == "mean":
+            del found["synonyms"]
+        if not self.background:
+            return {k: v for k, v in found.items() if not k.startswith("background")}
+        return {k: v for k, v in found.items() if k != "background_keep" or not self.background_threshold}
+
+    def of_words(self, several: bool) -> Self:
+        """The settings for a vocabulary: where it has no class of `several` texts, their mean is all there is."""
+        return self if several else self.model_copy(update={"synonyms": "mean"})
+
+    def of_teacher(self) -> Self:
+        """The settings that the teacher is scored by: a threshold that is set is the student's, whose scores are other
+        ones."""
+        return self.model_copy(update={"background_threshold": 0.0})
 
 
 class WorldConfig(Settings):

@@ -16,7 +16,7 @@ from cache.errors import InputError
 from cache.store import Artifact
 from cache.tiers import EarlierTiers
 from stages.parts.data.views import Array
-from stages.parts.teacher.crops import Known, TeacherView
+from stages.parts.teacher.crops import BadView, Known, TeacherView
 from stages.running.progress import say
 
 MAPS = {"dense": "dense", "affinity": "features"}
@@ -118,6 +118,26 @@ class Earlier:
                 for i, row in zip(places, artifact.rows(shard, name, rows), strict=True):
                     every[i] = row
         return np.stack(every) if every else encoded
+
+    def one_shard(self, views: Sequence[TeacherView | BadView]) -> tuple[int, int] | None:
+        """Source and shard that hold these views with their regions, in this order, and no others; None: none does."""
+        places = [
+            view.known[:3]
+            if isinstance(view, TeacherView) and view.known is not None and view.known.labels_crc is not None
+            else None
+            for view in views
+        ]
+        if not places or places[0] is None:
+            return None
+        source, shard, _ = places[0]
+        stored = len(self.sources[source].tiers.tokens.shard_ids(shard))
+        return (source, shard) if places == [(source, shard, row) for row in range(stored)] else None
+
+    def hand_over(self, at: tuple[int, int], out: Artifact, shard: int, photos: Sequence[int]) -> bool:
+        """Commits what `one_shard` found as a shard of `out`; False where the store can't (`Artifact.take_over`)."""
+        source, number = at
+        stats = {"bad": [], "photos": list(photos), **({"copied": len(photos)} if out.kind == "tokens" else {})}
+        return out.take_over(shard, self.sources[source].tiers.by_kind()[out.kind], number, stats)
 
 
 class MinedEarlier:

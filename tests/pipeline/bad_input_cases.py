@@ -307,6 +307,8 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
             np.zeros((1, 1, 3), np.uint8), w.root / "p.png").root / "p.png"))),
     "export: into a folder that lies in a file": (REFUSED, lambda w: w.export("--out", str(w.photo / "out"))),
     "export: a name twice": (REFUSED, lambda w: w.export("--classes", "disc, disc")),
+    "export: the best of several words, one embedding a class": (
+        REFUSED, lambda w: w.export("--classes", "circle = disc | ring, box", "--synonyms", "max", *w.taught)),
     "export: a seen bias that is no number": (REFUSED, lambda w: w.export("--seen-bias", "inf")),
     "export: no such run": (REFUSED, lambda w: w.export(run=w.root / "none")),
     "export: into a run": (REFUSED, lambda w: w.export("--out", str(w.run))),
@@ -421,6 +423,10 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
     "train: encoder weights of another network": (
         REFUSED, lambda w: w.write(w.root / "w.safetensors", save({"a": torch.zeros(2)})).stage(
             "train", "--set", f"student.weights={w.root / 'w.safetensors'}", fresh=False)),
+    "train: more labelled crops than a batch has": (
+        REFUSED, lambda w: w.stage("train", "--set", "train.labelled_per_batch=9", fresh=False)),
+    "train: concepts that are not there": (
+        REFUSED, lambda w: w.stage("train", "--set", "latent-embedding.classes=concept", fresh=False)),
     "train: a calibrator without its inputs": (
         REFUSED, lambda w: w.stage("train", "--set", "latent-embedding.calibrator=mlp", fresh=False)),
     "eval: a stride that leaves gaps": (
@@ -438,6 +444,8 @@ CASES: dict[str, tuple[int, Callable[[World], Made | Sequence[Made]]]] = {
         REFUSED, lambda w: ("mine-concepts", str(w.preset), "--artifacts", str(w.root / "new"))),
     "mine-concepts: more concepts than there may be": (
         REFUSED, lambda w: ("mine-concepts", str(w.preset), "--set", "mine-concepts.count=9999")),
+    "mine-concepts: a confidence above 1": (
+        REFUSED, lambda w: ("mine-concepts", str(w.preset), "--set", "mine-concepts.min_confidence=1.5")),
     "mine-concepts: concepts to reuse that are not there": (
         REFUSED, lambda w: ("mine-concepts", str(w.preset), "--set", f"mine-concepts.reuse={w.root}/none.zarr")),
     "data apply-concepts: no such file": (

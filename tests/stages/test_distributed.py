@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OVERRIDES = (
     "extract.shard=1", "extract.batch=1", "student.arch=unet", "latent-embedding.dropout=0", "distill.negatives=batch",
     "distill.same_concept=positive", "train.iterations=8", "train.batch=8", "train.grad_accumulation_steps=2",
-    "eval.pictures=3",
+    "eval.pictures=3", "eval.background=true",
 )  # fmt: skip
 
 JOB = """
@@ -184,9 +184,10 @@ def test_two_processes_score_as_one_does(two: Plan, tmp_path: Path) -> None:
         two.artifact("text"),
         two.address("train"),
         out,
+        train=two.train_data,
         compute=Compute(torch.device("cpu")),
     )
-    assert scores(out) == scores(shared)
+    assert scores(out) == scores(shared) and scores(out)["background"]["kept"] == 95
     assert set(shared.names()) == {f"{n}.png" for n in ("grid", "best", "worst", "confusion")} | {
         f"{n}.json" for n in ("confusion", "bias_curve", "report", "complete")
     }

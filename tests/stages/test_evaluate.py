@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,13 @@ from cache.location import Location
 from cache.settings import IGNORE
 from pipeline.text import eval_text
 from stages.parts.eval_report import EvalReport
-from stages.parts.scoring.background import BackgroundCurve
 from stages.parts.scoring.inference import class_scores, predicted, student_scorer
 from stages.parts.scoring.metrics import confusion, scores
 from stages.parts.scoring.report import class_rows, means, per_cent
 from stages.running.board import SCORES
 from stages.running.compute import Compute
-from stages.running.reports import read_biases
+from stages.running.scoring.reports import read_biases
+from stages.running.scoring.student import all_text, load_student
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -67,7 +66,7 @@ def test_scores_are_those_of_a_plain_loop(tiny: Tiny, tmp_path: Path, mode: str)
     tiny.run("train")
     overrides: tuple[str, ...] = (f"eval.mode={mode}", "eval.crop=32", "eval.stride=24")
     plan = tiny.plan(*overrides)
-    checkpoint = stage.load_student(tiny.plan().address("train"))
+    checkpoint = load_student(tiny.plan().address("train"))
     arrays = plan.artifact("text").read(0)
     text = torch.from_numpy(np.concatenate([arrays["seen"], arrays["unseen"]]))
     scorer, data = student_scorer(checkpoint.student, text), plan.val_data
@@ -214,23 +213,6 @@ def test_a_teacher_of_another_width_is_refused(tiny: Tiny, fresh_tiny: Tiny) -> 
         )  # fmt: skip
 
 
-def test_a_damaged_or_unfinished_student_is_refused_in_one_line(tiny: Tiny, tmp_path: Path) -> None:
-    tiny.run("train")
-    shutil.copytree(str(tiny.plan().address("train").path), tmp_path / "run")
-    at, file = Location(str(tmp_path / "run")), tmp_path / "run/student.safetensors"
-    packed = file.read_bytes()
-    stage.load_student(at)
-    for bad in (packed[:1000], packed[:-5] + bytes(5), b"", b"junk" * 9):
-        file.write_bytes(bad)
-        with pytest.raises(InputError, match=r"student\.safetensors: [^\n]+$"):
-            stage.load_student(at)
-    file.write_bytes(packed)
-    (tmp_path / "run/complete.json").unlink()
-    for folder in (at, at.child("nowhere")):
-        with pytest.raises(InputError, match="no trained student there; run `clip2seg train` first"):
-            stage.load_student(folder)
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_bad_evaluation_images_are_set_aside_by_name_up_to_the_limit(
     fresh_tiny: Tiny, tiny: Tiny, workers: int
@@ -259,8 +241,8 @@ def test_the_background_is_scored_beside_the_other_scores_and_changes_none(tiny:
     found = report.background
     assert seen_alone.background is None and found is not None and found.form == "classes-5" and found.kept == 95
     # By the book: the same threshold by `predict`'s own rule, five classes, mean over all of them.
-    checkpoint = stage.load_student(run_at)
-    scorer = student_scorer(checkpoint.student, stage.all_text(text, data, checkpoint, "run"))
+    checkpoint = load_student(run_at)
+    scorer = student_scorer(checkpoint.student, all_text(text, data.vocabulary, checkpoint, "run"))
     counts = np.zeros((5, 5), np.int64)
     alpha = plan.config.pixel_loss.alpha
     for i in range(len(data)):
@@ -283,32 +265,6 @@ def test_the_background_is_scored_beside_the_other_scores_and_changes_none(tiny:
         compute=CPU,
     )
     assert teacher.background is not None and teacher.background.kept == 95
-
-
-def test_a_label_of_no_class_is_refused_where_the_background_is_not_scored(tiny: Tiny) -> None:
-    labels = np.array([[0, 1], [4, 255]], np.uint8)
-    good = [(0, np.zeros((2, 2, 3), np.uint8), labels)]
-    counted = (lambda images: torch.zeros(len(images), 4, 2, 2), good, tiny.plan().config.eval, 2, 4, CPU.device, [])
-    with pytest.raises(ValueError, match=r"1 pixels hold a value outside 0\.\.3"):
-        stage._confusions(*counted, None)
-    background = BackgroundCurve(4, 1.0, CPU.device)
-    assert stage._confusions(*counted, background)[0].sum() == 2
-
-
-def test_a_threshold_is_fitted_on_photos_whose_masks_are_read_and_a_bad_one_is_left_out(fresh_tiny: Tiny) -> None:
-    few = fresh_tiny.plan("data.label_share=0.25").train_data
-    assert [r.id for r in stage.fitting_photos(few).records] == [i for i in few.ids if i not in few.unlabelled]
-    fresh_tiny.run("train")
-    text, run_at = fresh_tiny.plan().artifact("text"), fresh_tiny.plan().address("train")
-    (fresh_tiny.data / "JPEGImages/train04.jpg").write_bytes(b"no picture")
-    for allowed in (0, 1):
-        plan = fresh_tiny.plan("eval.background=true", f"data.max_bad={allowed}")
-        arguments = plan.config.eval, plan.val_data, text, run_at, Location(str(fresh_tiny.root / f"out{allowed}"))
-        if allowed:
-            assert stage.run(*arguments, train=plan.train_data, compute=CPU).background is not None
-        else:
-            with pytest.raises(InputError, match="train04"):
-                stage.run(*arguments, train=plan.train_data, compute=CPU)
 
 
 def test_a_threshold_that_is_given_is_taken_and_one_that_cannot_be_fitted_is_asked_for(

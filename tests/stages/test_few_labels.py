@@ -123,7 +123,7 @@ def test_labelled_photos_are_drawn_as_often_as_asked(tiny: Tiny, monkeypatch: py
     assert set(drawn) == {2}
     assert tiny.plan(few).fingerprint("train") != tiny.plan(few, "train.labelled_per_batch=2").fingerprint("train")
     assert tiny.plan().fingerprint("train") == tiny.plan("train.labelled_per_batch=2").fingerprint("train")
-    with pytest.raises(InputError, match="labelled_per_batch = 5 is more than batch = 4"):
+    with pytest.raises(InputError, match="labelled_per_batch = 5 must be at most batch = 4"):
         tiny.plan(few, "train.labelled_per_batch=5")
     with pytest.raises(InputError, match="the masks of 0 training photos are read"):
         tiny.run("train", "data.label_share=0", "train.labelled_per_batch=2")

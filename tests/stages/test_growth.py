@@ -86,6 +86,9 @@ def test_photos_that_are_added_anywhere_cost_their_own_work_alone(
     assert result["summary"]["views"] == 12 * count
     grown = fresh_tiny.plan(views)
     assert (grown.artifact("tokens").summary() or {})["copied"] == 10 * count
+    # A shard that no new photo came into is stored once.
+    first = "shards/00000/dense/c/0/0/0/0"
+    assert [f.stat().st_nlink for f in sorted(fresh_tiny.artifacts.glob(f"tiny/dense-*/{first}"))] == [2, 2]
     fresh_tiny.run("mine-latent", views, artifacts=tmp_path / "anew")
     anew = fresh_tiny.plan(views, artifacts=tmp_path / "anew")
     for kind in ("tokens", "dense", "latent"):

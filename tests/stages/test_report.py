@@ -182,3 +182,10 @@ def test_references_are_those_of_the_same_images_and_settings(tmp_path: Path) ->
     assert found[72].baseline is None and found[72].teacher is None
     (own,) = with_references(run_at(folders["train-base"]))
     assert own.baseline is None and own.teacher is not None
+    # A background's threshold that is set is the student's; the teacher's is fitted.
+    scored = EvaluateConfig(short_side=80, background=True, background_threshold=0.3)
+    for kind, run_of, settings in (("eval", "/elsewhere/p/train-seed", scored), ("teacher", "", scored.of_teacher())):
+        at = folders["train-full"].parent.child(f"{kind}-background")
+        at.put_mark("report.json", eval_report(run=run_of, settings=settings).model_dump(mode="json"))
+    found = {one.report.settings.short_side: one for one in with_references(run_at(folders["train-seed"]))}
+    assert found[80].teacher and found[80].teacher.settings == scored.of_teacher()

@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-import weakref
 from types import SimpleNamespace
-from typing import Any
 
 import torch
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from pipeline.benchmarks.checks.bench import Bench, Failed, Skipped
+from pipeline.benchmarks.harness import AllocatedBytes
 from stages.parts.learning.pixel_sums import _PixelSums, pixel_sums
 
 BATCH, CLASSES, SIDE, STRIDE = 16, 171, 512, 4
 """COCO-Stuff's classes under the paper's crops and batch, at the stride of SegFormer's scores."""
 WITHIN = 0.25
 """Most relative difference of measured and computed memory: an allocator rounds up, and leaves gaps."""
-
-
-class _Allocated(TorchDispatchMode):
-    """Bytes of the storages that operations in the block touch, while they live."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.known: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage()) not in self.known:
-                self.known[storage] = True
-                self.now += storage.nbytes()
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self._gone, storage.nbytes())
-        return out
-
-    def _gone(self, size: int) -> None:
-        self.now -= size
 
 
 def planned_gib(batch: int = BATCH, classes: int = CLASSES, side: int = SIDE) -> float:
@@ -50,11 +24,11 @@ def planned_gib(batch: int = BATCH, classes: int = CLASSES, side: int = SIDE) ->
     """
     kept = SimpleNamespace(saved_tensors=())
     kept.save_for_backward = lambda *tensors: setattr(kept, "saved_tensors", tensors)
-    with FakeTensorMode():
+    with FakeTensorMode(), AllocatedBytes() as found:
         logits = torch.empty(batch, classes, side // STRIDE, side // STRIDE, device="cuda")
         labels = torch.zeros(batch, side, side, dtype=torch.long, device="cuda")
-        with _Allocated() as found:  # autograd's engine needs a real GPU, so its two functions are called by hand
-            _PixelSums.backward(kept, *_PixelSums.forward(kept, logits, labels, True, False))
+        # autograd's engine needs a real GPU, so its two functions are called by hand
+        _PixelSums.backward(kept, *_PixelSums.forward(kept, logits, labels, True, False))
     return found.peak / 2**30
 
 

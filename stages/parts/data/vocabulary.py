@@ -103,6 +103,11 @@ class Vocabulary:
         said = dict(self.say)
         return [word_of(f"{name} = {said[name]}" if name in said else name, self.name) for name in self.ordered]
 
+    @property
+    def several(self) -> bool:
+        """Whether several texts stand for a class."""
+        return any(len(word.texts) > 1 for word in self.words)
+
     def said_of(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         """`say` of some classes as an ingredient: {"say": {...}}, or nothing where nothing is said."""
         said = {name: text for name, text in self.say if name in names}

@@ -27,6 +27,11 @@ def grid(margins: Tensor, points: int = POINTS) -> NDArray[np.float64]:
     return np.linspace(-reach, reach, points) if reach > 0 else np.zeros(1)
 
 
+def biases_of(found: Tensor, num_seen: int) -> NDArray[np.float64]:
+    """The biases of a curve: how far scores [K, H, W] reach is the student's own, and a first image says it."""
+    return grid(found[:num_seen].amax(0) - found[num_seen:].amax(0))
+
+
 class BiasCurve:
     """Pixel counts by margin. `biases` [E] ascending: where the curve is wanted, in units of the scores F^T A.
 

@@ -18,11 +18,9 @@ from cache.settings import Settings, ignore_index
 from stages.parts.data.views import Array
 from stages.parts.drawing.overlays import overlay, with_legend
 from stages.parts.drawing.palette import palette
-from stages.parts.scoring.inference import as_labels, coarse_scores, label_type, student_scorer
+from stages.parts.scoring.inference import TOGETHER, as_labels, coarse_scores, label_type, student_scorer
 from stages.parts.settings import EvaluateConfig
 
-TOGETHER = {"cpu": 1, "cuda": 8}
-"""Pictures in one pass of the network, where they are of one size; on a processor more are no faster."""
 BAND = 2**24
 """Scores upsampled at once (64 MiB in float32), so that a large photo needs no [K, H, W] in memory."""
 
@@ -123,7 +121,7 @@ class Segmenter:
 
     def labels_of(self, images: Sequence[Array], words: ClassEmbeddings, options: SegmentOptions) -> list[Array]:
         """`labels` of each image; on a GPU those of one size that follow each other are one pass of the network."""
-        score, found = student_scorer(self.student, words.text.to(self.device)), list[Array]()
+        score, found = student_scorer(self.student, words.text.to(self.device), words.owners), list[Array]()
         for _, group in itertools.groupby(images, key=lambda image: image.shape):
             same, most = list(group), TOGETHER[self.device.type]
             for batch in (same[i : i + most] for i in range(0, len(same), most)):
@@ -132,11 +130,7 @@ class Segmenter:
         return found
 
     def _labels(self, scores: Tensor, image: Array, words: ClassEmbeddings, options: SegmentOptions) -> Array:
-        """Labels of one image from its coarse scores [R, h, w]."""
-        if words.owners:
-            owners = torch.tensor(words.owners, device=self.device)[:, None, None].expand_as(scores)
-            best = scores.new_full((len(words.names), *scores.shape[1:]), -math.inf)
-            scores = best.scatter_reduce(0, owners, scores, "amax")
+        """Labels of one image from its coarse scores [K, h, w]."""
         seen = torch.tensor(words.seen, device=self.device)
         scores[seen] -= options.seen_bias
         # sigmoid is monotone, so the threshold can be applied to the raw scores.

@@ -18,7 +18,7 @@ from pipeline.benchmarks.checks import images, values
 from pipeline.benchmarks.checks.bench import Bench, at_most
 from pipeline.benchmarks.checks.memory import planned_gib
 from pipeline.benchmarks.extract import extract
-from pipeline.benchmarks.harness import Measured, in_child, interleaved, peak_mib, ratio, result, text
+from pipeline.benchmarks.harness import AllocatedBytes, Measured, in_child, interleaved, peak_mib, ratio, result, text
 from pipeline.benchmarks.loader import loader, loader_processes
 from pipeline.benchmarks.mining import find_planted, mine_latent, write_planted
 from pipeline.benchmarks.reading import reading
@@ -347,5 +347,21 @@ def test_every_recipe_is_timed_beside_vanilla(tiny: Tiny, monkeypatch: pytest.Mo
     monkeypatch.setattr(recipes, "SIDE", {"cpu": 32})
     found = recipes.recipes(torch.device("cpu"), 1)
     assert found["rows"].keys() == RECIPES.keys()
-    assert {name.split(" /")[0] for name in found["ratios"]} == RECIPES.keys() - {"vanilla"}
+    others = RECIPES.keys() - {"vanilla"}
+    assert {name.split(" /")[0] for name in found["ratios"]} == others | {f"memory of {name}" for name in others}
     assert all(row["ms a view"] >= 0 for row in found["rows"].values())
+    views = 3 * 32 * 32 * 4 / 2**20  # the float32 view alone
+    assert all(row["peak MiB"] > views for row in found["rows"].values())
+
+
+def test_allocated_bytes_are_those_made_in_the_block_while_they_live() -> None:
+    weight = torch.ones(64, 1024)
+    with AllocatedBytes() as found:
+        made = weight.t() @ torch.ones(64, 8)  # 2 KiB of ones and 32 KiB; the weight was there before
+        made.mul_(2).view(-1)
+        del made
+        torch.zeros(4, 1024)
+    assert found.peak == 34 * 1024 and found.now == 0
+    with AllocatedBytes() as both:
+        one, other = torch.zeros(1024), torch.zeros(2048)
+    assert both.peak == both.now == one.nbytes + other.nbytes

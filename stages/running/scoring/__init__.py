@@ -1,0 +1,1 @@
+"""What stages share that score a student: the student itself, its images, thresholds, and what scores leave behind."""
