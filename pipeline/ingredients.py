@@ -47,7 +47,7 @@ class Ingredients:
         cache = self.of_cache(self._photos)
         refined_map = cache.pop("refined map")
         text, train = self._of_text(), self._of_training(cache)
-        c = self.config.eval
+        c = self.config.eval.of_words(self.vocabulary.several)
         kinds: dict[str, dict[str, Any]] = {
             **cache,
             "text": text,

@@ -31,7 +31,7 @@ from stages.demo.world import world_dataset
 from stages.parts.data.datasets import Dataset, open_dataset
 from stages.parts.data.layouts import Subset
 from stages.parts.data.vocabulary import Vocabulary, prompt_set
-from stages.parts.settings import reads_network
+from stages.parts.settings import EvaluateConfig, reads_network
 from stages.running.recipes import CacheRecipe, TrainRecipe
 
 PACKAGES = ("clip2seg", "torch", "open_clip_torch", "segmentation-models-pytorch", "zarr", "numpy")
@@ -130,6 +130,11 @@ class Plan:
             train = self.ingredients["train"]
             student, words = self.config.student.fingerprint_fields(), train["text"]["words"]
             self.parent.check(student, words, self.vocabulary.seen, self.vocabulary.split)
+
+    @property
+    def scoring(self) -> EvaluateConfig:
+        """[eval], as it holds for this vocabulary."""
+        return self.config.eval.of_words(self.vocabulary.several)
 
     def check_background(self) -> None:
         """Raises InputError where the background is to be scored and the vocabulary has none."""

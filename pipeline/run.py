@@ -27,9 +27,11 @@ from stages.running.scoring.reports import read_report
 if TYPE_CHECKING:
     from stages.online import OnlineTeacher
     from stages.parts.data.datasets import Dataset, Which
+    from stages.parts.data.vocabulary import Vocabulary
     from stages.parts.eval_report import EvalReport
     from stages.parts.scoring.bias_curve import Point
     from stages.parts.scoring.risk import RiskCurve
+    from stages.parts.teacher.texts import Encode
     from stages.running.board import Tracker
 
 P = ParamSpec("P")
@@ -294,11 +296,12 @@ def evaluate(plan: Plan, machine: Machine, *, trackers: Sequence[Tracker] = ()) 
             _tell(plan, report, machine, trackers)
         return done | {"report": report, **_since(plan, report)}
     _scorable(plan)
+    _embed_texts(plan, plan.vocabulary, machine)
     draw_world(plan)
     from stages import evaluate as stage
 
     report = stage.run(
-        plan.config.eval,
+        plan.scoring,
         plan.val_data,
         plan.tiers().text,
         plan.address("train"),
@@ -333,11 +336,12 @@ def _tell(plan: Plan, report: EvalReport, machine: Machine, trackers: Sequence[T
 def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list[Point]:
     """The student's scores over the seen bias, at those of `also` too, from one pass over the evaluation images."""
     _scorable(plan)
+    _embed_texts(plan, plan.vocabulary, machine)
     draw_world(plan)
     from stages import calibrate as stage
 
     return stage.run_curve(
-        plan.config.eval, plan.val_data, plan.tiers().text, plan.address("train"), also, compute=machine.compute
+        plan.scoring, plan.val_data, plan.tiers().text, plan.address("train"), also, compute=machine.compute
     )
 
 
@@ -345,11 +349,12 @@ def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list
 def risk_curve(plan: Plan, machine: Machine, data: Dataset, which: Which) -> RiskCurve:
     """Risk-coverage of the student on the labels `which` (seen, all) of photos of this data set."""
     _scorable(plan)
+    _embed_texts(plan, plan.vocabulary, machine)
     draw_world(plan)
     from stages import calibrate as stage
 
     text, student = plan.tiers().text, plan.address("train")
-    return stage.run_risk(plan.config.eval, data, text, student, which, compute=machine.compute)
+    return stage.run_risk(plan.scoring, data, text, student, which, compute=machine.compute)
 
 
 @suggesting
@@ -364,8 +369,9 @@ def evaluate_transfer(plan: Plan, words: Plan, data: Dataset, at: Location, on: 
         teacher = load_teacher(plan.config.teacher, machine.compute.device)
         _create(words, text, "extract")
         extract.write_text(teacher, plan.prompts, words.train_data, text)
+    _embed_texts(words, data.vocabulary, machine)
     return stage.run_transfer(
-        plan.config.eval,
+        plan.config.eval.of_words(data.vocabulary.several),
         data,
         (text, words.vocabulary.ordered),
         plan.address("train"),
@@ -382,11 +388,12 @@ def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
     if at.get_mark("complete.json") is not None:
         return _result("eval", True, {}, at) | {"report": read_report(at)}
     _scorable(plan)
+    _embed_texts(plan, plan.vocabulary, machine)
     draw_world(plan)
     from stages import evaluate as stage
 
     report = stage.run_teacher(
-        plan.config.eval,
+        plan.scoring,
         plan.cache_recipe,
         plan.val_data,
         plan.tiers().text,
@@ -414,6 +421,19 @@ def _scorable(plan: Plan) -> None:
             f"{plan.data_config.root}: no evaluation photo has a mask, so nothing can be scored; `clip2seg predict` "
             "shows what the student finds"
         )
+
+
+def _embed_texts(plan: Plan, words: Vocabulary, machine: Machine) -> None:
+    """Where the best of a class's texts counts, embeds each of them, once; that needs the teacher's text tower."""
+    if plan.config.eval.of_words(words.several).synonyms == "mean":
+        return
+    from stages.parts.teacher.teacher import load_text_tower
+    from stages.running.scoring.texts import embedded
+
+    def encode() -> Encode:
+        return load_text_tower(plan.config.teacher, machine.compute.device).encode
+
+    embedded(plan.artifact("text"), words.words, plan.prompts, encode)
 
 
 def _create(plan: Plan, artifact: Artifact, stage: str) -> None:

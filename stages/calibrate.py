@@ -15,12 +15,11 @@ from cache.location import Location
 from cache.store import Artifact
 from stages.parts.data.datasets import Dataset, Which
 from stages.parts.scoring.bias_curve import BiasCurve, Point, biases_of
-from stages.parts.scoring.inference import student_scorer
 from stages.parts.scoring.risk import RiskCurve
 from stages.parts.settings import EvaluateConfig
 from stages.running.compute import Compute
 from stages.running.scoring.pairs import each_scored
-from stages.running.scoring.student import all_text, load_student
+from stages.running.scoring.student import class_scorer, load_student
 from stages.running.scoring.threshold import alpha_of, risk_curve
 
 
@@ -40,18 +39,16 @@ def run_curve(
     Raises InputError for a bad sample: a curve of some of the images would be compared with scores of all.
     """
     checkpoint = load_student(run_at)
-    embeddings = all_text(text, data, checkpoint, str(run_at))
+    scorer = class_scorer(checkpoint, text, data.vocabulary, cfg, str(run_at), compute.device)
     seen, every = len(data.vocabulary.seen), len(data.vocabulary.ordered)
     if seen == every:
         raise InputError(f"split {data.vocabulary.split!r} has no unseen class: there is nothing to calibrate")
-    device = compute.device
-    scorer = student_scorer(checkpoint.student.to(device), embeddings.to(device))
     curve: BiasCurve | None = None
     plain = cfg.model_copy(update={"seen_bias": 0.0})
     for found, labels in each_scored(plain, data, "all", scorer, compute):
         if curve is None:
-            curve = BiasCurve(np.union1d(biases_of(found, seen), np.array(also)), seen, every, device)
-        curve.add(found, torch.from_numpy(labels).to(device))
+            curve = BiasCurve(np.union1d(biases_of(found, seen), np.array(also)), seen, every, compute.device)
+        curve.add(found, torch.from_numpy(labels).to(compute.device))
     assert curve is not None  # an empty list of images is refused where it is opened
     return curve.points()
 
@@ -64,6 +61,5 @@ def run_risk(
     Raises InputError for a bad sample.
     """
     checkpoint = load_student(run_at)
-    embeddings = all_text(text, data, checkpoint, str(run_at))
-    scorer = student_scorer(checkpoint.student.to(compute.device), embeddings.to(compute.device))
+    scorer = class_scorer(checkpoint, text, data.vocabulary, cfg, str(run_at), compute.device)
     return risk_curve(cfg, data, which, scorer, alpha_of({"about": checkpoint.about}), compute)

@@ -25,7 +25,7 @@ from stages.parts.processes import rank_and_world
 from stages.parts.scoring.background import BackgroundCurve
 from stages.parts.scoring.bias_curve import BiasCurve, biases_of
 from stages.parts.scoring.gallery import ImageScore, extremes, mixed, score_image
-from stages.parts.scoring.inference import TOGETHER, Scorer, class_scores, predicted, student_scorer
+from stages.parts.scoring.inference import TOGETHER, Scorer, best_of, class_scores, predicted, student_scorer
 from stages.parts.scoring.metrics import scores
 from stages.parts.scoring.report import class_rows, means, supported_means
 from stages.parts.scoring.risk import RiskCurve
@@ -36,7 +36,8 @@ from stages.running.loading import loaded, losses_explained
 from stages.running.progress import Bar
 from stages.running.recipes import CacheRecipe
 from stages.running.scoring.pairs import Pairs
-from stages.running.scoring.student import all_text, load_student
+from stages.running.scoring.student import class_scorer, load_student
+from stages.running.scoring.texts import scored_texts
 from stages.running.scoring.threshold import alpha_of, background_threshold
 from stages.running.scoring.written import write
 
@@ -60,8 +61,7 @@ def run(
     `train`: the training photos, whose seen labels the threshold of `eval.background` is fitted on where none is set.
     """
     checkpoint = load_student(run_at)
-    embeddings = all_text(text, data, checkpoint, str(run_at))
-    scorer = student_scorer(checkpoint.student.to(compute.device), embeddings.to(compute.device))
+    scorer = class_scorer(checkpoint, text, data.vocabulary, cfg, str(run_at), compute.device)
     about = {"scored": "student", "run": str(run_at), "about": checkpoint.about}
     with process_group(str(out), compute.device), memory_explained(_SMALLER):
         return _score(cfg, data, scorer, out, compute, about, train)
@@ -90,8 +90,9 @@ def run_transfer(
             f"{run_at}: trained with another text embedding of {odd[0]!r} than {artifact} holds; use its own teacher "
             "and prompts"
         )
-    embeddings = torch.from_numpy(np.stack([every[n] for n in data.vocabulary.ordered]))
-    scorer = student_scorer(checkpoint.student.to(compute.device), embeddings.to(compute.device))
+    means = torch.from_numpy(np.stack([every[n] for n in data.vocabulary.ordered])).to(compute.device)
+    texts = scored_texts(means, artifact, data.vocabulary, cfg)
+    scorer = student_scorer(checkpoint.student.to(compute.device), *texts)
     about = {"scored": "student", "run": str(run_at), "on": on, "about": checkpoint.about}
     with process_group(str(out), compute.device), memory_explained(_SMALLER):
         return _score(cfg, data, scorer, out, compute, about)
@@ -117,7 +118,8 @@ def run_teacher(
 
     teacher, refiner = load_teacher(recipe.teacher, compute.device), Refiner(recipe.refine, recipe.affinity)
     arrays = text.read(0)
-    embeddings = torch.from_numpy(np.concatenate([arrays["seen"], arrays["unseen"]])).to(compute.device)
+    means = torch.from_numpy(np.concatenate([arrays["seen"], arrays["unseen"]])).to(compute.device)
+    rows, owners = scored_texts(means, text, data.vocabulary, cfg)
     side = teacher.input_size
     features = load_features(refiner.affinity, teacher) if refiner.refine.affinity == "network" else None
 
@@ -126,7 +128,7 @@ def run_teacher(
         views = squashed.round().clamp(0, 255).to(torch.uint8)
         _, dense = teacher.encode_views(views)
         dense = refiner.tokens(dense, None if features is None else features(views))
-        return torch.einsum("bhwd,kd->bkhw", torch.nn.functional.normalize(dense, dim=-1), embeddings)
+        return best_of(torch.einsum("bhwd,kd->bkhw", torch.nn.functional.normalize(dense, dim=-1), rows), owners)
 
     about = {"scored": "teacher, training-free", "recipe": teacher.recipe}
     with process_group(str(out), compute.device), memory_explained(_SMALLER):

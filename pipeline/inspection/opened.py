@@ -6,21 +6,19 @@ a tier not stored, a student not trained.
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cache.digests import fingerprint
 from cache.errors import InputError
 from cache.location import Location
 from cache.search import TokenIndex, open_index
 from cache.store import Artifact
 from pipeline.plan import Plan
 from pipeline.run import Machine
+from stages.parts.data.words import Word
 from stages.running.progress import say
 
 if TYPE_CHECKING:
@@ -82,11 +80,10 @@ class Inspection:
             command = self.plan.invocation.command("train")
             say(f"no trained student at {at}: its features and prediction are left out (`{command}` makes one)")
             return None
-        from stages.running.scoring.student import StudentPredictor, all_text, load_student
+        from stages.running.scoring.student import StudentPredictor
 
-        checkpoint = load_student(at)
-        text = all_text(self.tiers["text"], self.plan.train_data, checkpoint, str(at))
-        return StudentPredictor(checkpoint, text, self.plan.config.eval, self.machine.compute.device)
+        plan, device = self.plan, self.machine.compute.device
+        return StudentPredictor(at, self.tiers["text"], plan.vocabulary, plan.scoring, device)
 
     @cached_property
     def index(self) -> TokenIndex:
@@ -105,18 +102,10 @@ class Inspection:
 
     def words(self, names: Sequence[str]) -> np.ndarray:
         """Text embeddings [W, D] of a list of words by the preset's prompts, kept beside the cache."""
-        made_of = {"text": self.plan.ingredients["text"]["words"], "names": list(names)}
-        at = self.plan.artifacts.child(f"words-{fingerprint(made_of)}")
-        mark, data = at.get_mark("words.json"), at.get("words.npy")
-        if mark and data and mark.get("sha256") == hashlib.sha256(data).hexdigest():
-            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
-        say(f"{len(names)} words are embedded, once")
-        found: np.ndarray = self.teacher.encode_text(names, self.plan.prompts).float().cpu().numpy()
-        buffer = io.BytesIO()
-        np.save(buffer, found)
-        at.put("words.npy", buffer.getvalue())
-        at.put_mark("words.json", {"sha256": hashlib.sha256(buffer.getvalue()).hexdigest(), "words": len(names)})
-        return found
+        from stages.running.scoring.texts import embedded
+
+        words = [Word(name, (name,)) for name in names]
+        return embedded(self.plan.artifact("text"), words, self.plan.prompts, lambda: self.teacher.encode_text)
 
     def begun(self, kind: str, stage: str) -> None:
         """Raises InputError, naming the command of `stage`, where nothing of a kind is there."""

@@ -106,7 +106,7 @@ def same_photos(plan: Plan, runs: Sequence[Run], count: int, machine: Machine) -
     from stages.parts.drawing.overlays import overlay, where_scored
     from stages.parts.drawing.palette import palette
     from stages.parts.scoring.explorer import jpeg
-    from stages.running.scoring.student import StudentPredictor, all_text, load_student
+    from stages.running.scoring.student import StudentPredictor
 
     data, names = plan.val_data, plan.vocabulary.ordered
     for run in runs:
@@ -121,9 +121,8 @@ def same_photos(plan: Plan, runs: Sequence[Run], count: int, machine: Machine) -
     pictures: dict[str, list[np.ndarray]] = {}
     colours = palette(names)
     for number, (run, report) in enumerate(zip(runs, reports, strict=True)):
-        checkpoint = load_student(run.at)
-        text = all_text(plan.tiers().text, data, checkpoint, str(run.at))
-        student = StudentPredictor(checkpoint, text, report.settings, machine.compute.device)
+        text, words = plan.tiers().text, data.vocabulary
+        student = StudentPredictor(run.at, text, words, report.settings, machine.compute.device)
         for name in ids:
             i = data.ids.index(name)
             image, truth = data.image(i), data.labels(i, "all")

@@ -63,7 +63,7 @@ def address(plan: Plan, words: Plan, data: Dataset) -> Location:
         "text": words.fingerprint("text"),
         "digest": data.digest,
         "labels": data.vocabulary.digest,
-        "eval": plan.config.eval.fingerprint_fields(),
+        "eval": plan.config.eval.of_words(data.vocabulary.several).fingerprint_fields(),
     }
     if plan.config.eval.background:
         ingredients["background"] = sorted(data.vocabulary.background)

@@ -110,7 +110,10 @@ class Photos:
 
     @cached_property
     def text(self) -> torch.Tensor:
-        """Embeddings [K, D] of all classes, read once: a training goes on when the cache goes."""
+        """Embeddings [K, D] of all classes, whatever `eval.synonyms` says.
+
+        Read once: a training goes on when the cache goes.
+        """
         arrays = self.plan.tiers().text.read(0)
         return torch.from_numpy(np.concatenate([arrays["seen"], arrays["unseen"]])).to(self.device)
 

@@ -356,6 +356,10 @@ class EvaluateConfig(Settings):
     """Subtracted from the scores of seen classes; reported when it is not 0. C2S mentions none (P), ZegCLIP and
     OTSeg subtract 0.1 from sigmoids."""
 
+    synonyms: Literal["mean", "max"] = "mean"
+    """Of a class that several texts stand for (`say` of a vocabulary) the mean embedding, or at each position the best
+    one (D)."""
+
     pamr: int = Field(default=0, ge=0, le=100)
     """Rounds of PAMR: scores become means over the neighbours of a pixel's own colour, at the resized image's size; 0:
     none (P). NACLIP reports its own scores with 10 (C)."""
@@ -387,11 +391,17 @@ class EvaluateConfig(Settings):
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """What isn't used moves no address: nothing of the background where it is not scored, and no share to keep
-        where the threshold is set."""
+        where the threshold is set. The mean of synonyms is not named."""
         found = super().fingerprint_fields()
+        if self.synonyms == "mean":
+            del found["synonyms"]
         if not self.background:
             return {k: v for k, v in found.items() if not k.startswith("background")}
         return {k: v for k, v in found.items() if k != "background_keep" or not self.background_threshold}
+
+    def of_words(self, several: bool) -> Self:
+        """The settings for a vocabulary: where it has no class of `several` texts, their mean is all there is."""
+        return self if several else self.model_copy(update={"synonyms": "mean"})
 
     def of_teacher(self) -> Self:
         """The settings that the teacher is scored by: a threshold that is set is the student's, whose scores are other

@@ -154,6 +154,7 @@ EXPECTED: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
     "eval.crop": (("eval.crop=80",), SCORES),
     "eval.stride": (("eval.stride=32",), SCORES),
     "eval.seen_bias": (("eval.seen_bias=0.1",), SCORES),
+    "eval.synonyms": (("eval.synonyms=max",), NOTHING),  # but where a class has several texts, see below
     "eval.pamr": (("eval.pamr=10",), SCORES),
     "eval.background": (("eval.background=true",), SCORES),
     "eval.background_threshold": ((), NOTHING),  # but with the background, see below
@@ -259,6 +260,15 @@ def test_how_the_background_is_scored_counts_where_it_is(tiny: Tiny) -> None:
     # A threshold that is set is the student's, and takes the place of its share to keep; the teacher keeps its own.
     assert moved(tiny.plan(*fitted), tiny.plan(*given)) == {"eval"}
     assert moved(tiny.plan(*given), tiny.plan(*given, keep)) == {"teacher"}
+
+
+def test_the_best_of_several_texts_counts_where_a_class_has_several(plans: Tiny) -> None:
+    best, words = "eval.synonyms=max", plans.data / "classes.toml"
+    one = words.read_text() + "say = { disc = '%s' }\n"
+    words.write_text(one % "a round thing")
+    assert moved(plans.plan(), plans.plan(best)) == NOTHING
+    words.write_text(one % "disc | a round thing")
+    assert moved(plans.plan(), plans.plan(best)) == SCORES
 
 
 def test_concepts_move_training_where_it_reads_them(tiny: Tiny) -> None:

@@ -242,7 +242,7 @@ def test_the_background_is_scored_beside_the_other_scores_and_changes_none(tiny:
     assert seen_alone.background is None and found is not None and found.form == "classes-5" and found.kept == 95
     # By the book: the same threshold by `predict`'s own rule, five classes, mean over all of them.
     checkpoint = load_student(run_at)
-    scorer = student_scorer(checkpoint.student, all_text(text, data, checkpoint, "run"))
+    scorer = student_scorer(checkpoint.student, all_text(text, data.vocabulary, checkpoint, "run"))
     counts = np.zeros((5, 5), np.int64)
     alpha = plan.config.pixel_loss.alpha
     for i in range(len(data)):

@@ -103,6 +103,11 @@ class Vocabulary:
         said = dict(self.say)
         return [word_of(f"{name} = {said[name]}" if name in said else name, self.name) for name in self.ordered]
 
+    @property
+    def several(self) -> bool:
+        """Whether several texts stand for a class."""
+        return any(len(word.texts) > 1 for word in self.words)
+
     def said_of(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         """`say` of some classes as an ingredient: {"say": {...}}, or nothing where nothing is said."""
         said = {name: text for name, text in self.say if name in names}
@@ -318,7 +323,7 @@ def word_list(vocabulary: str) -> list[str]:
     """Words to call regions by: a shipped vocabulary or a TOML file of one, or a text file with one name a line."""
     if vocabulary.endswith(".txt"):
         try:
-            lines = Path(vocabulary).read_text(encoding="utf-8").splitlines()
+            lines = Path(vocabulary).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{vocabulary}: can't be read ({error}); give one name a line") from error
         names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,14 +25,26 @@ Scorer = Callable[[Tensor], Tensor]
 """Images float [n, 3, H, W] in 0..255 -> class scores [n, K, h, w]."""
 
 
-def student_scorer(student: Callable[[Tensor], Tensor], text: Tensor) -> Scorer:
-    """Scores F^T A of a student, normalised images -> features F: `text` A [K, D], unit norm, seen classes first."""
+def student_scorer(student: Callable[[Tensor], Tensor], text: Tensor, owners: Sequence[int] = ()) -> Scorer:
+    """Scores F^T A of a student, normalised images -> features F: `text` A [K, D], unit norm, seen classes first.
+
+    With `owners`, the class of each row, A is [R, D], and of a class's rows the best counts.
+    """
 
     def score(pixels: Tensor) -> Tensor:
         features = student(normalised(pixels))
-        return torch.einsum("bdhw,kd->bkhw", features.float(), text)
+        return best_of(torch.einsum("bdhw,kd->bkhw", features.float(), text), owners)
 
     return score
+
+
+def best_of(scores: Tensor, owners: Sequence[int]) -> Tensor:
+    """The best of each class's rows, at each position: [n, R, h, w] -> [n, K, h, w]; without `owners` as they are."""
+    if not owners:
+        return scores
+    places = torch.tensor(owners, device=scores.device)[:, None, None].expand_as(scores)
+    best = scores.new_full((len(scores), max(owners) + 1, *scores.shape[2:]), -math.inf)
+    return best.scatter_reduce(1, places, scores, "amax")
 
 
 @torch.no_grad()

@@ -121,7 +121,7 @@ class Segmenter:
 
     def labels_of(self, images: Sequence[Array], words: ClassEmbeddings, options: SegmentOptions) -> list[Array]:
         """`labels` of each image; on a GPU those of one size that follow each other are one pass of the network."""
-        score, found = student_scorer(self.student, words.text.to(self.device)), list[Array]()
+        score, found = student_scorer(self.student, words.text.to(self.device), words.owners), list[Array]()
         for _, group in itertools.groupby(images, key=lambda image: image.shape):
             same, most = list(group), TOGETHER[self.device.type]
             for batch in (same[i : i + most] for i in range(0, len(same), most)):
@@ -130,11 +130,7 @@ class Segmenter:
         return found
 
     def _labels(self, scores: Tensor, image: Array, words: ClassEmbeddings, options: SegmentOptions) -> Array:
-        """Labels of one image from its coarse scores [R, h, w]."""
-        if words.owners:
-            owners = torch.tensor(words.owners, device=self.device)[:, None, None].expand_as(scores)
-            best = scores.new_full((len(words.names), *scores.shape[1:]), -math.inf)
-            scores = best.scatter_reduce(0, owners, scores, "amax")
+        """Labels of one image from its coarse scores [K, h, w]."""
         seen = torch.tensor(words.seen, device=self.device)
         scores[seen] -= options.seen_bias
         # sigmoid is monotone, so the threshold can be applied to the raw scores.

@@ -11,12 +11,13 @@ from cache.headers import FILE as STUDENT
 from cache.headers import student_bytes
 from cache.location import Location
 from cache.store import Artifact
-from stages.parts.data.datasets import Dataset
 from stages.parts.data.views import Array
-from stages.parts.scoring.inference import class_scores, predicted, student_scorer
+from stages.parts.data.vocabulary import Vocabulary
+from stages.parts.scoring.inference import Scorer, class_scores, predicted, student_scorer
 from stages.parts.settings import EvaluateConfig
 from stages.parts.students.checkpoint import Checkpoint, unpack
 from stages.parts.students.inputs import normalised
+from stages.running.scoring.texts import scored_texts
 
 
 def load_student(run_at: Location) -> Checkpoint:
@@ -24,12 +25,12 @@ def load_student(run_at: Location) -> Checkpoint:
     return unpack(student_bytes(run_at, finished=True), f"{run_at}/{STUDENT}")
 
 
-def all_text(text: Artifact, data: Dataset, checkpoint: Checkpoint, where: str) -> torch.Tensor:
+def all_text(text: Artifact, words: Vocabulary, checkpoint: Checkpoint, where: str) -> torch.Tensor:
     """Text embeddings [K, D] of seen + unseen classes. Raises InputError where the student knows other seen ones."""
-    if checkpoint.seen != data.vocabulary.seen:
-        odd = sorted(set(checkpoint.seen) ^ set(data.vocabulary.seen))
+    if checkpoint.seen != words.seen:
+        odd = sorted(set(checkpoint.seen) ^ set(words.seen))
         raise InputError(
-            f"{where}: trained on other seen classes than split {data.vocabulary.split!r} has ({', '.join(odd[:5])})"
+            f"{where}: trained on other seen classes than split {words.split!r} has ({', '.join(odd[:5])})"
         )
     arrays = text.read(0)
     seen = torch.from_numpy(arrays["seen"])
@@ -40,13 +41,25 @@ def all_text(text: Artifact, data: Dataset, checkpoint: Checkpoint, where: str) 
     return torch.cat([checkpoint.text, torch.from_numpy(arrays["unseen"])])
 
 
-class StudentPredictor:
-    """A trained student with the text embeddings [K, D] of all classes."""
+def class_scorer(
+    checkpoint: Checkpoint, text: Artifact, words: Vocabulary, cfg: EvaluateConfig, where: str, device: torch.device
+) -> Scorer:
+    """Scores of all classes by a student, moved to the device. Raises InputError as `all_text` does."""
+    means = all_text(text, words, checkpoint, where).to(device)
+    return student_scorer(checkpoint.student.to(device), *scored_texts(means, text, words, cfg))
 
-    def __init__(self, checkpoint: Checkpoint, text: torch.Tensor, cfg: EvaluateConfig, device: torch.device) -> None:
+
+class StudentPredictor:
+    """The finished student of a run, with the text embeddings of all classes. Raises InputError as `all_text` does."""
+
+    def __init__(
+        self, run_at: Location, text: Artifact, words: Vocabulary, cfg: EvaluateConfig, device: torch.device
+    ) -> None:
+        checkpoint = load_student(run_at)
+        means = all_text(text, words, checkpoint, str(run_at)).to(device)
         self.student, self.cfg, self.device = checkpoint.student.to(device), cfg, device
-        self.text: np.ndarray = text.cpu().numpy()
-        self.num_seen, self.scorer = len(checkpoint.seen), student_scorer(self.student, text.to(device))
+        self.num_seen, self.text = len(checkpoint.seen), means.cpu().numpy()
+        self.scorer = student_scorer(self.student, *scored_texts(means, text, words, cfg))
 
     def labels(self, image: Array) -> Array:
         """Predicted class indices of an image uint8 [H, W, 3]: uint8 [H, W]."""

@@ -153,6 +153,8 @@ def test_the_student_scores_by_dot_products_of_normalised_input() -> None:
             for x in range(6):
                 wanted = sum(float(text[k, d]) * float(features[d, y, x]) for d in range(3))
                 assert float(scores[0, k, y, x]) == pytest.approx(wanted, abs=1e-5)
+    best = student_scorer(nn.Identity(), text, (0, 1, 1, 0, 2))(pixels)  # of each class's rows, in whatever order
+    assert torch.equal(best, torch.stack([scores[:, rows].amax(1) for rows in ([0, 3], [1, 2], [4])], dim=1))
 
 
 def test_the_prediction_is_the_class_of_the_highest_score() -> None:
