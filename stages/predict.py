@@ -25,8 +25,9 @@ from cache.digests import fingerprint
 from cache.errors import InputError
 from cache.files import write_whole
 from cache.settings import ignore_index
+from stages.parts.data.id_lists import PHOTOS as TRAINED
 from stages.parts.data.images import BadSample, read_image
-from stages.parts.data.video import VideoEncoder, frames, is_video
+from stages.parts.data.video import VIDEOS, VideoEncoder, frames, is_video
 from stages.parts.data.views import Array
 from stages.parts.drawing.contact import contact_page
 from stages.parts.drawing.palette import palette
@@ -34,10 +35,10 @@ from stages.parts.scoring.segmenter import ClassEmbeddings, Segmentation, Segmen
 from stages.running.journal import BEGUN, Journal
 from stages.running.progress import Bar
 
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
+PHOTOS = (*TRAINED, ".ppm")
 REPORT = "predict.json"
 PAGE = "index.html"
-MORE = (".heic", ".heif", ".avif", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg")
+MORE = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".tga", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd", ".svg")
 """Endings of pictures that are not read: in a folder they are named, never passed over in silence."""
 
 
@@ -172,13 +173,15 @@ def _walked(source: Path, recursive: bool) -> Iterator[tuple[Path, list[str], li
 
 
 def _passed_over(source: Path, recursive: bool) -> list[str]:
-    """A line for each folder that is not entered, and for each picture of a kind that is not read."""
+    """A line for each folder that is not entered, each picture of a kind that is not read, and each video."""
     lines = []
     for folder, folders, names in _walked(source, recursive):
         if not recursive:
             lines += [f"{folder / name}: a folder; --recursive reads it too" for name in folders]
         odd = [name for name in sorted(names) if Path(name).suffix.lower() in MORE]
         lines += [f"{folder / name}: pictures of this kind are not read; save it as PNG or JPEG" for name in odd]
+        videos = [name for name in sorted(names) if Path(name).suffix.lower() in VIDEOS]
+        lines += [f"{folder / name}: a video; give it by its own name, alone" for name in videos]
     return lines
 
 

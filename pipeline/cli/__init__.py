@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import sys
@@ -121,5 +122,7 @@ def main() -> None:
 
 def _fail(message: str) -> NoReturn:
     rank, message = rank_and_world()[0], one_line(without_credentials(message))
+    if "--json" in sys.argv and rank == 0:
+        print(json.dumps({"error": message}))
     print(f"error: {message}" if rank == 0 else f"error (rank {rank}): {message}", file=sys.stderr)
     raise SystemExit(2) from None

@@ -41,7 +41,7 @@ Wandb = Annotated[
 Mlflow = Annotated[
     str, typer.Option("--mlflow", help="Mirror TensorBoard to this MLflow experiment.", metavar="EXPERIMENT")
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout; of an error too.")]
 Open = Annotated[bool, typer.Option("--open", help="Show the page or picture in a browser.")]
 SeenBias = Annotated[float, typer.Option("--seen-bias", help="Subtracted from classes seen in training.")]
 Classes = Annotated[

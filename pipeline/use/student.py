@@ -28,7 +28,7 @@ from cache.location import Location
 from cache.store import Artifact
 from stages.parts.data.images import read_image
 from stages.parts.data.views import Array
-from stages.parts.data.words import Word, read_words, word_of
+from stages.parts.data.words import Word, is_latin, read_words, word_of
 from stages.parts.scoring.segmenter import (
     ClassEmbeddings,
     Segmentation,
@@ -196,6 +196,11 @@ class Student:
             tower = load_text_tower(TeacherConfig(model=model, pretrained=pretrained), self.segmenter.device)
         except InputError as error:
             raise InputError(f"{asked}; its teacher can't embed it: {error}") from error
+        if foreign := [text for word in words for text in word.texts if not is_latin(text)]:
+            say(
+                f"{', '.join(map(repr, foreign[:8]))}: not in Latin letters; most teachers learned from English "
+                "captions and embed other writing as noise: say it in English, unless this one is multilingual"
+            )
         for name, near in close.items():
             say(f"class {name!r} is new to the run{near}; if one of those is meant, write it so")
         control = [self._trained_word(name) for name in self.seen[:2]]

@@ -55,6 +55,8 @@ class ListReport:
     """What its masks look like, other than class labels."""
     unlisted: int = 0
     """Photos in the folder that are on neither list."""
+    unread: int = 0
+    """Photos whose masks the preset doesn't read."""
     files: tuple[str, ...] = ()
     """The photos' files, in the order of `ids`."""
 
@@ -94,9 +96,13 @@ class CheckReport:
             )
         if self.train.unlisted:
             lines.append(f"{self.train.unlisted} photos are on neither list and are not used; add them to one")
-        if untaught := [name for name in words.seen if name in self.train.classes.absent]:
+        if self.train.unread and self.train.unread == len(self.train.ids):
+            lines.append("no mask of a training photo is read: classes are learnt from the teacher alone")
+        elif untaught := [name for name in words.seen if name in self.train.classes.absent]:
             lines.append(f"seen classes without a training pixel: {', '.join(untaught)}; they can't be learnt")
-        if untested := self.val.classes.absent:
+        if self.val.unread:
+            lines.append("no evaluation photo has a mask: there is no score")
+        elif untested := self.val.classes.absent:
             lines.append(f"classes without an evaluation pixel: {', '.join(untested)}; they have no score")
         return tuple(lines)
 
@@ -110,8 +116,9 @@ class CheckReport:
         for part in (self.train, self.val):
             official = "" if part.official is None else f" of {part.official} official"
             low, high = part.sides
+            unread = f"{part.unread} whose masks are not read, " if part.unread else ""
             lines.append(
-                f"list {part.name}: {part.listed} ids{official}, {len(part.missing)} files missing, "
+                f"list {part.name}: {part.listed} ids{official}, {unread}{len(part.missing)} files missing, "
                 f"{len(part.bad)} bad, sides {low} to {high} px"
             )
         width = max(map(len, words.ordered))
@@ -131,7 +138,8 @@ class CheckReport:
 
 
 def check(cfg: DataConfig, *, workers: int = 0) -> CheckReport:
-    """Decodes every photo and mask of both lists and reports all that is wrong, instead of stopping at the first.
+    """Decodes every photo of both lists and every mask that a run would read, and reports all that is wrong, instead
+    of stopping at the first.
 
     workers: processes that share the decoding; 0 decodes here. Raises InputError where there is nothing to
     audit: no folder, no list, no vocabulary.
@@ -144,7 +152,10 @@ def _check_list(cfg: DataConfig, subset: Subset, workers: int) -> ListReport:
     found = locate_subset(cfg, subset)
     name = cfg.train if subset == "train" else cfg.val
     words = dataset_vocabulary(cfg, found.renumbered)
-    chunks = [Dataset(cfg, words, subset, found.records[i : i + _CHUNK]) for i in range(0, len(found.records), _CHUNK)]
+    chunks = [
+        Dataset(cfg, words, subset, found.records[i : i + _CHUNK], unlabelled=found.unlabelled)
+        for i in range(0, len(found.records), _CHUNK)
+    ]
     parts = []
     with Bar(f"check {name}", len(found.records), "images") as bar:
         for part in _audits(chunks, workers):
@@ -163,6 +174,7 @@ def _check_list(cfg: DataConfig, subset: Subset, workers: int) -> ListReport:
         classes=reduce(lambda a, b: a.plus(b), (part.classes for part in parts), empty),
         suspicions=_suspicions([mask for part in parts for mask in part.masks], words),
         unlisted=found.unlisted,
+        unread=sum(record.id in found.unlabelled for record in found.records),
         files=tuple(str(record.image) for record in found.records),
     )
 
@@ -190,6 +202,8 @@ def _audit(data: Dataset) -> _Audit:
     for i, record in enumerate(data.records):
         try:
             sides += data.image(i).shape[:2]
+            if record.id in data.unlabelled:
+                continue
             masks.append(mask_values(read_mask(record.mask, data.cfg.max_pixels)))
         except BadSample as error:
             quarantine.add(error)

@@ -74,6 +74,15 @@ def test_bad_input_ends_with_one_line_and_code_2(tiny: Tiny, tmp_path: Path) -> 
     assert re.fullmatch(r"error: .*tiny\.toml with --set: \[train\] batchsize: unknown key; .*\n", done.stderr)
 
 
+@pytest.mark.parametrize("arguments", [("extract", "no-such-preset"), ("frobnicate",), ("extract", "demo", "--colour")])
+def test_with_json_an_error_is_the_last_line_of_stdout_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    assert main(monkeypatch, *arguments, "--json") == 2
+    printed = capsys.readouterr()
+    assert {"error": printed.err.removeprefix("error: ").strip()} == json.loads(printed.out)
+
+
 def test_a_run_through_the_console_script_ends_with_code_0_and_a_json_line(tiny: Tiny, tmp_path: Path) -> None:
     done = script(
         "extract", str(tiny.preset), "--artifacts", str(tmp_path), "--workers", "1", "--device", "cpu", "--json"

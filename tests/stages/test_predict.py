@@ -150,14 +150,17 @@ def test_folders_in_a_folder_are_named_or_read_and_so_are_pictures_of_other_kind
     write_pictures(tmp_path / "in")
     write_pictures(tmp_path / "in/day")
     (tmp_path / "in/c.HEIC").write_bytes(b"?")
+    (tmp_path / "in/d.mp4").write_bytes(b"?")
+    Image.new("RGB", (8, 8)).save(tmp_path / "in/e.jfif", "JPEG")
     flat = run(tmp_path / "in", tmp_path / "flat")
-    assert len(flat["images"]) == 2
+    assert [image["name"] for image in flat["images"]] == ["a", "b", "e"]
     assert [line.rsplit("/", 1)[-1] for line in flat["left_out"]] == [
         "day: a folder; --recursive reads it too",
         "c.HEIC: pictures of this kind are not read; save it as PNG or JPEG",
+        "d.mp4: a video; give it by its own name, alone",
     ]
     deep = run(tmp_path / "in", tmp_path / "deep", recursive=True)
-    assert len({image["name"] for image in deep["images"]}) == 4 and len(deep["left_out"]) == 1
+    assert len({image["name"] for image in deep["images"]}) == 5 and len(deep["left_out"]) == 2
     (tmp_path / "only/day").mkdir(parents=True)
     with pytest.raises(InputError, match="its sub-folders are read with --recursive"):
         run(tmp_path / "only", tmp_path / "none")

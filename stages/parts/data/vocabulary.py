@@ -323,7 +323,7 @@ def word_list(vocabulary: str) -> list[str]:
     """Words to call regions by: a shipped vocabulary or a TOML file of one, or a text file with one name a line."""
     if vocabulary.endswith(".txt"):
         try:
-            lines = Path(vocabulary).read_text(encoding="utf-8").splitlines()
+            lines = Path(vocabulary).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{vocabulary}: can't be read ({error}); give one name a line") from error
         names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]

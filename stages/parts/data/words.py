@@ -7,6 +7,7 @@ A text with `{}` is a prompt of its own, with the class's name in it.
 from __future__ import annotations
 
 import tomllib
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,16 @@ def is_plain(name: str) -> bool:
     return 1 <= len(name) <= 100 and name.isprintable() and bool(name.strip())
 
 
+def says_something(text: str) -> bool:
+    """Whether a text holds a letter, a digit or a pictograph: CLIP embeds `?` and `--` too, but they name nothing."""
+    return any(sign.isalnum() or unicodedata.category(sign) == "So" for sign in text)
+
+
+def is_latin(text: str) -> bool:
+    """Whether all letters of a text are Latin ones."""
+    return all(unicodedata.name(sign, "").startswith("LATIN") for sign in text if sign.isalpha())
+
+
 def word_of(text: str, what: str) -> Word:
     """One class. Raises InputError for an empty part."""
     name, equals, texts = text.strip().partition("=")
@@ -98,6 +109,8 @@ def _checked(words: list[Word], what: str) -> list[Word]:
             raise InputError(f"{what}: {word.name[:60]!r} is no class name; use 1 to 100 printable characters")
         if odd := next((text for text in word.texts if len(text) > LONGEST or not text.isprintable()), None):
             raise InputError(f"{what}: {odd[:60]!r}: use 1 to {LONGEST} printable characters for a text of a class")
+        if empty := next((text for text in word.texts if not says_something(text.replace("{}", word.name))), None):
+            raise InputError(f"{what}: {empty!r} names nothing; write a word, with letters or digits")
         _check_no_path(word.name, what)
     folded = [word.name.casefold() for word in words]
     if twice := next((w.name for w in words if folded.count(w.name.casefold()) > 1), None):

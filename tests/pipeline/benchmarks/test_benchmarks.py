@@ -190,6 +190,22 @@ def test_growth_subtracts_what_starting_costs(tmp_path: Path, monkeypatch: pytes
     assert set(found["rows"]) == set(growth.STAGES)
 
 
+def test_added_photos_are_compared_with_the_first_with_and_without_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(what: Any, stage: str, count: int = 0, *_: object) -> dict[str, float]:
+        return {"processor": 2.0 if what is growth.start else 2.0 + 0.1 * (count if count == 20 else 4)}
+
+    monkeypatch.setattr(growth, "in_child", measured)
+    found = growth.added(CPU, tmp_path, 20)
+    more = "extract: 2 more photos over the first 20"
+    assert found["ratios"][f"{more}, processor time"] == {"value": 0.6, "target": "at most 0.15", "met": False}
+    assert found["ratios"][f"{more}, processor time less start"] == {"value": 0.2}
+    assert found["rows"]["extract"]["processor s, 20 photos"] == 4.0
+    assert found["rows"]["start"]["processor s, 20 photos"] == 2.0
+    assert found["ratios"][more]["target"] == "at most 0.15"
+
+
 def test_a_stage_of_growth_runs_on_as_many_images_as_listed(tmp_path: Path) -> None:
     growth._draw(tmp_path / "world", (2, 3, 5))
     found = in_child(growth.child, "extract", 5, str(tmp_path / "world"), str(tmp_path / "artifacts"), "cpu")

@@ -233,6 +233,8 @@ def test_words_are_taken_as_people_say_them(run_folder: Path, tiny: Tiny, capsys
     capsys.readouterr()
     taught.embed("discs")
     assert "class 'discs' is new to the run; nearest: disc" in capsys.readouterr().err
+    taught.embed("羊")
+    assert "'羊': not in Latin letters" in capsys.readouterr().err
     with pytest.raises(InputError, match="synonyms = 'sum'"):
         taught.embed("disc", synonyms="sum")
 

@@ -50,6 +50,33 @@ def test_unseen_classes_without_training_pixels_are_no_gap(tmp_path: Path) -> No
     assert all("pixel" not in note for note in check(cfg).notes)
 
 
+def test_masks_that_a_run_does_not_read_are_no_problem(tmp_path: Path) -> None:
+    cfg = write(tmp_path, {"train": {"a": [[1]], "b": [[2]], "c": [[1]]}, "val": {"d": [[1]]}})
+    (tmp_path / "ImageSets/Segmentation/mine.txt").write_text("a\n")
+    (tmp_path / "SegmentationClass/b.png").unlink()
+    Image.new("L", (9, 9), 77).save(tmp_path / "SegmentationClass/c.png")
+    assert len(check(cfg).problems) == 2
+    cfg = cfg.model_copy(update={"labelled": "mine"})
+    few = check(cfg)
+    assert few.problems == () and few.train.unread == 2
+    assert few.train.classes.pixels[:2].tolist() == [1, 0]
+    assert "list train: 3 ids of 1464 official, 2 whose masks are not read, 0 files missing, 0 bad" in few.text()
+    (tmp_path / "JPEGImages/b.jpg").write_bytes(b"")
+    assert [line.rpartition("/")[2][:5] for line in check(cfg).problems] == ["b.jpg"]
+
+
+def test_a_data_set_without_any_mask_is_sound_and_its_notes_say_so(tmp_path: Path) -> None:
+    cfg = write(tmp_path, {"train": {"a": [[1]]}, "val": {"b": [[1]]}}).model_copy(update={"label_share": 0.0})
+    with_val = "\n".join(check(cfg).notes)
+    assert "no mask of a training photo is read" in with_val and "can't be learnt" not in with_val
+    assert "classes without an evaluation pixel: bicycle" in with_val
+    for mask in (tmp_path / "SegmentationClass").iterdir():
+        mask.unlink()
+    report = check(cfg)
+    assert report.problems == () and report.text().endswith("no problem found")
+    assert "no evaluation photo has a mask: there is no score" in report.notes
+
+
 def test_all_that_is_wrong_is_reported_at_once(tmp_path: Path) -> None:
     good = [[1, 1]]
     names = ("good", "empty", "value", "size", "nomask", "shared")

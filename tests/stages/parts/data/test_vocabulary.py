@@ -10,7 +10,7 @@ import pytest
 
 from cache.errors import InputError
 from cache.settings import IGNORE
-from stages.parts.data.vocabulary import PROMPTS, Vocabulary, load_vocabulary, prompt_set
+from stages.parts.data.vocabulary import PROMPTS, Vocabulary, load_vocabulary, prompt_set, word_list
 
 FACTS = Path(__file__).resolve().parents[4] / "../shared/facts"
 needs_facts = pytest.mark.skipif(not FACTS.is_dir(), reason="../shared/facts is not on this machine")
@@ -191,3 +191,8 @@ def test_a_vocabulary_is_a_value() -> None:
     words = load_vocabulary("voc", "official")
     assert isinstance(words, Vocabulary)
     assert words == load_vocabulary("voc", "official")
+
+
+def test_a_list_of_words_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+    assert word_list(str(tmp_path / "words.txt")) == ["cat", "dog"]

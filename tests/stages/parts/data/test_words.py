@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import InputError
-from stages.parts.data.words import Word, read_words
+from stages.parts.data.words import Word, is_latin, read_words
 
 
 def test_synonyms_descriptions_and_prompts_of_their_own() -> None:
@@ -17,6 +17,12 @@ def test_synonyms_descriptions_and_prompts_of_their_own() -> None:
         Word("cat", ("a small {} indoors", "kitten")),
     ]
     assert read_words(["a, b"]) == [Word("a, b", ("a, b",))]
+
+
+def test_any_writing_and_pictographs_are_words_and_what_is_not_latin_is_known() -> None:
+    words = read_words("羊, овца, 😀, Kühe, 7up, ? = a question mark, x = {} on a field")
+    assert [word.name for word in words] == ["羊", "овца", "😀", "Kühe", "7up", "?", "x"]
+    assert [is_latin(word.name) for word in words] == [False, False, True, True, True, True, True]
 
 
 def test_a_file_of_names_is_read(tmp_path: Path) -> None:
@@ -39,6 +45,8 @@ def test_a_file_of_names_is_read(tmp_path: Path) -> None:
         ("sheep, SHEEP", "is there twice"),
         ("sofa |", "empty part"),
         ("sofa =", "empty part"),
+        ("sheep, ...", "'...' names nothing; write a word"),
+        ("sofa = couch | --", "'--' names nothing"),
         ("x" * 101, "1 to 100 printable"),
         ("sofa = " + "y" * 301, "1 to 300 printable"),
     ],
