@@ -311,7 +311,7 @@ def evaluate(plan: Plan, machine: Machine, *, trackers: Sequence[Tracker] = ()) 
     )
     _tell(plan, report, machine, trackers)
     _report(plan, "eval", plan.address("train"))
-    return _result("eval", False, {}, plan.address("eval")) | {"report": report, **_since(plan, report)}
+    return _result("eval", False, report.summary, plan.address("eval")) | {"report": report, **_since(plan, report)}
 
 
 def _since(plan: Plan, report: EvalReport | None) -> dict[str, Any]:
@@ -401,7 +401,7 @@ def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
         train=plan.train_data,
         compute=machine.compute,
     )
-    return _result("eval", False, {}, at) | {"report": report}
+    return _result("eval", False, report.summary, at) | {"report": report}
 
 
 @suggesting

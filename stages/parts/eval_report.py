@@ -121,6 +121,11 @@ class EvalReport(Means):
     risk: Risk | None = None
     background: Background | None = None
 
+    @property
+    def summary(self) -> dict[str, float | None]:
+        """The three means that every command gives."""
+        return {"sIoU": self.sIoU, "uIoU": self.uIoU, "hIoU": self.hIoU}
+
     @classmethod
     def parse(cls, found: Mapping[str, Any], where: str) -> Self:
         """The report in a file's JSON. Raises InputError that names `where` for anything else."""
