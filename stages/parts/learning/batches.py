@@ -322,8 +322,7 @@ class TrainingSet(TorchDataset[Sample]):
         row = self.rows[image_id if v is None else f"{image_id}#{v}"]
         if zlib.crc32(labels.tobytes()) != self.cache.labels_crc[row]:
             raise InputError(
-                f"{image_id}: its mask is not the one that was extracted; put that one back, or remove the cache "
-                "(`clip2seg cache rm tokens-... --force`) and run `clip2seg extract` again"
+                f"{image_id}: its mask is not the one that was extracted; run `clip2seg extract` on a new address"
             )
         if self.data.photo_crc(i) != self.cache.photo_crc[row]:
             raise InputError(
