@@ -99,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args(argv)
     plan = unlabelled(args.preset, args.set, args.artifacts, args.data, run.Machine(args.device, 0))
-    root, list_file = Path(plan.data_config.root), LAYOUTS[plan.data_config.layout].lists[0]
+    root = Path(plan.data_config.root)
+    places = [text for text in LAYOUTS[plan.data_config.layout].lists if "{list}" in text]
+    list_file = next((text for text in places if (root / text).parent.is_dir()), places[0])
     for way, ids in orders(plan, args.seeds, max(args.budgets)).items():
         for budget in args.budgets:
             at = root / list_file.format(list=f"bought-{way}-{budget}")

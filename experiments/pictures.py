@@ -25,6 +25,7 @@ from stages.parts.drawing.bars import Score
 ROOT = Path(__file__).resolve().parents[1]
 CHARTS = {
     "demo table 3": ("demo-table3", "Demo world, Table 3"),
+    "demo sweep data.label_share=0;0.01;0.05;0.25;1 eval.pictures=0": ("demo-labels", "Demo world, share of the masks"),
     "experiments/voc_partial.toml table 3": ("voc_partial-table3", "VOC-partial, Table 3"),
     "experiments/voc_partial.toml table 4": ("voc_partial-table4", "VOC-partial, Table 4"),
     "experiments/voc_partial.toml table 5": ("voc_partial-table5", "VOC-partial, Table 5"),

@@ -28,7 +28,7 @@ def planned_gib(batch: int = BATCH, classes: int = CLASSES, side: int = SIDE) ->
         logits = torch.empty(batch, classes, side // STRIDE, side // STRIDE, device="cuda")
         labels = torch.zeros(batch, side, side, dtype=torch.long, device="cuda")
         # autograd's engine needs a real GPU, so its two functions are called by hand
-        _PixelSums.backward(kept, *_PixelSums.forward(kept, logits, labels, True, False))
+        _PixelSums.backward(kept, *_PixelSums.forward(kept, logits, labels, True, False, None))
     return found.peak / 2**30
 
 

@@ -70,7 +70,8 @@ class DataConfig(Settings):
     """Name of a list of training photos whose masks are read, in the place of `label_share`. D"""
     labelled_classes: dict[str, Annotated[float, Field(ge=0, le=1)] | str] = Field(default={})
     """Seen class -> the photos whose masks of it are read, a share as `label_share` or a list's name. In the others its
-    pixels have no label, and the pixel loss says nothing of it. For a class that came later, with few masks. D"""
+    pixels have no label, and the pixel loss says nothing of it but at pixels of another seen class. For a class that
+    came later, with few masks. D"""
     max_bad: int = Field(default=0, ge=0)
     """How many unusable samples may be set aside before the run stops; 0 stops at the first. D"""
     max_pixels: int = Field(default=100_000_000, gt=0, le=MAX_PIXELS)

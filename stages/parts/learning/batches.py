@@ -161,8 +161,8 @@ class Batch:
     labelled: tuple[bool, ...] = ()
     """Whether each photo's mask was read; (): all were."""
     withheld: Tensor | None = None
-    """bool [B, K_s]: the seen classes of which each photo's mask says nothing, whether it shows them or not; None: of
-    no photo."""
+    """bool [B, K_s]: the seen classes of which each photo's mask says nothing but where it names another; None: of no
+    photo."""
     pseudo: Tensor | None = None
     """Pseudo labels uint8 [B, S, S] of the photos whose masks were not, 255 = none; None where they are not read."""
 

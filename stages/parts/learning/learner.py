@@ -10,7 +10,8 @@ from stages.parts.learning.batches import Batch
 from stages.parts.learning.distillation import Distiller, Others, region_means
 from stages.parts.learning.distributed import all_gather, gather_from_others
 from stages.parts.learning.generator import LatentGenerator, concept_classes
-from stages.parts.learning.losses import MASKED, pixel_logits, pixel_loss, without_columns
+from stages.parts.learning.losses import pixel_logits, pixel_loss
+from stages.parts.learning.pixel_sums import MASKED
 from stages.parts.processes import rank_and_world
 from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig
 from stages.parts.students import Student
@@ -73,23 +74,23 @@ class Learner(nn.Module):
             # Computed and masked, not skipped: every parameter has a gradient, as other processes expect.
             filled = torch.zeros_like(filled)  # type: ignore[arg-type]
             masks = torch.where(masks < len(self.text), masks, IGNORE)
-        logits = without_columns(pixel_logits(features, self.text, latent, filled, self.pixel), batch.withheld)
-        terms |= self._pixel_terms(logits, masks, batch.labelled, batch.pseudo)
+        logits = pixel_logits(features, self.text, latent, filled, self.pixel)
+        terms |= self._pixel_terms(logits, masks, batch)
         return {"total": torch.stack(list(terms.values())).sum(), **terms}
 
-    def _pixel_terms(
-        self, logits: Tensor, masks: Tensor, labelled: tuple[bool, ...], pseudo: Tensor | None = None
-    ) -> dict[str, Tensor]:
+    def _pixel_terms(self, logits: Tensor, masks: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The pixel loss of photos with labels; of the others none, that of their latent classes alone, or of `pseudo`.
 
         Their seen classes are not known, so no score of a seen class may be told that it is wrong there, but for what
         pseudo labels say. Latent columns have no part in those: a region has its latent id and its name at once. All
         processes make the same calls, whatever their photos are.
         """
-        if not labelled:
-            return pixel_loss(logits, masks, self.pixel, compiled=self.compiled)
-        rows, rest = ([b for b, own in enumerate(labelled) if own is wanted] for wanted in (True, False))
-        terms = pixel_loss(logits[rows], masks[rows], self.pixel, compiled=self.compiled)
+        withheld, pseudo = batch.withheld, batch.pseudo
+        if not batch.labelled:
+            return pixel_loss(logits, masks, self.pixel, withheld=withheld, compiled=self.compiled)
+        rows, rest = ([b for b, own in enumerate(batch.labelled) if own is wanted] for wanted in (True, False))
+        own_withheld = None if withheld is None else withheld[rows]
+        terms = pixel_loss(logits[rows], masks[rows], self.pixel, withheld=own_withheld, compiled=self.compiled)
         if self.pixel.unlabelled == "latent":
             seen = len(self.text)
             latent = torch.where((masks >= seen) & (masks != IGNORE), masks - seen, IGNORE)[rest]

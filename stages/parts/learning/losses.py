@@ -11,11 +11,8 @@ from torch.nn import functional
 
 from cache.settings import IGNORE
 from stages.parts.learning.distributed import mean_count
-from stages.parts.learning.pixel_sums import pixel_sums
+from stages.parts.learning.pixel_sums import MASKED, pixel_sums
 from stages.parts.settings import PixelLossConfig as PixelLossConfig
-
-MASKED = -1e4
-"""Score of a padded column: no probability, no gradient, and finite, so that it can be interpolated."""
 
 
 def pixel_logits(
@@ -38,32 +35,35 @@ def pixel_logits(
         return torch.cat([logits, (cfg.beta * cosine).masked_fill(~filled[..., None, None], MASKED)], dim=1)
 
 
-def without_columns(logits: Tensor, withheld: Tensor | None) -> Tensor:
-    """Logits [B, C, h, w], in which the seen classes that `withheld`, bool [B, K_s], names are `MASKED`; None: none is.
-
-    An image's mask may say nothing of a class: then its pixels are neither that class nor not that class.
-    """
-    if withheld is None:
-        return logits
-    hidden = functional.pad(withheld, (0, logits.shape[1] - withheld.shape[1]))
-    return logits.masked_fill(hidden[..., None, None], MASKED)
-
-
-def pixel_loss(logits: Tensor, masks: Tensor, cfg: PixelLossConfig, *, compiled: bool = False) -> dict[str, Tensor]:
+def pixel_loss(
+    logits: Tensor,
+    masks: Tensor,
+    cfg: PixelLossConfig,
+    *,
+    withheld: Tensor | None = None,
+    compiled: bool = False,
+) -> dict[str, Tensor]:
     """The terms of L_p, to be added up: {"focal", "dice", "cross_entropy"}, weighted, each finite.
 
     Logits [B, C, h, w] are brought to the size of Y_p [B, H, W] (bilinear). An id without a column (latent
-    ones when latent embedding is off) counts as 255. With several processes all of them must call this. `compiled`:
-    as for `pixel_sums`.
+    ones when latent embedding is off) counts as 255. With several processes all of them must call this. `withheld`
+    and `compiled`: as for `pixel_sums`.
     """
     labels = masks.long()
     labels = torch.where(labels < logits.shape[1], labels, IGNORE)
-    focal, dice, entropy = unweighted_terms(logits, labels, cfg.ignored_are_negatives, compiled=compiled)
+    focal, dice, entropy = unweighted_terms(
+        logits, labels, cfg.ignored_are_negatives, withheld=withheld, compiled=compiled
+    )
     return {"focal": cfg.focal_weight * focal, "dice": cfg.dice_weight * dice, "cross_entropy": entropy}
 
 
 def unweighted_terms(
-    logits: Tensor, labels: Tensor, ignored_are_negatives: bool = True, *, compiled: bool = False
+    logits: Tensor,
+    labels: Tensor,
+    ignored_are_negatives: bool = True,
+    *,
+    withheld: Tensor | None = None,
+    compiled: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(focal, dice, cross-entropy) of [B, C, h, w] against int64 [B, H, W]; the first two make up NEL.
 
@@ -75,7 +75,7 @@ def unweighted_terms(
     """
     with torch.autocast(logits.device.type, enabled=False):
         scores = logits if logits.dtype == torch.float64 else logits.float()
-        focal, dice, entropy = pixel_sums(scores, labels, ignored_are_negatives, compiled=compiled)
+        focal, dice, entropy = pixel_sums(scores, labels, ignored_are_negatives, withheld=withheld, compiled=compiled)
         # An image's labels as (b, c) pairs: how many differ. No loop over classes, no wait for the device.
         pairs = torch.zeros(len(labels), 256, dtype=torch.bool, device=labels.device)
         pairs.scatter_(1, labels.flatten(1), True)

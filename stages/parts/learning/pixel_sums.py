@@ -28,19 +28,30 @@ _ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
 """Elements of a map that is worked on at a time: what a processor's cache holds; what keeps a GPU busy."""
 
 
+MASKED = -1e4
+"""Score of a column that has no part: no probability, no gradient, and finite, so that it can be interpolated."""
+
+
 def pixel_sums(
-    logits: Tensor, labels: Tensor, ignored_are_negatives: bool, *, compiled: bool = False
+    logits: Tensor,
+    labels: Tensor,
+    ignored_are_negatives: bool,
+    *,
+    withheld: Tensor | None = None,
+    compiled: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(focal, dice, cross-entropy) of scores [B, C, h, w] against labels int64 [B, H, W], column or 255.
 
     Scores are brought to H x W (bilinear). focal: mean over the image's pixels, summed over (b, c); dice: summed over
     the (b, c) that are present; cross-entropy: summed over the pixels that are not 255 (`losses` says which
-    terms). Scalars of the scores' type; the gradient can be taken once. `compiled`: by torch.compile, which makes a
-    few passes over the scores of some eighty, and takes a compiler and its time at the first step.
+    terms). Scalars of the scores' type; the gradient can be taken once. `withheld` bool [B, K_s]: seen classes of
+    which an image's mask says nothing: their columns have no part in its pixels but those that are of another seen
+    class. `compiled`: by torch.compile, which makes a few passes over the scores of some eighty, and takes a compiler
+    and its time at the first step.
     """
     if not len(logits):  # a batch without a labelled photo: no number, and a gradient of 0 for whoever waits for one
         return logits.sum(), logits.sum(), logits.sum()
-    sums: tuple[Tensor, Tensor, Tensor] = _PixelSums.apply(logits, labels, ignored_are_negatives, compiled)
+    sums: tuple[Tensor, Tensor, Tensor] = _PixelSums.apply(logits, labels, ignored_are_negatives, compiled, withheld)
     return sums
 
 
@@ -56,7 +67,9 @@ class Part(NamedTuple):
     pixels: Tensor
 
 
-def parts(logits: Tensor, labels: Tensor, ignored_are_negatives: bool) -> Iterator[Part]:
+def parts(
+    logits: Tensor, labels: Tensor, ignored_are_negatives: bool, withheld: Tensor | None = None
+) -> Iterator[Part]:
     """The images a few at a time, so many as `_ELEMENTS` allows."""
     size = labels.shape[1:]
     together = max(1, _ELEMENTS.get(logits.device.type, 2**20) // (logits.shape[1] * size.numel()))
@@ -65,11 +78,14 @@ def parts(logits: Tensor, labels: Tensor, ignored_are_negatives: bool) -> Iterat
         x = logits[images]
         if x.shape[2:] != size:
             x = functional.interpolate(x, size, mode="bilinear", align_corners=False)
-        flat = labels[images].flatten(1)
+        x, flat = x.flatten(2), labels[images].flatten(1)
+        if withheld is not None:
+            unnamed = functional.pad(withheld[images], (0, x.shape[1] - withheld.shape[1]))[..., None]
+            x = x.masked_fill(unnamed & (flat >= withheld.shape[1])[:, None], MASKED)
         labelled = flat != IGNORE
         counts = None if ignored_are_negatives else labelled[:, None].to(x.dtype)
         pixels = torch.full_like(flat[:, 0], flat.shape[1]) if counts is None else labelled.sum(dim=1).clamp(min=1)
-        yield Part(images, x.flatten(2), torch.where(labelled, flat, 0)[:, None], labelled, counts, pixels)
+        yield Part(images, x, torch.where(labelled, flat, 0)[:, None], labelled, counts, pixels)
 
 
 def _softplus(x: Tensor, p: Tensor) -> Tensor:
@@ -174,24 +190,30 @@ class _PixelSums(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, labels: Tensor, ignored_are_negatives: bool, compiled: bool
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        ignored_are_negatives: bool,
+        compiled: bool,
+        withheld: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         sums, ctx.gradient = _kernels(compiled)
-        found = [sums(part) for part in parts(logits, labels, ignored_are_negatives)]
+        found = [sums(part) for part in parts(logits, labels, ignored_are_negatives, withheld)]
         focal, dice, entropy = (torch.stack(terms).sum() for terms in list(zip(*found, strict=True))[:3])
-        ctx.save_for_backward(logits, labels, torch.cat([f[3] for f in found], dim=1), torch.cat([f[4] for f in found]))
+        slopes, lse = torch.cat([f[3] for f in found], dim=1), torch.cat([f[4] for f in found])
+        ctx.save_for_backward(logits, labels, slopes, lse, withheld)
         ctx.ignored_are_negatives = ignored_are_negatives
         return focal, dice, entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_focal: Tensor, of_dice: Tensor, of_ce: Tensor) -> tuple[Tensor, None, None, None]:
-        logits, labels, slopes, lse = ctx.saved_tensors
+    def backward(ctx: Any, of_focal: Tensor, of_dice: Tensor, of_ce: Tensor) -> tuple[Tensor, None, None, None, None]:
+        logits, labels, slopes, lse, withheld = ctx.saved_tensors
         found, of = torch.empty_like(logits), torch.stack([of_focal, of_dice, of_ce])
-        for part in parts(logits, labels, ctx.ignored_are_negatives):
+        for part in parts(logits, labels, ctx.ignored_are_negatives, withheld):
             grad = ctx.gradient(part, slopes[:, part.images], lse[part.images], of).view(
                 len(part.x), -1, *labels.shape[1:]
             )
             small = logits[part.images].shape
             found[part.images] = grad if grad.shape == small else gradient_at(grad, small)
-        return found, None, None, None
+        return found, None, None, None, None

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from pydantic import ValidationError
 
-from stages.parts.learning.losses import MASKED, PixelLossConfig, pixel_logits, pixel_loss, unweighted_terms
-from stages.parts.learning.pixel_sums import by_products, forward_sums, gradient_at, parts, pixel_sums
+from stages.parts.learning.losses import PixelLossConfig, pixel_logits, pixel_loss, unweighted_terms
+from stages.parts.learning.pixel_sums import MASKED, by_products, forward_sums, gradient_at, parts, pixel_sums
 
 
 def randn(*shape, seed=0):
@@ -113,10 +113,13 @@ def test_the_gradient_of_nel_is_that_of_its_values():
     )
 
 
-def by_autograd(logits, labels, ignored_are_negatives):
+WITHHELD = torch.tensor([[True, False, True], [False, False, False], [False, True, False]])
+
+
+def by_autograd(logits, labels, ignored_are_negatives, withheld=None):
     """The three sums of the definition at the labels' size and, by autograd through it, their gradient."""
     leaf = logits.detach().requires_grad_()
-    found = [forward_sums(part)[:3] for part in parts(leaf, labels, ignored_are_negatives)]
+    found = [forward_sums(part)[:3] for part in parts(leaf, labels, ignored_are_negatives, withheld)]
     sums = torch.stack([torch.stack(terms).sum() for terms in zip(*found, strict=True)])
     return sums.detach(), torch.autograd.grad(sums @ torch.tensor([1.0, 2.0, 3.0]).to(sums), leaf)[0]
 
@@ -127,12 +130,30 @@ def test_the_gradient_by_hand_is_autograds_and_compiling_changes_nothing(compile
     for classes in (5, 7):  # compiled once for any number of classes
         logits, labels = 3 * randn(3, classes, 4, 6), labels_of(3, 16, 20, classes=classes)
         labels[1] = 255
-        leaf = logits.clone().requires_grad_()
-        sums = torch.stack(pixel_sums(leaf, labels, ignored_are_negatives, compiled=compiled))
-        (gradient,) = torch.autograd.grad(sums @ torch.tensor([1.0, 2.0, 3.0]), leaf)
-        exact, slope = by_autograd(logits.double(), labels, ignored_are_negatives)
-        torch.testing.assert_close(sums.double(), exact, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(gradient.double(), slope, rtol=1e-4, atol=1e-6)
+        for withheld in (None, WITHHELD):
+            leaf = logits.clone().requires_grad_()
+            sums = torch.stack(pixel_sums(leaf, labels, ignored_are_negatives, withheld=withheld, compiled=compiled))
+            (gradient,) = torch.autograd.grad(sums @ torch.tensor([1.0, 2.0, 3.0]), leaf)
+            exact, slope = by_autograd(logits.double(), labels, ignored_are_negatives, withheld)
+            torch.testing.assert_close(sums.double(), exact, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(gradient.double(), slope, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("ignored_are_negatives", [True, False])
+def test_a_withheld_class_has_a_part_in_pixels_of_another_seen_class_alone(ignored_are_negatives):
+    logits, labels = 3 * randn(3, 5, 6, 8), labels_of(3, 6, 8, classes=5)  # three seen classes, two latent ones
+    labels[:, :2] = 255
+    labels[0][labels[0] == 0] = labels[0][labels[0] == 2] = 1
+    labels[2][labels[2] == 1] = 2
+    unnamed = (labels > 2)[:, None] & torch.nn.functional.pad(WITHHELD, (0, 2))[..., None, None]
+    masked = logits.masked_fill(unnamed, MASKED).requires_grad_()
+    found, wanted = logits.clone().requires_grad_(), torch.stack(pixel_sums(masked, labels, ignored_are_negatives))
+    sums = torch.stack(pixel_sums(found, labels, ignored_are_negatives, withheld=WITHHELD))
+    torch.testing.assert_close(sums, wanted)
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    (gradient,), (slope,) = torch.autograd.grad(sums @ weights, found), torch.autograd.grad(wanted @ weights, masked)
+    torch.testing.assert_close(gradient, slope)
+    assert not gradient[unnamed].any() and (gradient[0, 0][labels[0] == 1] > 0).all()
 
 
 @pytest.mark.parametrize("size", [(16, 24), (13, 21), (4, 6), (3, 5)])

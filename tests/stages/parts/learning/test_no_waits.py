@@ -140,7 +140,7 @@ def test_the_gradient_of_the_pixel_loss_waits_for_nothing() -> None:
         logits = torch.empty(3, 5, 8, 8, device=GPU)
         labels = torch.zeros(3, 32, 32, dtype=torch.long, device=GPU)
         kept: Any = Kept()
-        terms = _PixelSums.forward(kept, logits, labels, ignored_are_negatives, False)
+        terms = _PixelSums.forward(kept, logits, labels, ignored_are_negatives, False, None)
         gradient, *_ = _PixelSums.backward(kept, *terms)
         assert gradient.shape == logits.shape and gradient.device.type == "cuda"
 
