@@ -290,7 +290,7 @@ def evaluate(plan: Plan, machine: Machine, *, trackers: Sequence[Tracker] = ()) 
 
     Of a run with a parent also `parent`, its name, and `since`, a list of `Change`, empty where it is not scored.
     """
-    if (done := _done(plan, "eval")) is not None:
+    if not masks_changed(plan.address("eval"), plan.val_data) and (done := _done(plan, "eval")) is not None:
         report = read_report(plan.address("eval"))
         if trackers and report is not None:
             _tell(plan, report, machine, trackers)
@@ -385,7 +385,7 @@ def evaluate_transfer(plan: Plan, words: Plan, data: Dataset, at: Location, on: 
 def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Scores of the teacher, training-free; loads CLIP. `report` of the result is an EvalReport."""
     at = plan.address("teacher")
-    if at.get_mark("complete.json") is not None:
+    if at.get_mark("complete.json") is not None and not masks_changed(at, plan.val_data):
         return _result("eval", True, {}, at) | {"report": read_report(at)}
     _scorable(plan)
     _embed_texts(plan, plan.vocabulary, machine)
@@ -411,6 +411,16 @@ def verify_teacher(plan: Plan, machine: Machine, sample: int) -> dict[str, Any]:
     from stages import verify as stage
 
     return stage.run(plan.cache_recipe, plan.train_data, plan.tiers(), sample=sample, compute=machine.compute)
+
+
+def masks_changed(at: Location, data: Dataset) -> bool:
+    """Whether masks were edited since the evaluation at `at`, which is said: no label moves an address."""
+    scored = (at.get_mark("complete.json") or {}).get("masks", "")
+    if not scored or scored == data.masks_digest:
+        return False
+    if rank_and_world()[0] == 0:
+        say(f"eval: masks of evaluation photos changed since {at} was scored; it is scored again")
+    return True
 
 
 def _scorable(plan: Plan) -> None:

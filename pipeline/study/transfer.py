@@ -37,7 +37,7 @@ def evaluate_on(plan: Plan, other: Plan, machine: run.Machine) -> dict[str, Any]
     run.draw_world(other)
     data, words = judged_data(plan, other), text_plan(plan, other)
     at = address(plan, words, data)
-    if (report := read_report(at)) is None:
+    if (report := read_report(at)) is None or run.masks_changed(at, data):
         report = run.evaluate_transfer(plan, words, data, at, other.name, machine)
     return {"stage": "eval", "address": str(at), "on": other.name, "report": report}
 

@@ -12,6 +12,7 @@ from PIL import Image
 from cache.errors import InputError
 from pipeline import run
 from pipeline import text as report
+from stages.running.scoring.reports import read_report
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -42,6 +43,28 @@ def test_a_second_run_does_nothing_and_says_so(tiny: Tiny, capsys: pytest.Captur
     assert files(tiny.artifacts) == before
     for stage in ("extract", "mine-latent", "train"):
         assert tiny.run(stage)["summary"], stage  # the summary is still told
+
+
+def test_masks_of_evaluation_photos_that_were_edited_are_scored_again(
+    fresh_tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = fresh_tiny.run("eval")
+    plan = fresh_tiny.plan()
+    teacher = run.evaluate_teacher(plan, CPU)
+    mask = plan.val_data.records[0].mask
+    values = np.array(Image.open(mask))
+    Image.fromarray(np.full_like(values, 3)).save(mask)
+    plan = fresh_tiny.plan()
+    again = run.evaluate(plan, CPU)
+    assert "masks of evaluation photos changed" in capsys.readouterr().err
+    assert not again["already_complete"] and again["address"] == first["address"]
+    pixels = [sum(c.pixels for c in made["report"].classes) for made in (first, again)]
+    assert pixels[1] > pixels[0] and read_report(plan.address("eval")) == again["report"]
+    assert run.evaluate_teacher(plan, CPU)["report"] != teacher["report"]
+    assert run.evaluate(plan, CPU)["already_complete"]
+    mask.write_bytes(b"")
+    with pytest.raises(InputError, match="empty file"):
+        run.evaluate(fresh_tiny.plan(), CPU)
 
 
 def test_every_result_can_be_printed(tiny: Tiny) -> None:

@@ -122,6 +122,23 @@ class Dataset:
             digest.update(f"{record.id}\0{size}\n".encode())
         return digest.hexdigest()
 
+    @cached_property
+    def masks_digest(self) -> str:
+        """sha256 (hex) over ids and the masks' bytes, so that scores know whether a mask was edited since.
+
+        Enters no fingerprint. Masks that a program draws are what `digest` says they are.
+        """
+        if self.drawn_from:
+            return self.digest
+        digest = hashlib.sha256()
+        for record in self.records:
+            try:
+                found = str(file_crc(record.mask))
+            except BadSample:  # evaluation says so, or leaves it out
+                found = "unreadable"
+            digest.update(f"{record.id}\0{found}\n".encode())
+        return digest.hexdigest()
+
     def image(self, i: int, least: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """Photo i, uint8 [H, W, 3] RGB, EXIF-rotated. Raises BadSample.
 

@@ -41,7 +41,7 @@ def write(
     if tally.cfg.pictures and tally.confusion.any():
         out.put("confusion.png", confusion_heat(names, tally.confusion, seen))
     out.put_mark(REPORT, report.model_dump(mode="json"))
-    out.put_mark("complete.json", {"summary": report.summary})
+    out.put_mark("complete.json", {"summary": report.summary, "masks": pairs.data.masks_digest})
 
 
 def _pictures(shown: list[tuple[Array, Array]], found: list[Array], names: tuple[str, ...], num_seen: int) -> bytes:
