@@ -109,7 +109,10 @@ def extract(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Tokens, dense tokens and text embeddings; `naming` of the result: how well they name seen regions, or None."""
     if unlisted := plan.unlisted:
         say(f"{unlisted} photos of {plan.data_config.root} are on neither list and take no part; add them to one")
-    result = _done(plan, "extract") or _extracted(plan, machine)
+    if (result := _done(plan, "extract")) is not None:
+        _check_unedited(plan)
+    else:
+        result = _extracted(plan, machine)
     return result | {"naming": naming(plan.artifact("tokens"), plan.artifact("text"), plan.vocabulary.seen)}
 
 
@@ -188,6 +191,15 @@ def pseudo_label(plan: Plan, machine: Machine) -> dict[str, Any]:
     return _result("pseudo-label", False, summary, plan.address("pseudo"))
 
 
+def _check_unedited(plan: Plan) -> None:
+    """Raises InputError where training photos or masks are no longer those that the cache was made of."""
+    from stages.running.edited import check_unedited
+
+    kinds = ("dense", "affinity", "tokens", "latent", "concepts", "membership", "pseudo", "train")
+    made = [at.name for at in map(plan.address, kinds) if at.names()]
+    check_unedited(plan.tiers().tokens, plan.train_data, plan.config.views.count, made)
+
+
 def make_cache(plan: Plan, machine: Machine) -> None:
     """All that training reads of the cache: what is missing of it is made."""
     extract(plan, machine)
@@ -214,6 +226,7 @@ def train(
     """
     at = plan.artifacts.child(f"online-{plan.fingerprint('train')}") if online else plan.address("train")
     if (done := _finished("train", at) if online else _done(plan, "train")) is not None:
+        _check_unedited(plan)
         return done
     draw_world(plan)
     from pipeline.study.watching import showing
