@@ -252,8 +252,4 @@ def _summary(out: Artifact, shards: int, clock: Clock) -> dict[str, Any]:
 def check_photos(tokens: Artifact, shard: int, data: Dataset, images: list[int]) -> None:
     """Raises InputError where a photo of a shard is not, byte for byte, the one that was extracted."""
     for i, crc in zip(images, tokens.read(shard, ["photo_crc"])["photo_crc"], strict=True):
-        if data.photo_crc(i) != crc:
-            raise InputError(
-                f"{data.records[i].image}: is not the photo that was extracted; put that one back, or move the cache "
-                "away and run `clip2seg extract` again"
-            )
+        data.check_photo(i, crc)

@@ -27,6 +27,7 @@ from cache.errors import InputError
 from cache.headers import header_of, student_bytes
 from cache.location import Location, StoreError
 from cache.store import Artifact
+from pipeline.run import Machine, mine_latent
 from pipeline.upkeep import cache_tools as cache_tool
 from stages.parts.data.images import MAX_BYTES, BadSample, read_image
 from stages.parts.students.checkpoint import unpack
@@ -197,8 +198,11 @@ def test_a_photo_of_as_many_bytes_put_in_another_ones_place_is_noticed(fresh_tin
     photo = fresh_tiny.data / "JPEGImages/train03.jpg"
     data = photo.read_bytes()
     photo.write_bytes(data[:14] + bytes([data[14] ^ 1]) + data[15:])
-    for stage in ("mine-latent", "train"):
-        with pytest.raises(InputError, match=r"train03\.jpg: is not the photo that was extracted"):
+    plan, machine = fresh_tiny.plan(), Machine("cpu", 0)
+    with pytest.raises(InputError, match=r"train03\.jpg: is not the photo that was extracted"):
+        mine_latent(plan, machine)
+    for stage in ("extract", "train"):
+        with pytest.raises(InputError, match=r"train03\.jpg: edited since"):
             fresh_tiny.run(stage)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 import stages.train as stage
 from cache.errors import InputError
 from cache.location import Location
+from pipeline import run
 from pipeline.text import baseline
 from stages.parts.learning.trainer import Trainer, autocast_dtype, stream
 from stages.parts.settings import TrainConfig
@@ -182,7 +183,7 @@ def test_a_mask_that_was_edited_since_extract_stops_training_in_one_line(fresh_t
     changed[:6] = 1
     Image.fromarray(changed).save(mask)
     with pytest.raises(InputError, match="train04: its mask is not the one that was extracted") as caught:
-        fresh_tiny.run("train", workers=workers)
+        run.train(fresh_tiny.plan(), run.Machine("cpu", workers))
     assert "\n" not in str(caught.value)
 
 

@@ -161,6 +161,14 @@ class Dataset:
         """crc32 of photo i's file as it lies there. Raises BadSample where it can't be read."""
         return file_crc(self.records[i].image)
 
+    def check_photo(self, i: int, crc: int) -> None:
+        """Raises InputError where photo i is not, byte for byte, the one of `crc` that was extracted."""
+        if self.photo_crc(i) != crc:
+            raise InputError(
+                f"{self.records[i].image}: is not the photo that was extracted; put that one back, or run "
+                "`clip2seg extract`, which says what to remove"
+            )
+
     def labels(self, i: int, which: Which = "seen") -> NDArray[np.uint8]:
         """Class indices of photo i, uint8 [H, W]; 255 = no label; with "seen", unseen pixels are 255 too. "all" of more
         than 254 classes: uint16, and 65535 for 255. "background": as "all", and K where none of the K classes is.

@@ -322,13 +322,10 @@ class TrainingSet(TorchDataset[Sample]):
         row = self.rows[image_id if v is None else f"{image_id}#{v}"]
         if zlib.crc32(labels.tobytes()) != self.cache.labels_crc[row]:
             raise InputError(
-                f"{image_id}: its mask is not the one that was extracted; run `clip2seg extract` on a new address"
+                f"{image_id}: its mask is not the one that was extracted; run `clip2seg extract`, which says what to "
+                "remove"
             )
-        if self.data.photo_crc(i) != self.cache.photo_crc[row]:
-            raise InputError(
-                f"{self.data.records[i].image}: is not the photo that was extracted; put that one back, or move the "
-                "cache away and run `clip2seg extract` again"
-            )
+        self.data.check_photo(i, self.cache.photo_crc[row])
         return row
 
 
