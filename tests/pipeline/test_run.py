@@ -24,8 +24,8 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(f): (f.stat().st_mtime_ns, f.stat().st_size) for f in folder.rglob("*") if f.is_file()}
 
 
-def test_scores_are_given_alike_by_the_run_that_makes_them_and_by_the_next(tiny: Tiny) -> None:
-    first, again = (tiny.run("eval", "eval.min_pixels=7") for _ in range(2))
+def test_scores_are_given_alike_by_the_run_that_makes_them_and_by_the_next(fresh_tiny: Tiny) -> None:
+    first, again = (fresh_tiny.run("eval") for _ in range(2))
     assert (first["already_complete"], again["already_complete"]) == (False, True)
     report = first["report"]
     assert again["summary"] == first["summary"] == {"sIoU": report.sIoU, "uIoU": report.uIoU, "hIoU": report.hIoU}
