@@ -308,9 +308,7 @@ def evaluate(plan: Plan, machine: Machine, *, trackers: Sequence[Tracker] = ()) 
         if trackers and report is not None:
             _tell(plan, report, machine, trackers)
         return done | {"report": report, **_since(plan, report)}
-    _scorable(plan)
-    _embed_texts(plan, plan.vocabulary, machine)
-    draw_world(plan)
+    _prepare_scoring(plan, machine)
     from stages import evaluate as stage
 
     report = stage.run(
@@ -348,9 +346,7 @@ def _tell(plan: Plan, report: EvalReport, machine: Machine, trackers: Sequence[T
 @suggesting
 def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list[Point]:
     """The student's scores over the seen bias, at those of `also` too, from one pass over the evaluation images."""
-    _scorable(plan)
-    _embed_texts(plan, plan.vocabulary, machine)
-    draw_world(plan)
+    _prepare_scoring(plan, machine)
     from stages import calibrate as stage
 
     return stage.run_curve(
@@ -361,9 +357,7 @@ def bias_curve(plan: Plan, machine: Machine, also: Sequence[float] = ()) -> list
 @suggesting
 def risk_curve(plan: Plan, machine: Machine, data: Dataset, which: Which) -> RiskCurve:
     """Risk-coverage of the student on the labels `which` (seen, all) of photos of this data set."""
-    _scorable(plan)
-    _embed_texts(plan, plan.vocabulary, machine)
-    draw_world(plan)
+    _prepare_scoring(plan, machine)
     from stages import calibrate as stage
 
     text, student = plan.tiers().text, plan.address("train")
@@ -398,11 +392,9 @@ def evaluate_transfer(plan: Plan, words: Plan, data: Dataset, at: Location, on: 
 def evaluate_teacher(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Scores of the teacher, training-free; loads CLIP. `report` of the result is an EvalReport."""
     at = plan.address("teacher")
-    if at.get_mark("complete.json") is not None and not masks_changed(at, plan.val_data):
-        return _result("eval", True, {}, at) | {"report": read_report(at)}
-    _scorable(plan)
-    _embed_texts(plan, plan.vocabulary, machine)
-    draw_world(plan)
+    if (mark := at.get_mark("complete.json")) is not None and not masks_changed(at, plan.val_data):
+        return _result("eval", True, mark.get("summary", {}), at) | {"report": read_report(at)}
+    _prepare_scoring(plan, machine)
     from stages import evaluate as stage
 
     report = stage.run_teacher(
@@ -436,14 +428,19 @@ def masks_changed(at: Location, data: Dataset) -> bool:
     return True
 
 
-def _scorable(plan: Plan) -> None:
-    """Raises InputError where no evaluation photo has a mask, or no mask a background, to compare with."""
+def _prepare_scoring(plan: Plan, machine: Machine) -> None:
+    """What scores are made from beside the network that is scored.
+
+    Raises InputError where no evaluation photo has a mask, or no mask a background, to compare with.
+    """
     plan.check_background()
     if plan.val_data.unlabelled:
         raise InputError(
             f"{plan.data_config.root}: no evaluation photo has a mask, so nothing can be scored; `clip2seg predict` "
             "shows what the student finds"
         )
+    _embed_texts(plan, plan.vocabulary, machine)
+    draw_world(plan)
 
 
 def _embed_texts(plan: Plan, words: Vocabulary, machine: Machine) -> None:

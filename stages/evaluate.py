@@ -20,7 +20,7 @@ from cache.store import Artifact
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.data.views import Array
 from stages.parts.eval_report import EvalReport
-from stages.parts.learning.distributed import all_gather_object, all_reduce_sum, process_group
+from stages.parts.learning.distributed import all_gather_list, all_reduce_sum, process_group
 from stages.parts.processes import rank_and_world
 from stages.parts.scoring.background import BackgroundCurve
 from stages.parts.scoring.bias_curve import BiasCurve, biases_of
@@ -223,9 +223,9 @@ def _counted(tally: Tally, scorer: Scorer, pairs: Pairs, compute: Compute) -> tu
             for (i, _, labels), counts in zip(good, own, strict=True):
                 image_scores.append(score_image(i, counts, labels.size, tally.num_seen))
     tally.add_up(all_reduce_sum)
-    image_scores = sorted((one for part in all_gather_object(image_scores) for one in part), key=lambda one: one.index)
+    image_scores = sorted(all_gather_list(image_scores), key=lambda one: one.index)
     quarantine = Quarantine(data.cfg.max_bad)
-    for _, error in sorted(one for part in all_gather_object(bad) for one in part):
+    for _, error in sorted(all_gather_list(bad)):
         quarantine.add(BadSample(error))
     return image_scores, quarantine.bad
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from cache.errors import InputError
 from cache.store import Artifact
 from stages.parts.data.datasets import Dataset
+from stages.parts.data.layouts import Record
 
 BEGUN = "zarr.json"
 """What an artifact is begun with."""
@@ -26,13 +27,15 @@ def check_unedited(tokens: Artifact, data: Dataset, views: int, made: Sequence[s
     if begun is None or data.drawn_from:
         return
     since = datetime.strptime(begun, "%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC).timestamp()
-    newer = [i for i, record in enumerate(data.records) if _changed(data, i, record.id) >= since]
+    newer = [i for i, record in enumerate(data.records) if _changed(data, record) >= since]
     if not newer:
         return
+    from stages.parts.teacher.crops import view_id  # with torch, which a stage that has nothing to do need not load
+
     crcs, rows = tokens.load(["photo_crc", "labels_crc"]), {view: row for row, view in enumerate(tokens.ids())}
     for i in newer:
         record = data.records[i]
-        row = rows.get(record.id if views == 1 else f"{record.id}#0")
+        row = rows.get(view_id(record.id, 0, views))
         if row is None:  # set aside when it was extracted
             continue
         if data.photo_crc(i) != crcs["photo_crc"][row]:
@@ -48,10 +51,9 @@ def check_unedited(tokens: Artifact, data: Dataset, views: int, made: Sequence[s
         )
 
 
-def _changed(data: Dataset, i: int, photo: str) -> float:
+def _changed(data: Dataset, record: Record) -> float:
     """When the photo or the mask that is read of it was last changed [s]; files that are gone were changed now."""
-    record = data.records[i]
-    files = [record.image] if photo in data.unlabelled else [record.image, record.mask]
+    files = [record.image] if record.id in data.unlabelled else [record.image, record.mask]
     try:
         return max(file.stat().st_ctime for file in files)
     except OSError:

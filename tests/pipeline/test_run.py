@@ -36,9 +36,9 @@ def test_a_second_run_does_nothing_and_says_so(tiny: Tiny, capsys: pytest.Captur
     before = files(tiny.artifacts)
     capsys.readouterr()
     again = tiny.run("eval")
-    all_gather_object = capsys.readouterr().err
+    said = capsys.readouterr().err
     for stage in ("extract", "mine-latent", "train", "eval"):
-        assert f"{stage}: already complete at " in all_gather_object
+        assert f"{stage}: already complete at " in said
     assert again["already_complete"] and again["report"] == first["report"]
     assert files(tiny.artifacts) == before
     for stage in ("extract", "mine-latent", "train"):

@@ -6,7 +6,7 @@ With a single process every function here is the identity. torchrun starts the p
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -170,3 +170,8 @@ def all_gather_object(value: T) -> list[T]:
     words: list[Any] = [None] * rank_and_world()[1]
     dist.all_gather_object(words, value)
     return words
+
+
+def all_gather_list(own: Sequence[T]) -> list[T]:
+    """Every rank's small picklable objects in one list, in rank order."""
+    return [one for part in all_gather_object(own) for one in part]

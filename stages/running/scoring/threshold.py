@@ -13,7 +13,7 @@ from cache.errors import InputError
 from cache.settings import IGNORE, ignore_index
 from cache.summary import spread
 from stages.parts.data.datasets import BadSample, Dataset, Quarantine, Which
-from stages.parts.learning.distributed import all_gather_object, all_reduce_sum
+from stages.parts.learning.distributed import all_gather_list, all_reduce_sum
 from stages.parts.processes import rank_and_world
 from stages.parts.scoring.inference import Scorer
 from stages.parts.scoring.risk import RiskCurve
@@ -75,7 +75,7 @@ def background_threshold(
         own, bad = replace(photos, records=photos.records[rank::world]), Quarantine(photos.cfg.max_bad)
         curve = risk_curve(cfg, own, "seen", scorer, alpha, compute, bad)
         every = Quarantine(photos.cfg.max_bad)
-        for error in sorted(one for part in all_gather_object(bad.bad) for one in part):
+        for error in sorted(all_gather_list(bad.bad)):
             every.add(BadSample(error))
         curve.add_up(all_reduce_sum)
         point = curve.keeping(cfg.background_keep)

@@ -60,7 +60,7 @@ def test_processes_divide_the_photos_and_have_the_threshold_of_one(tiny: Tiny, m
     monkeypatch.setattr(Dataset, "labels", labels)
     alone, every = fitted(), read.copy()
     monkeypatch.setattr(threshold, "all_reduce_sum", summed)
-    monkeypatch.setattr(threshold, "all_gather_object", lambda bad: [bad, others])
+    monkeypatch.setattr(threshold, "all_gather_list", lambda bad: [*bad, *others])
     shares = []
     for rank in (0, 1):
         monkeypatch.setattr(threshold, "rank_and_world", lambda rank=rank: (rank, 2))
