@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cache.errors import InputError
-from pipeline import run
+from pipeline import score
 from pipeline.cli import app
+from pipeline.machine import Machine
 from pipeline.study.calibration import inner_plan, spread_classes
 
 
@@ -59,7 +60,7 @@ def test_calibrate_gives_the_curve_and_what_the_fitted_bias_is_worth(tiny: Any, 
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout.splitlines()[-1])
-    report = run.evaluate(tiny.plan(artifacts=tmp_path), run.Machine("cpu", 0))["report"].model_dump()
+    report = score.evaluate(tiny.plan(artifacts=tmp_path), Machine("cpu", 0))["report"].model_dump()
     plain, fitted, best = (
         found["rows"][k] for k in ("no seen bias", "fitted on held-out seen classes", "best in hindsight")
     )

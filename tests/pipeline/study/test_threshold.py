@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 
 from cache.errors import InputError
-from pipeline import run
+from pipeline import score
+from pipeline.machine import Machine
 from pipeline.study.threshold import FITTED, JUDGED, as_json, as_text, fit
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
 
-MACHINE = run.Machine("cpu", 0)
+MACHINE = Machine("cpu", 0)
 
 
 def test_the_threshold_keeps_what_it_says_of_seen_classes(tiny: Tiny) -> None:
@@ -26,7 +27,7 @@ def test_the_threshold_keeps_what_it_says_of_seen_classes(tiny: Tiny) -> None:
     assert most[FITTED].unlabelled is not None and most[FITTED].unlabelled > (few[FITTED].unlabelled or 0)
     assert as_json(most)["threshold"] == most[FITTED].threshold
     assert f"predict --threshold {most[FITTED].threshold:.6g}" in as_text("tiny", 95, most)
-    found = run.evaluate(tiny.plan(), MACHINE)["report"]
+    found = score.evaluate(tiny.plan(), MACHINE)["report"]
     same = next(p for p in found.risk.points if p.coverage >= 95)
     assert fit(tiny.plan(), MACHINE, 100)[JUDGED].coverage >= same.coverage - 10
 
