@@ -21,6 +21,7 @@ from pipeline.plan import Plan
 from pipeline.text import columns
 from stages.parts.data.datasets import class_statistics
 from stages.parts.scoring.bias_curve import Point, at, best
+from stages.parts.scoring.report import per_cent
 from stages.running.progress import say
 
 FOLD = 5
@@ -62,12 +63,18 @@ def calibrate(plan: Plan, machine: run.Machine, held_out: Sequence[str] = ()) ->
     run.draw_world(plan)
     names = tuple(held_out) or spread_classes(plan)
     inner = inner_plan(plan, names)
-    say(f"calibrate: held out {', '.join(inner.vocabulary.unseen)}")
+    held = ", ".join(inner.vocabulary.unseen)
+    say(f"calibrate: held out {held}")
     curves: list[list[Point]] = []
     for one in (inner, plan):
         run.make_cache(one, machine)
         run.train(one, machine)
         curves.append(run.bias_curve(one, machine, [best(c).bias for c in curves]))
+        if one is inner and not best(curves[0]).hiou > 0:
+            raise InputError(
+                f"calibrate: no bias to fit: the photos kept for it show nothing of {held}, "
+                "or the student finds none of it; name other classes with --hold-out"
+            )
     return Calibration(inner.vocabulary.unseen, *curves)
 
 
@@ -129,6 +136,6 @@ def _cells(point: Point) -> list[object]:
     return [f"{point.bias:.3g}", *(f"{100 * v:.1f}" for v in (point.hiou, point.siou, point.uiou))]
 
 
-def _percent(point: Point) -> dict[str, float]:
+def _percent(point: Point) -> dict[str, float | None]:
     told = asdict(point)
-    return {"bias": round(told.pop("bias"), 6), **{k: round(100 * v, 2) for k, v in told.items()}}
+    return {"bias": round(told.pop("bias"), 6), **{k: per_cent(v) for k, v in told.items()}}

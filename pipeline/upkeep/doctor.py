@@ -126,8 +126,13 @@ def _torch() -> Iterator[Finding]:
         why = f"torch is built for CUDA {built} and sees no GPU" if built else "torch is a CPU build"
         yield Finding("note", "gpu", f"none: {why}", "demo and small presets run on CPU; train the paper's on a GPU")
         return
+    from stages.running.compute import FREE_IT, gpu_problem
+
     for index in range(torch.cuda.device_count()):
         name, memory = torch.cuda.get_device_name(index), torch.cuda.get_device_properties(index).total_memory
+        if problem := gpu_problem(torch.device("cuda", index)):
+            yield Finding("fault", "gpu", f"{index}: {name} can't compute ({problem})", FREE_IT)
+            continue
         small = memory < 10 * 2**30
         remedy = "use train.grad_accumulation_steps=4 and a smaller extract.batch" if small else ""
         yield Finding("note" if small else "ok", "gpu", f"{index}: {name}, {memory / 2**30:.0f} GiB", remedy)

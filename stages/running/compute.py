@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 DEVICES = ("auto", "cpu", "cuda")
 MOST_WORKERS = 16
+FREE_IT = "free it, install a torch that was built for it, or use --device cpu"
+"""What helps where a GPU can't compute."""
+_FULL = re.compile(r"(?i)\bcuda.*out of memory|_ALLOC_FAILED", re.DOTALL)
+"""How drivers, cuBLAS, cuDNN and faiss say that a GPU is full; torch's own allocator has an error of its own."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,10 @@ def check_flags(device: str, workers: int) -> None:
 
 
 def resolve(device: str = "auto", workers: int = -1) -> Compute:
-    """The device (auto: the GPU, if torch sees one) and loader processes; changes nothing of this process.
+    """The device (auto: the GPU, if torch sees one) and loader processes; of this process it at most wakes the GPU.
 
     workers -1: one per core but one, at most 16; the processes that torchrun started here share the cores. Raises
-    InputError for cuda without a GPU, and where there are more processes than GPUs.
+    InputError for cuda without a GPU, for a GPU that can't compute, and where there are more processes than GPUs.
     """
     import torch
 
@@ -61,7 +66,25 @@ def resolve(device: str = "auto", workers: int = -1) -> Compute:
     gpus = torch.cuda.device_count()
     if local >= gpus:
         raise InputError(f"torchrun starts more processes here than torch sees GPUs; use --nproc-per-node {gpus}")
-    return Compute(torch.device(name, local), count)
+    found = torch.device(name, local)
+    if problem := gpu_problem(found):
+        raise InputError(f"{found}: this GPU can't compute ({problem}); {FREE_IT}")
+    return Compute(found, count)
+
+
+def gpu_problem(device: torch.device) -> str:
+    """Why a GPU that torch sees can't compute, in one line; "" where it can.
+
+    torch may have no code for so old or so new a GPU, and other programs may fill it or keep it for themselves: all
+    that shows at the first kernel, so one is run.
+    """
+    import torch
+
+    try:
+        torch.ones(2, device=device).add_(1).sum().item()
+    except RuntimeError as error:
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ""
 
 
 @contextmanager
@@ -71,5 +94,7 @@ def memory_explained(remedy: str) -> Iterator[None]:
 
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not _FULL.search(str(error)):
+            raise
         raise InputError(f"the GPU's memory is full: {remedy}") from error

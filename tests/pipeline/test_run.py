@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -128,6 +128,25 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(InputError, match="torch sees no GPU here"):
         _ = run.Machine("cuda").compute
     assert run.Machine("auto").compute.device.type == "cpu"
+
+
+def test_a_gpu_that_can_not_compute_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    ones, said = torch.ones, "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors"
+
+    def refused(*size: int, device: Any = None) -> torch.Tensor:
+        if torch.device(device).type == "cuda":
+            raise torch.AcceleratorError(said)
+        return ones(*size)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch, "ones", refused)
+    for device in ("cuda", "auto"):
+        with pytest.raises(InputError, match=r"^cuda:0: this GPU can't compute \(CUDA error: no kernel.*device cpu$"):
+            _ = run.Machine(device).compute
+    assert run.Machine("cpu").compute.device.type == "cpu"
 
 
 def test_worker_processes_follow_the_flag() -> None:

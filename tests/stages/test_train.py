@@ -377,9 +377,14 @@ def test_sources_of_randomness_share_no_seed() -> None:
     assert len(seeds) == 3 * 2 * 200 and all(0 <= s < 2**56 for s in seeds)
 
 
-def test_precision_is_chosen_by_the_device() -> None:
+def test_precision_is_chosen_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     assert autocast_dtype("auto", cpu) is None
+    for real, wanted in ((True, torch.bfloat16), (False, None)):  # a T4 only imitates it
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True, real=real: including_emulation or real
+        )
+        assert autocast_dtype("auto", torch.device("cuda")) is wanted
     assert autocast_dtype("fp32", cpu) is None
     assert autocast_dtype("bf16", cpu) is torch.bfloat16
     assert autocast_dtype("fp16", cpu) is torch.float16

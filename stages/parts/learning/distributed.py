@@ -5,6 +5,7 @@ With a single process every function here is the identity. torchrun starts the p
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from stages.parts.processes import rank_and_world
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for another: a checkpoint of rank 0 may go to a slow store. A dead one is noticed at once
 by torchrun, which ends the others."""
+
+_GONE = re.compile("(?i)remote|abort|closed|reset|broken pipe")
+"""How nccl says that the other end is gone."""
 
 T = TypeVar("T")
 
@@ -54,12 +58,24 @@ def process_group(name: str, device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        raise InputError(
-            f"{name}: another process of this job is gone; torchrun says which and why, and starts all again where "
-            "--max-restarts allows. What was committed or saved stays"
-        ) from error
+        raise InputError(f"{name}: {_why(error)}. What was committed or saved stays") from error
     # Not after an error, where it could hang; the group ends with the process.
     dist.destroy_process_group()
+
+
+def _why(error: RuntimeError) -> str:
+    """What an error of the group means. nccl says in its last words whether it is another process that is gone."""
+    said = str(error)
+    if not isinstance(error, dist.DistBackendError) or _GONE.search(said):
+        return (
+            "another process of this job is gone; torchrun says which and why, and starts all again where "
+            "--max-restarts allows"
+        )
+    last = (said.partition("Last error:")[2] or said).strip().splitlines()
+    return (
+        f"the processes can't talk to each other ({last[0] if last else 'nccl says nothing'}); give a container more "
+        "/dev/shm (`docker run --shm-size=8g`), or look at what NCCL_DEBUG=INFO prints"
+    )
 
 
 @cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -89,19 +91,21 @@ class Learner(nn.Module):
         if not batch.labelled:
             return pixel_loss(logits, masks, self.pixel, withheld=withheld, compiled=self.compiled)
         rows, rest = ([b for b, own in enumerate(batch.labelled) if own is wanted] for wanted in (True, False))
-        own_withheld = None if withheld is None else withheld[rows]
-        terms = pixel_loss(logits[rows], masks[rows], self.pixel, withheld=own_withheld, compiled=self.compiled)
+        own_withheld = None if withheld is None else _of(withheld, rows)
+        own, others = _of(logits, rows), _of(logits, rest)
+        terms = pixel_loss(own, _of(masks, rows), self.pixel, withheld=own_withheld, compiled=self.compiled)
         if self.pixel.unlabelled == "latent":
             seen = len(self.text)
-            latent = torch.where((masks >= seen) & (masks != IGNORE), masks - seen, IGNORE)[rest]
-            columns = logits[rest, seen:]
+            latent = torch.where((masks >= seen) & (masks != IGNORE), masks - seen, IGNORE)
+            columns = others[:, seen:]
             if not columns.shape[1]:
                 columns = logits.new_full((len(rest), 1, *logits.shape[2:]), MASKED)
-            free = pixel_loss(columns, latent, self.pixel, compiled=self.compiled)
+            free = pixel_loss(columns, _of(latent, rest), self.pixel, compiled=self.compiled)
             terms = {name: terms[name] + free[name] for name in terms}
         if pseudo is not None:
             known = self.pixel.model_copy(update={"ignored_are_negatives": False})
-            guessed = pixel_loss(logits[rest, : len(self.text)], pseudo[rest], known, compiled=self.compiled)
+            named = others[:, : len(self.text)]
+            guessed = pixel_loss(named, _of(pseudo, rest), known, compiled=self.compiled)
             terms = {name: terms[name] + self.pixel.pseudo_weight * guessed[name] for name in terms}
         return terms
 
@@ -119,6 +123,12 @@ class Learner(nn.Module):
         """What training needs besides the student: the bank, FROSTER's head, the generator."""
         both = {"distiller": self.distiller, "generator": self.generator}
         return {name: module for name, module in both.items() if module is not None}
+
+
+def _of(maps: Tensor, photos: Sequence[int]) -> Tensor:
+    """The maps of some photos of a batch [B, ...]. By views: an index of numbers would make the host wait."""
+    each = maps.unbind()
+    return torch.stack([each[b] for b in photos]) if photos else maps[:0]
 
 
 def _regions_of_others(batch: Batch) -> Others:

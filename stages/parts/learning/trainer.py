@@ -121,7 +121,9 @@ def _follow(average: nn.Module, net: nn.Module, decay: float) -> None:
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """The student's arithmetic; None is float32."""
     if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+        # A T4 or a V100 would only imitate bf16, several times slower than float32.
+        able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if able else None
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 

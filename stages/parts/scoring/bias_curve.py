@@ -6,6 +6,7 @@ score of the former is above the latter's. Counted by that margin, what every bi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -104,8 +105,8 @@ def percent(point: Point) -> dict[str, float | None]:
 
 
 def best(points: list[Point]) -> Point:
-    """The point of highest hIoU; of equal ones that nearest to a bias of 0."""
-    return max(points, key=lambda p: (p.hiou, -abs(p.bias)))
+    """The point of highest hIoU; of equal ones that nearest to a bias of 0. One without hIoU is below all others."""
+    return max(points, key=lambda p: (-1.0 if math.isnan(p.hiou) else p.hiou, -abs(p.bias)))
 
 
 def at(points: list[Point], bias: float) -> Point:

@@ -52,8 +52,9 @@ def risk_curve(
     every = len(data.vocabulary.ordered)
     curve = RiskCurve(every, alpha, compute.device)
     for found, labels in each_scored(cfg, data, which, scorer, compute, quarantine):
-        # Labels of seen classes alone have 8 bits whatever all classes need.
-        known = np.where(labels == IGNORE, ignore_index(every), labels) if which == "seen" else labels
+        known = labels
+        if which == "seen":  # these have 8 bits whatever all classes need
+            known = np.where(labels == IGNORE, ignore_index(every), labels.astype(np.int32))
         curve.add(found, torch.from_numpy(known).to(compute.device))
     return curve
 

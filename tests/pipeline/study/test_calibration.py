@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from cache.errors import InputError
 from pipeline import run
 from pipeline.cli import app
-from pipeline.study.calibration import inner_plan, spread_classes
+from pipeline.study.calibration import calibrate, inner_plan, spread_classes
+from stages.parts.scoring.bias_curve import Point
 
 
 def test_the_fit_sees_no_unseen_label_and_no_image_twice(tiny: Any) -> None:
@@ -69,6 +70,15 @@ def test_calibrate_gives_the_curve_and_what_the_fitted_bias_is_worth(tiny: Any, 
     assert found["seen_bias"] == max(found["inner"], key=lambda p: (p["hiou"], -abs(p["bias"])))["bias"]
     assert found["held_out"] == ["disc"] and len(found["inner"]) == 201
     assert f"--set eval.seen_bias={found['seen_bias']:.3g}" in result.stdout
+
+
+def test_a_curve_without_hiou_is_no_fit(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    nan = float("nan")
+    for one in ("draw_world", "make_cache", "train"):
+        monkeypatch.setattr(run, one, lambda *_: None)
+    monkeypatch.setattr(run, "bias_curve", lambda *_: [Point(-2.0, 0.5, nan, nan), Point(0.0, 0.4, 0.0, 0.0)])
+    with pytest.raises(InputError, match=r"show nothing of disc, or the student finds none of it; .* --hold-out$"):
+        calibrate(tiny.plan(), run.Machine("cpu"), ["disc"])
 
 
 def test_a_data_set_without_unseen_classes_has_nothing_to_calibrate(tiny: Any, tmp_path: Path) -> None:

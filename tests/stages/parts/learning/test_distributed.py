@@ -20,6 +20,8 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cache.errors import InputError
+from stages.parts.learning import distributed
 from stages.parts.learning.batches import Batch, Regions
 from stages.parts.learning.distributed import (
     all_gather,
@@ -48,6 +50,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "froster": ({"loss": "froster"}, {}),
     "without distillation": ({"loss": "none"}, {"ignored_are_negatives": False}),
     "nothing labelled": ({}, {}),
+    "few labels": ({}, {"unlabelled": "latent", "pseudo_weight": 0.5}),
 }
 
 
@@ -105,6 +108,8 @@ def batch(case: str) -> Batch:
         torch.randn(4, D, generator=random),
         torch.randn(len(regions), D, generator=random),
         regions,
+        labelled=(False, False, True, False) if case == "few labels" else (),  # of the first half none
+        pseudo=torch.randint(0, SEEN, (4, SIZE, SIZE), generator=random).byte() if case == "few labels" else None,
     )
 
 
@@ -214,6 +219,37 @@ def test_restarted_processes_find_each_other_and_not_the_dead(
             assert process.exitcode == 1 - attempt
     said = {f.name: f.read_text() for f in tmp_path.glob("1-*")}
     assert said == dict.fromkeys(("1-0-0", "1-0-1", "1-1-0", "1-1-1"), "[0, 1]")
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        (
+            "ncclRemoteError: A call failed possibly due to a remote process exiting prematurely.",
+            "is gone; torchrun says",
+        ),
+        ("ncclInternalError: Internal check failed.\nLast error:\nNet : Connection closed by remote peer", "is gone"),
+        (
+            "NCCL error in: NCCLUtils.cpp:77, unhandled system error, NCCL version 2.27.7\nncclSystemError: System "
+            "call failed.\nLast error:\nError while creating shared memory segment /dev/shm/nccl-a (size 9637888)\n",
+            r"talk to each other \(Error while creating shared memory segment.*docker run --shm-size",
+        ),
+    ],
+)
+def test_a_fault_of_nccl_is_told_from_a_process_that_is_gone(
+    said: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "rank_and_world", lambda: (0, 2))
+    monkeypatch.setattr(distributed, "_store", lambda: dist.HashStore())  # type: ignore[attr-defined]
+    monkeypatch.setattr(distributed, "_word", lambda *_: "word")
+
+    def fails(*_: object, **__: object) -> None:
+        raise dist.DistBackendError(said)
+
+    monkeypatch.setattr(dist, "init_process_group", fails)
+    with pytest.raises(InputError, match=f"^runs/a: .*{meant}") as caught, process_group("runs/a", CPU):
+        pass
+    assert "\n" not in str(caught.value)
 
 
 def test_a_process_alone_is_told_what_it_says() -> None:

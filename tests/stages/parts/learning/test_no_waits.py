@@ -1,7 +1,8 @@
 """A training step asks its device nothing, and mixes no devices: on tensors that pretend to be a GPU's.
 
 torch's FakeTensorMode gives every operation its shapes and devices and no values: it refuses operands of two
-devices, and raises wherever the host would have to wait for a value (`.item()`, boolean indexing, `nonzero`).
+devices, and raises wherever the host would have to wait for a value (`.item()`, boolean indexing, `nonzero`). Numbers
+of the host's that go to the device on the way, as in `x[[0, 2]]`, it lets pass: `_NoCopies` finds those.
 Autograd's engine needs a real GPU, so the backward pass is left out here, but for the gradient that is our own.
 `clip2seg benchmark gpu-check` runs the same steps on a GPU under torch.cuda.set_sync_debug_mode("error").
 """
@@ -9,6 +10,7 @@ Autograd's engine needs a real GPU, so the backward pass is left out here, but f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
     unset_fake_temporarily,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.benchmarks.checks.students import FAMILIES, GENERATORS, LOSSES, SmallNet
 from stages.parts.data.photometric import draw_distortion
@@ -35,6 +38,22 @@ from stages.parts.students import StudentConfig, build_student
 
 GPU = torch.device("cuda")
 DIM, SEEN, SIDE = 16, 3, 64
+
+
+class _NoCopies(TorchDispatchMode):
+    """Refuses copies between host and device that the host would wait for, those of an index's numbers too."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default:
+            ends = {args[0].device.type, torch.device(kwargs.get("device") or args[0].device).type}
+            if len(ends) > 1 and not kwargs.get("non_blocking"):
+                raise RuntimeError(f"a copy of {tuple(args[0].shape)} to {kwargs['device']} that the host waits for")
+        elif func.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_):
+            where = {t.device.type for t in (args[0], *args[1]) if t is not None}
+            if len(where) > 1:
+                raise RuntimeError("an index on the host, into a tensor of the device")
+        return func(*args, **kwargs)
 
 
 @pytest.fixture
@@ -64,6 +83,12 @@ def batch() -> Batch:
     return collate([sample(i) for i in range(4)]).to(GPU)
 
 
+def few_labels() -> Batch:
+    """The same where the masks of two of the photos were not read."""
+    pseudo = np.zeros((SIDE, SIDE), np.uint8)
+    return collate([replace(sample(i), labelled=i % 3 == 0, pseudo=pseudo) for i in range(4)]).to(GPU)
+
+
 def on_gpu(build: Callable[[], nn.Module]) -> Any:
     """A module built as usual, then with each parameter and buffer pretended to lie on the GPU."""
     with unset_fake_temporarily():
@@ -81,10 +106,11 @@ def trainer(
     generator: GeneratorConfig = GeneratorConfig(),  # noqa: B008
     student: Callable[[], Any] = lambda: SmallNet(DIM),
     prototypes: bool = False,
+    pixel: PixelLossConfig = PixelLossConfig(),  # noqa: B008
     **train: Any,
 ) -> Trainer:
     cfg = TrainConfig(iterations=10, warmup=0, batch=4, **train)
-    pixel, text = PixelLossConfig(), np.zeros((SEEN, DIM), np.float32)
+    text = np.zeros((SEEN, DIM), np.float32)
     concepts = np.zeros((2, DIM), np.float32) if prototypes else None
 
     def build() -> Learner:
@@ -99,8 +125,9 @@ def trainer(
     return made
 
 
-def check(made: Trainer) -> None:
-    terms = made.step(0, batch())
+def check(made: Trainer, given: Callable[[], Batch] = batch) -> None:
+    with _NoCopies():
+        terms = made.step(0, given())
     assert {t.device.type for t in terms.values()} == {"cuda"}
     assert {t.dtype for t in terms.values()} == {torch.float32}
 
@@ -122,6 +149,14 @@ def test_the_step_of_every_loss_negatives_and_calibrator_waits_for_nothing(disti
 def test_the_step_with_concepts_for_latent_classes_waits_for_nothing() -> None:
     for generator in GENERATORS:
         check(trainer(generator=generator, prototypes=True))
+
+
+@pytest.mark.parametrize("generator", [GeneratorConfig(), GeneratorConfig(enabled=False)], ids=["latent", "seen alone"])
+@pytest.mark.usefixtures("pretended")
+def test_the_step_with_photos_without_masks_waits_for_nothing(generator: GeneratorConfig) -> None:
+    for unlabelled in ("none", "latent"):
+        pixel = PixelLossConfig.model_validate({"unlabelled": unlabelled, "pseudo_weight": 0.5})
+        check(trainer(generator=generator, pixel=pixel), few_labels)
 
 
 @pytest.mark.usefixtures("pretended")
@@ -167,11 +202,15 @@ def test_scores_of_an_image_wait_for_nothing(mode: Any) -> None:
     [
         (lambda b, x: int(x.max()), DataDependentOutputException),
         (lambda b, x: x[x > 0], DynamicOutputShapeException),
-        (lambda b, x: x + b.images.cpu()[0, 0], RuntimeError),
+        (lambda b, x: x + torch.zeros(SIDE), RuntimeError),
+        (lambda b, x: b.images.cpu(), RuntimeError),
+        (lambda b, x: x[[0, 2]], RuntimeError),
+        (lambda b, x: x[torch.arange(2)], RuntimeError),
+        (lambda b, x: torch.tensor([0.0], device=x.device), RuntimeError),
     ],
-    ids=["value", "shape", "device"],
+    ids=["value", "shape", "device", "to the host", "list", "index of the host", "to the device"],
 )
 @pytest.mark.usefixtures("pretended")
 def test_the_pretended_gpu_finds_what_it_is_here_for(mistake: Any, error: type[Exception]) -> None:
-    with pytest.raises(error):
+    with _NoCopies(), pytest.raises(error):
         mistake(batch(), torch.empty(SIDE, SIDE, device=GPU))

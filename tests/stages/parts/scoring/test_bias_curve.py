@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.parts.scoring.bias_curve import BiasCurve, at, best, grid
+from stages.parts.scoring.bias_curve import BiasCurve, Point, at, best, grid
 from stages.parts.scoring.metrics import confusion, scores
 
 SEEN, CLASSES = 3, 5
@@ -65,3 +65,15 @@ def test_the_best_bias_favours_unseen_classes_here_and_the_grid_reaches_it():
     assert best(points).hiou >= at(points, 0.0).hiou and 0 < best(points).bias < points[-1].bias
     # At the ends all is unseen, or seen.
     assert points[-1].siou < points[0].siou and points[0].uiou < points[-1].uiou
+
+
+def test_a_bias_without_scores_is_never_the_best():
+    """Where no class unseen in training has a pixel, none has a score at biases that predict none."""
+    nan = float("nan")
+    points = [
+        Point(-1.0, 0.5, nan, nan),
+        Point(0.0, 0.4, 0.0, 0.0),
+        Point(1.0, 0.2, 0.1, 0.13),
+        Point(2.0, nan, nan, nan),
+    ]
+    assert best(points).bias == 1.0 and best(points[:2]).bias == 0.0

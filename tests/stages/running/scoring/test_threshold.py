@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from cache.errors import InputError
 from cache.location import Location
 from stages.parts.data.datasets import Dataset, Which
 from stages.parts.data.views import Array
+from stages.parts.data.vocabulary import Vocabulary
 from stages.parts.settings import EvaluateConfig
 from stages.running.compute import Compute
 from stages.running.scoring import threshold
@@ -73,3 +75,15 @@ def test_processes_divide_the_photos_and_have_the_threshold_of_one(tiny: Tiny, m
     others.append("train00.jpg: can't be decoded")
     with pytest.raises(InputError, match=r"train00\.jpg: can't be decoded"):
         fitted()
+
+
+def test_pixels_without_a_label_count_apart_also_where_all_classes_need_16_bits(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen labels have 8 bits: their 255 is no class, and must not become the 256th of 300."""
+    photos, cfg, every = tiny.plan().train_data, EvaluateConfig(short_side=16), 300
+    labels = np.array([[0, 255], [255, 255]], np.uint8)
+    monkeypatch.setattr(threshold, "each_scored", lambda *_: iter([(torch.zeros(every, 2, 2), labels)]))
+    monkeypatch.setattr(Vocabulary, "ordered", tuple(map(str, range(every))))
+    curve = threshold.risk_curve(cfg, photos, "seen", lambda pixels: pixels, 1.0, CPU)
+    assert curve.counts.sum(dim=1).tolist() == [1, 0, 3]  # right, wrong, without a label
