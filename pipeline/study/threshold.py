@@ -11,6 +11,7 @@ from typing import Any
 
 from cache.errors import InputError
 from pipeline import run, score
+from pipeline.invocation import predict_options
 from pipeline.machine import Machine
 from pipeline.plan import Plan
 from pipeline.text import columns
@@ -44,13 +45,15 @@ def as_json(found: Mapping[str, RiskPoint]) -> dict[str, Any]:
     return {"threshold": found[FITTED].threshold, "rows": rows}
 
 
-def as_text(name: str, keep: float, found: Mapping[str, RiskPoint]) -> str:
+def as_text(plan: Plan, keep: float, found: Mapping[str, RiskPoint]) -> str:
     """The threshold, and what it keeps."""
     rows: list[list[object]] = [["in per cent", "labelled, kept", "of them wrong", "unlabelled, kept"]]
     rows += [[label, p.coverage, p.risk, p.unlabelled] for label, p in found.items()]
     threshold = f"{found[FITTED].threshold:.6g}"
+    predict = predict_options(plan.scoring, plan.config.views.size)
     return (
-        f"{name}: threshold {threshold} keeps {keep:g} % of the labelled pixels of seen classes\n\n{columns(rows)}\n\n"
-        f"Use it: predict --threshold {threshold}; with a background in the masks, eval --set eval.background=true "
+        f"{plan.name}: threshold {threshold} keeps {keep:g} % of the labelled pixels of seen classes\n\n"
+        f"{columns(rows)}\n\n"
+        f"Use it: {predict} --threshold {threshold}; with a background in the masks, eval --set eval.background=true "
         f"--set eval.background_threshold={threshold}"
     )

@@ -26,7 +26,9 @@ def test_the_threshold_keeps_what_it_says_of_seen_classes(tiny: Tiny) -> None:
     assert few[FITTED].threshold > most[FITTED].threshold == most[JUDGED].threshold
     assert most[FITTED].unlabelled is not None and most[FITTED].unlabelled > (few[FITTED].unlabelled or 0)
     assert as_json(most)["threshold"] == most[FITTED].threshold
-    assert f"predict --threshold {most[FITTED].threshold:.6g}" in as_text("tiny", 95, most)
+    assert f"predict --threshold {most[FITTED].threshold:.6g}" in as_text(tiny.plan(), 95, most)
+    text = as_text(tiny.plan("eval.seen_bias=0.5", "eval.pamr=3", "eval.short_side=80", "eval.mode=slide"), 95, most)
+    assert "Use it: predict --short-side 80 --seen-bias 0.5 --pamr 3 --mode slide --threshold" in text
     found = score.evaluate(tiny.plan(), MACHINE)["report"]
     same = next(p for p in found.risk.points if p.coverage >= 95)
     assert fit(tiny.plan(), MACHINE, 100)[JUDGED].coverage >= same.coverage - 10
