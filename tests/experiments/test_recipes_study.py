@@ -43,6 +43,7 @@ def test_ranks_that_agree_give_one_and_reversed_ones_minus_one(tmp_path: Path) -
         {
             "name": name,
             "dense": 10 - i,
+            "dense_hIoU": None,
             "named": None if i == 3 else i,
             "best": {"iou": i, "purity": -i, "recall": i % 2},
             "thresholds": [{"threshold": 0.9, "iou": -i, "purity": i, "recall": 0}],
@@ -50,7 +51,7 @@ def test_ranks_that_agree_give_one_and_reversed_ones_minus_one(tmp_path: Path) -
         for i, name in enumerate("abcd")
     ]
     runs = [
-        {"world": world, "row": name, "seed": seed, "uIoU": (i + 0.1 * seed) * sign, "hIoU": 1.0}
+        {"world": world, "row": name, "seed": seed, "uIoU": (i + 0.1 * seed) * sign, "hIoU": 1.0, "sIoU": 2.0}
         for world, sign in (("demo", 1), ("photos", -1))
         for i, name in enumerate("abcde")
         for seed in (0, 1)
@@ -63,6 +64,9 @@ def test_ranks_that_agree_give_one_and_reversed_ones_minus_one(tmp_path: Path) -
     assert "Spearman -1.00" in said[1] and "Spearman -1.00" in said[3] and said[4].endswith("3 rows)")
     other = subprocess.run([*code, "--world", "photos"], capture_output=True, text=True, check=True).stdout
     assert other.startswith("iou     against uIoU: Spearman -1.00")
+    shown = subprocess.run([*code, "--table", "--at", "0.9"], capture_output=True, text=True, check=True).stdout
+    assert "| b | 9.0 | - | -1.0 | 1.0 | 0.0 | 1.0 ±0.0 / 2.0 ±0.0 / 1.1 ±0.1 | 2 |" in shown
+    assert "iou     against uIoU: Spearman -1.00" in shown, "at that threshold, not at a row's best"
     for run in runs:
         run["row"] += " at 0.9"  # then what was mined at that threshold counts, not at a row's best
     (tmp_path / "b.json").write_text(json.dumps({"rows": runs}))
