@@ -6,6 +6,7 @@ latent. No torch.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from cache.store import Artifact
 from cache.vectors import unit
 
 FORMAT = 1
+FILES = ("views.faiss", "local.faiss", "regions.npy")
+"""What is stored of an index; index.json, put last, says of what and with which digests."""
 BLOCK = 4096
 """Queries searched at once when every view is compared with every other."""
 
@@ -105,23 +108,26 @@ def open_index(at: Location, tokens: Artifact, latent: Artifact | None, num_seen
     ids = tokens.ids()
     if not ids:
         raise InputError(f"{tokens}: no view is stored yet; run `clip2seg extract` first")
-    if about and about.get("made_of") == made_of:
-        packed = [at.get(name) for name in ("views.faiss", "local.faiss", "regions.npy")]
-        if None not in packed:
+    if isinstance(about, dict) and about.get("made_of") == made_of:
+        packed = [at.get(name) for name in FILES]
+        # faiss would search in whatever bytes lie there.
+        if about.get("sha256") == [hashlib.sha256(p or b"").hexdigest() for p in packed]:
             views, local, regions = (np.frombuffer(p or b"", np.uint8) for p in packed)
             table = np.load(io.BytesIO(regions.tobytes()), allow_pickle=False)
             return TokenIndex(ids, table, faiss.deserialize_index(views), faiss.deserialize_index(local), False)
     whole, local_tokens, table = _collect(tokens, latent, num_seen)
     indices = []
-    for name, vectors in (("views", whole), ("local", local_tokens)):
+    for vectors in (whole, local_tokens):
         index = faiss.IndexFlatIP(vectors.shape[1])
         index.add(unit(vectors))
-        at.put(f"{name}.faiss", faiss.serialize_index(index).tobytes())
         indices.append(index)
     buffer = io.BytesIO()
     np.save(buffer, table)
-    at.put("regions.npy", buffer.getvalue())
-    at.put_json("index.json", {"made_of": made_of, "views": len(whole), "regions": len(table)})
+    made = [*(faiss.serialize_index(index).tobytes() for index in indices), buffer.getvalue()]
+    for name, data in zip(FILES, made, strict=True):
+        at.put(name, data)
+    digests = [hashlib.sha256(data).hexdigest() for data in made]
+    at.put_json("index.json", {"made_of": made_of, "sha256": digests, "views": len(whole), "regions": len(table)})
     return TokenIndex(ids, table, indices[0], indices[1], True)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cache.errors import InputError
 from pipeline.inspection import naming
-from pipeline.invocation import Invocation
+from pipeline.invocation import Invocation, predict_options
 from pipeline.plan import Plan
 from pipeline.shown import link
 from stages.parts.eval_report import Background, EvalReport, Means
@@ -189,7 +189,7 @@ def eval_text(plan: Plan, result: dict[str, Any]) -> str:
         f"{columns(classes, left=2)}\n\npicture grid: {link(result['address'] + '/grid.png')}"
         + (f"\nseen bias {bias} was subtracted" if bias else "")
         + (f"\nscores smoothed by {report.settings.pamr} rounds of PAMR" if report.settings.pamr else "")
-        + _risk(report)
+        + _risk(plan, report)
         + background_text({**with_background, "this run": report.background})
         + _since(result)
         + _cause(plan, report)
@@ -199,7 +199,7 @@ def eval_text(plan: Plan, result: dict[str, Any]) -> str:
     )
 
 
-def _risk(report: EvalReport) -> str:
+def _risk(plan: Plan, report: EvalReport) -> str:
     """How often the surest pixels are wrong, and the threshold that keeps them."""
     if report.risk is None:
         return ""
@@ -207,7 +207,8 @@ def _risk(report: EvalReport) -> str:
     told = [
         f"{p.coverage:.0f} % above {p.threshold:.3g}: {p.risk:.1f} %" for w in (100, 90, 70, 50) if (p := at.get(w))
     ]
-    return f"\nwrong among the surest pixels (predict --threshold): {', '.join(told)}; AURC {report.risk.aurc:.1f} %"
+    way = f"{predict_options(plan.scoring, plan.config.views.size)} --threshold"
+    return f"\nwrong among the surest pixels ({way}): {', '.join(told)}; AURC {report.risk.aurc:.1f} %"
 
 
 def background_text(found: Mapping[str, Background | None]) -> str:

@@ -7,7 +7,9 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -30,6 +32,13 @@ class _Interrupted(Exception):
 
 class _Panels(TyperGroup):
     """Lists commands under the headings that `rich_help_panel` names, as plain text that no terminal width cuts."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Reads the command line."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except KeyboardInterrupt as error:
+            raise _Interrupted(error) from None
 
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""
@@ -89,20 +98,19 @@ _REFUSALS = (
 
 def main() -> None:
     """Entry point: one line and exit code 2 for bad input, 1 for anything else that fails."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # names in a terminal or a log that knows ASCII alone are written out
-            stream.reconfigure(errors="backslashreplace")
+    _open_streams()
     try:
         with terminable():
             code = app(standalone_mode=False)
+            sys.stdout.flush()  # what a full disk says to it is an error here, and not the interpreter's at its end
     except InputError as error:
         _fail(str(error))
     except OSError as error:
-        if error.errno not in _REFUSALS or not error.filename:
+        if (said := _refusal(error)) is None:
             raise
-        _fail(f"{error.filename}: {os.strerror(error.errno or 0).lower()}; name another place, or make this one usable")
-    except (typer.Abort, KeyboardInterrupt):  # before or after the command itself
-        raise SystemExit(130) from None
+        _fail(said)
+    except (typer.Abort, KeyboardInterrupt) as error:  # before or after the command itself
+        raise SystemExit(error.exit_code if isinstance(error, Stopped) else 130) from None
     except _Interrupted as error:
         if rank_and_world()[0] == 0:
             print(error.stopped, file=sys.stderr)
@@ -120,9 +128,48 @@ def main() -> None:
         raise SystemExit(code if isinstance(code, int) else 0)
 
 
+def _open_streams() -> None:
+    """Makes stdout and stderr take whatever is written, also where a service started this process without them."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  it stays open to the end
+        elif isinstance(stream, TextIOWrapper):  # names in a terminal or a log that knows ASCII alone are written out
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _refusal(error: OSError) -> str | None:
+    """What the user can do about an error of the operating system; None where it is a fault of the program."""
+    said = (error.strerror or str(error)).lower()
+    if error.errno in _REFUSALS and error.filename:
+        return f"{error.filename}: {said}; name another place, or make this one usable"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{said}, for a file or for what is printed; make room and run it again: what was finished stays"
+    if isinstance(error, FileNotFoundError) and not error.filename:
+        if said.startswith("no usable temporary directory"):
+            return f"{error.strerror}; set TMPDIR to a folder that can be written to"
+        if _folder_gone():
+            return "the folder that this was started in is gone; change to another one (cd)"
+    return None
+
+
+def _folder_gone() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
 def _fail(message: str) -> NoReturn:
     rank, message = rank_and_world()[0], one_line(without_credentials(message))
     if "--json" in sys.argv and rank == 0:
-        print(json.dumps({"error": message}))
+        with suppress(OSError):  # stdout itself may be what is full
+            print(json.dumps({"error": message}))
+    try:
+        sys.stdout.flush()
+    except OSError:  # then it leads nowhere, or the interpreter would stumble over it at its end
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
     print(f"error: {message}" if rank == 0 else f"error (rank {rank}): {message}", file=sys.stderr)
     raise SystemExit(2) from None

@@ -144,7 +144,7 @@ def calibrate(
         raise InputError(f"--hold-out {hold_out}: is for the seen bias; leave it or --keep out")
     if keep:
         kept = threshold.fit(plan, make_machine(device, workers), keep)
-        emit(threshold.as_text(plan.name, keep, kept), threshold.as_json(kept), as_json)
+        emit(threshold.as_text(plan, keep, kept), threshold.as_json(kept), as_json)
         return
     found = calibration.calibrate(plan, make_machine(device, workers), names)
     emit(calibration.as_text(plan.name, found), calibration.as_json(found), as_json)

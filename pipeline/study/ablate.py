@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError
-from pipeline import run
+from pipeline import run, score
 from pipeline.invocation import Invocation
+from pipeline.machine import Machine
 from pipeline.plan import Plan
 from pipeline.text import columns, markdown_table
 from stages.parts.drawing.bars import KINDS, Score, score_bars
@@ -47,7 +48,7 @@ TABLES: Mapping[int, Mapping[str, Sequence[str]]] = {
 SCORES = ("hIoU", "sIoU", "uIoU")
 
 
-def run_table(typed: Invocation, table: int, seeds: int, machine: run.Machine) -> list[dict[str, Any]]:
+def run_table(typed: Invocation, table: int, seeds: int, machine: Machine) -> list[dict[str, Any]]:
     """Trains and scores every row of a table for every seed; what is complete is not computed again.
 
     Each row: name, settings, and per seed the report; Table 3 also gets the teacher's training-free row.
@@ -58,7 +59,7 @@ def run_table(typed: Invocation, table: int, seeds: int, machine: run.Machine) -
 
 
 def run_rows(
-    typed: Invocation, rows: Mapping[str, Sequence[str]], seeds: int, machine: run.Machine, *, teacher: bool = False
+    typed: Invocation, rows: Mapping[str, Sequence[str]], seeds: int, machine: Machine, *, teacher: bool = False
 ) -> list[dict[str, Any]]:
     """Trains and scores rows of settings (name -> overrides), every one for `seeds` seeds, as `run_table` does.
 
@@ -78,14 +79,14 @@ def run_rows(
     done: list[dict[str, Any]] = []
     if teacher:
         run.extract(shared, machine)
-        done.append({"name": "teacher, training-free", "reports": [run.evaluate_teacher(shared, machine)["report"]]})
+        done.append({"name": "teacher, training-free", "reports": [score.evaluate_teacher(shared, machine)["report"]]})
     for name, repeats in plans.items():
         reports = []
         for one in repeats:
             say(f"{name}, seed {one.config.train.seed}")
             run.make_cache(one, machine)
             run.train(one, machine)
-            reports.append(run.evaluate(one, machine)["report"])
+            reports.append(score.evaluate(one, machine)["report"])
         done.append({"name": name, "settings": list(rows[name]), "reports": reports})
     return done
 

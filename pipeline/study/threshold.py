@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from cache.errors import InputError
-from pipeline import run
+from pipeline import run, score
+from pipeline.invocation import predict_options
+from pipeline.machine import Machine
 from pipeline.plan import Plan
 from pipeline.text import columns
 from stages.parts.eval_report import RiskPoint
@@ -18,7 +20,7 @@ from stages.parts.eval_report import RiskPoint
 FITTED, JUDGED = "training photos, seen classes", "evaluation photos, all classes"
 
 
-def fit(plan: Plan, machine: run.Machine, keep: float) -> dict[str, RiskPoint]:
+def fit(plan: Plan, machine: Machine, keep: float) -> dict[str, RiskPoint]:
     """What the threshold keeps of the photos that it was fitted on, and of the evaluation photos.
 
     `keep`: share [%] of the labelled pixels of seen classes. Raises InputError where it is none, or none is labelled.
@@ -29,11 +31,11 @@ def fit(plan: Plan, machine: run.Machine, keep: float) -> dict[str, RiskPoint]:
     from stages.running.scoring.threshold import fitting_photos
 
     photos = fitting_photos(plan.train_data)
-    fitted = run.risk_curve(plan, machine, photos, "seen")
+    fitted = score.risk_curve(plan, machine, photos, "seen")
     point = fitted.keeping(keep)
     if point is None:
         raise InputError(f"preset {plan.name}: no labelled pixel in {len(photos)} training photos; label some")
-    judged = run.risk_curve(plan, machine, plan.val_data, "all").at(point.threshold)
+    judged = score.risk_curve(plan, machine, plan.val_data, "all").at(point.threshold)
     return {FITTED: point, **({JUDGED: judged} if judged else {})}
 
 
@@ -43,13 +45,15 @@ def as_json(found: Mapping[str, RiskPoint]) -> dict[str, Any]:
     return {"threshold": found[FITTED].threshold, "rows": rows}
 
 
-def as_text(name: str, keep: float, found: Mapping[str, RiskPoint]) -> str:
+def as_text(plan: Plan, keep: float, found: Mapping[str, RiskPoint]) -> str:
     """The threshold, and what it keeps."""
     rows: list[list[object]] = [["in per cent", "labelled, kept", "of them wrong", "unlabelled, kept"]]
     rows += [[label, p.coverage, p.risk, p.unlabelled] for label, p in found.items()]
     threshold = f"{found[FITTED].threshold:.6g}"
+    predict = predict_options(plan.scoring, plan.config.views.size)
     return (
-        f"{name}: threshold {threshold} keeps {keep:g} % of the labelled pixels of seen classes\n\n{columns(rows)}\n\n"
-        f"Use it: predict --threshold {threshold}; with a background in the masks, eval --set eval.background=true "
+        f"{plan.name}: threshold {threshold} keeps {keep:g} % of the labelled pixels of seen classes\n\n"
+        f"{columns(rows)}\n\n"
+        f"Use it: {predict} --threshold {threshold}; with a background in the masks, eval --set eval.background=true "
         f"--set eval.background_threshold={threshold}"
     )

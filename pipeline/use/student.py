@@ -23,7 +23,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from cache.errors import InputError, nearest
-from cache.headers import FILE, student_bytes
+from cache.headers import FILE, RUN, student_bytes
 from cache.location import Location
 from cache.store import Artifact
 from stages.parts.data.images import read_image
@@ -53,11 +53,16 @@ def load_student(run: str | Path, *, device: str = "auto", teacher: str = "", pr
     device: auto, cpu or cuda. teacher: the run's teacher, needed for names that the run doesn't know
     (`local-dir:FOLDER`, `hf-hub:OWNER/NAME`, or an open_clip name with the tag or file of its weights in `pretrained`,
     left out: open_clip's tag that the run was trained with). Raises InputError for anything that is not a student
-    written by this program; nothing in the file can run code, or have a model loaded that is not named here.
+    written by this program; nothing in the file can run code, or have a model loaded that is not named here. Of a run
+    that has not ended it is the last checkpoint's, and stderr says so.
     """
     text, torch_device = str(run), resolve(device).device
     at, name = _located(text)
-    return Student(unpack(student_bytes(at, name), f"{at}/{name}"), at, torch_device, teacher, pretrained)
+    checkpoint = unpack(student_bytes(at, name), f"{at}/{name}")
+    if name == FILE and at.size(RUN) is not None and at.size("complete.json") is None:
+        done = checkpoint.about.get("iteration", 0)
+        say(f"{at}: its training has not ended; this is the student after {done} iterations")
+    return Student(checkpoint, at, torch_device, teacher, pretrained)
 
 
 def _located(run: str) -> tuple[Location, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,8 @@ from types import FrameType
 from typing import NoReturn
 
 AGAIN = "run the same command again to go on"
+AGAIN_SECONDS = 0.05
+"""After a signal was lost: time to leave the place where it was."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -38,10 +42,12 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _raise)
+    before, hook = signal.signal(signal.SIGTERM, _raise), sys.unraisablehook
+    sys.unraisablehook = lambda lost: _send_again(lost.exc_value) or hook(lost)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
 
 
@@ -77,6 +83,16 @@ def leave_to_parent() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, once)
+
+
+def _send_again(lost: BaseException | None) -> bool:
+    """Sends a signal once more whose exception came up where Python drops it (a destructor, a weak reference's
+    callback), or the stop that was asked for would be forgotten. Whether `lost` is one."""
+    if not isinstance(lost, KeyboardInterrupt):
+        return False
+    number = lost.number if isinstance(lost, Stopped) else signal.SIGINT
+    threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
+    return True
 
 
 def _raise(number: int, frame: FrameType | None) -> NoReturn:

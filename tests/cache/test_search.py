@@ -9,7 +9,7 @@ import pytest
 
 from cache.errors import InputError
 from cache.location import Location
-from cache.search import Hit, open_index
+from cache.search import FILES, Hit, open_index
 from cache.store import Artifact
 
 K_S = 3
@@ -116,6 +116,19 @@ def test_an_index_that_lost_a_file_is_rebuilt(tmp_path: Path) -> None:
     open_index(at, tokens, latent, K_S)
     (tmp_path / "index/local.faiss").unlink()
     assert open_index(at, tokens, latent, K_S).rebuilt
+
+
+def test_an_index_with_a_changed_byte_is_rebuilt_and_finds_what_it_should(tmp_path: Path) -> None:
+    tokens, latent = make_cache(tmp_path / "a")
+    at = Location(str(tmp_path / "index"))
+    wanted = open_index(at, tokens, latent, K_S).find(np.ones(8), 3)
+    for name in FILES:
+        file = tmp_path / "index" / name
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 0x40
+        file.write_bytes(data)
+        found = open_index(at, tokens, latent, K_S)
+        assert found.rebuilt and found.find(np.ones(8), 3) == wanted, name
 
 
 def test_search_works_before_mining_and_on_an_object_store(tmp_path: Path) -> None:

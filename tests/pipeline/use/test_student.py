@@ -77,6 +77,18 @@ def test_scores_are_those_of_evaluation(student: Student, tiny: Tiny) -> None:
     assert (student.segment(image).labels == wanted).mean() > 0.999
 
 
+def test_a_student_of_a_run_that_has_not_ended_says_how_far_it_is(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_student(run_folder, device="cpu")
+    assert capsys.readouterr().err == ""
+    shutil.copytree(run_folder, tmp_path / "train-0")
+    (tmp_path / "train-0/complete.json").unlink()
+    load_student(tmp_path / "train-0", device="cpu")
+    said = capsys.readouterr().err
+    assert "train-0: its training has not ended; this is the student after 6 iterations" in said
+
+
 def test_a_file_alone_knows_its_seen_classes(run_folder: Path, tmp_path: Path) -> None:
     shutil.copy(run_folder / "student.safetensors", tmp_path / "mine.safetensors")
     assert load_student(tmp_path / "mine.safetensors", device="cpu").classes == ("disc", "stripes")

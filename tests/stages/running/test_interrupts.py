@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import time
 
 import pytest
 
@@ -29,3 +31,35 @@ def test_sigterm_raises_what_no_handler_of_exceptions_takes() -> None:
         except Exception:
             pytest.fail("taken for an error")
     assert caught.value.exit_code == 143
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_falls_where_python_drops_exceptions_is_not_forgotten(
+    number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dies:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+            time.sleep(0)  # a handler runs between two steps of the interpreter
+
+    dropped: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
+    hook, seen = sys.unraisablehook, False
+    with pytest.raises(KeyboardInterrupt) as caught, terminable():
+        Dies()
+        seen = True
+        time.sleep(10)
+    assert seen and not dropped and sys.unraisablehook is hook
+    assert getattr(caught.value, "exit_code", 130) == code
+
+
+def test_other_errors_that_python_drops_are_told_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fails:
+        def __del__(self) -> None:
+            raise ValueError("told")
+
+    dropped: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: dropped.append(str(lost.exc_value)))
+    with terminable():
+        Fails()
+    assert dropped == ["told"]
