@@ -74,9 +74,14 @@ def test_training_compiles_the_loss_where_it_pays_and_says_so(
     students: list[bool],
 ) -> None:
     asked, tried = list[bool](), list[tuple[object, ...]]()
+
+    def tries(*given: object) -> str:
+        tried.append(given)
+        return problem
+
     monkeypatch.setattr(Learner, "compile_parts", lambda self, *, student: asked.append(student))
     monkeypatch.setattr("stages.train.pays", lambda *_: True)
-    monkeypatch.setattr("stages.train.compiler_problem", lambda *given: tried.append(given) or problem)
+    monkeypatch.setattr("stages.train.compiler_problem", tries)
     settings = "train.iterations=3", f"train.seed={2001 + len(problem)}", "train.grad_accumulation_steps=2"
     tiny.run("train", *settings)
     assert asked == students  # the loss is compiled without the student, or nothing is
