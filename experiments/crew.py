@@ -98,12 +98,12 @@ def work(pipe: Connection, args: argparse.Namespace) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
-    from pipeline import run
+    from pipeline.machine import Machine
 
     torch.set_num_threads(args.threads)
     log = (Path(args.out) / "log.txt").open("a", buffering=1, encoding="utf-8")
     sys.stderr = log  # progress bars of several runs would write over each other
-    machine = run.Machine(args.device, args.workers)
+    machine = Machine(args.device, args.workers)
     while (told := pipe.recv()) is not None:
         what, job = told
         try:
@@ -125,7 +125,7 @@ def _end_with_parent() -> None:
 
 
 def _done(what: str, job: Job, args: argparse.Namespace, machine: Any) -> dict[str, Any]:
-    from pipeline import run
+    from pipeline import run, score
 
     decoded = Path(args.artifacts) / "decoded" if args.in_memory else None
     plan, start = plan_of(job, args, decoded), time.perf_counter()
@@ -134,15 +134,15 @@ def _done(what: str, job: Job, args: argparse.Namespace, machine: Any) -> dict[s
         return {"seconds": time.perf_counter() - start}
     if what == "teacher":
         run.extract(plan, machine)
-        report = run.evaluate_teacher(plan, machine)["report"]
+        report = score.evaluate_teacher(plan, machine)["report"]
         return report.model_dump(mode="json", include={*KEPT}) | {"seconds": time.perf_counter() - start}
     run.make_cache(plan, machine)
     cached = time.perf_counter()
     trained = run.train(plan, machine)
     middle = time.perf_counter()
-    scored = run.evaluate(plan, machine)
+    scored = score.evaluate(plan, machine)
     report = scored["report"]
-    curve = [vars(p) for p in run.bias_curve(plan, machine)[::5]] if job.curve else []
+    curve = [vars(p) for p in score.bias_curve(plan, machine)[::5]] if job.curve else []
     return {
         "iterations": plan.config.train.iterations,
         **report.model_dump(mode="json", include={*KEPT}),

@@ -32,6 +32,7 @@ from cache.vectors import unit
 from pipeline import run
 from pipeline.config import load_config, preset_name
 from pipeline.inspection.suggest import choose, photos_shown
+from pipeline.machine import Machine
 from pipeline.plan import Plan
 from stages.parts.data.layouts import LAYOUTS
 
@@ -39,7 +40,7 @@ SEEDED = "{seed}"
 """Stands for the seed in a setting of a study's row."""
 
 
-def unlabelled(preset: str, settings: Sequence[str], artifacts: str, data: str, machine: run.Machine) -> Plan:
+def unlabelled(preset: str, settings: Sequence[str], artifacts: str, data: str, machine: Machine) -> Plan:
     """The plan of a data set without any label, with its cache and concepts made."""
     config = load_config(preset, [*settings, "data.label_share=0"])
     plan = Plan(config, preset_name(preset), artifacts, data)
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--bought-set", action="append", default=[], help="the same, for rows with bought labels only")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     args = parser.parse_args(argv)
-    plan = unlabelled(args.preset, args.set, args.artifacts, args.data, run.Machine(args.device, 0))
+    plan = unlabelled(args.preset, args.set, args.artifacts, args.data, Machine(args.device, 0))
     root = Path(plan.data_config.root)
     places = [text for text in LAYOUTS[plan.data_config.layout].lists if "{list}" in text]
     list_file = next((text for text in places if (root / text).parent.is_dir()), places[0])

@@ -114,14 +114,15 @@ class Tiny:
         self, stage: str, *overrides: str, artifacts: Path | str | None = None, data: Path | str = "", workers: int = 0
     ) -> dict[str, Any]:
         """Runs a stage, and before it those it needs, in this process on the CPU; returns the stage's result."""
-        from pipeline import run
+        from pipeline import run, score
+        from pipeline.machine import Machine
 
-        plan, machine = self.plan(*overrides, artifacts=artifacts, data=data), run.Machine("cpu", workers)
+        plan, machine = self.plan(*overrides, artifacts=artifacts, data=data), Machine("cpu", workers)
         functions = {
             "extract": run.extract,
             "mine-latent": run.mine_latent,
             "train": run.train,
-            "eval": run.evaluate,
+            "eval": score.evaluate,
         }
         for name in STAGES[: STAGES.index(stage)]:
             functions[name](plan, machine)

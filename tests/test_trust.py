@@ -27,7 +27,8 @@ from cache.errors import InputError
 from cache.headers import header_of, student_bytes
 from cache.location import Location, StoreError
 from cache.store import Artifact
-from pipeline.run import Machine, mine_latent
+from pipeline.machine import Machine
+from pipeline.run import mine_latent
 from pipeline.upkeep import cache_tools as cache_tool
 from stages.parts.data.images import MAX_BYTES, BadSample, read_image
 from stages.parts.students.checkpoint import unpack

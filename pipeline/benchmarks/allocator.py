@@ -1,4 +1,4 @@
-"""Training steps on the CPU with and without `pipeline.run.keep_freed_memory`, each in processes of its own."""
+"""Training steps on the CPU with and without `pipeline.machine.keep_freed_memory`, each in processes of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from pipeline.benchmarks.harness import Measured, in_child, result, seconds
 from pipeline.benchmarks.training import fixed_batch, untrained_trainer
 from pipeline.config import load_config
-from pipeline.run import keep_freed_memory
+from pipeline.machine import keep_freed_memory
 
 STEPS = 4
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from pipeline import run
+from pipeline import run, score
 from pipeline.benchmarks.harness import in_child, peak_mib, ratio, result
 from pipeline.config import load_config
+from pipeline.machine import Machine
 from pipeline.plan import Plan
 from stages.demo.world import write_world
 from stages.running.progress import say
@@ -123,7 +124,7 @@ def start(device: str) -> dict[str, float]:
     """What one process runs: the demo's teacher is loaded; returns the processor's seconds, imports and all."""
     from stages.parts.teacher.teacher import load_teacher
 
-    load_teacher(load_config("demo").teacher, run.Machine(device, 0).compute.device)
+    load_teacher(load_config("demo").teacher, Machine(device, 0).compute.device)
     return {"processor": time.process_time()}
 
 
@@ -149,10 +150,10 @@ def child(
     lists = [f"data.train=train{count}", f"data.val=train{count}"]
     plan = Plan(load_config("demo", [*settings, *lists]), "growth", artifacts, root)
     stages: dict[str, Callable[..., dict[str, Any]]] = dict(
-        zip(STAGES, (run.extract, run.mine_latent, run.train, run.evaluate), strict=True)
+        zip(STAGES, (run.extract, run.mine_latent, run.train, score.evaluate), strict=True)
     )
     start = time.perf_counter()
-    done = stages[stage](plan, run.Machine(device, 0))
+    done = stages[stage](plan, Machine(device, 0))
     taken = time.perf_counter() - start
     if stage == "train":
         taken = done["summary"]["seconds"]

@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.benchmarks.harness import interleaved, result
 from pipeline.benchmarks.training import training_batches
 from pipeline.benchmarks.world import World, write_cache
-from pipeline.run import keep_freed_memory
+from pipeline.machine import keep_freed_memory
 from stages.parts.learning.batches import TrainingSet, collate
 from stages.parts.teacher.crops import TeacherViews, collate_views
 from stages.running.cached_teacher import load_cache

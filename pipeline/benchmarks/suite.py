@@ -28,7 +28,7 @@ from pipeline.benchmarks.record.steps import compiled_student, parts, students
 from pipeline.benchmarks.scale import scale
 from pipeline.benchmarks.training import STEPS, train
 from pipeline.benchmarks.world import PHOTOS, VOC_PHOTOS, open_world
-from pipeline.run import Machine
+from pipeline.machine import Machine
 from pipeline.text import fenced, markdown_page, write_markdown
 from stages.running.progress import say
 

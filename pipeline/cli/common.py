@@ -14,8 +14,8 @@ from pipeline.invocation import ARTIFACTS_FOLDER as ARTIFACTS_FOLDER  # the defa
 from pipeline.shown import coloured, open_page
 
 if TYPE_CHECKING:
+    from pipeline.machine import Machine
     from pipeline.plan import Plan
-    from pipeline.run import Machine
     from pipeline.use.student import Student
 
 Preset = Annotated[str, typer.Argument(help="A shipped preset's name, or a path to a TOML file.")]
@@ -75,7 +75,7 @@ def with_parent(overrides: Sequence[str], parent: str) -> list[str]:
 
 def make_machine(device: str, workers: int) -> Machine:
     """Device and loader processes as asked for. Raises InputError for a device or a number that there is not."""
-    from pipeline.run import Machine
+    from pipeline.machine import Machine
 
     return Machine(device, workers)
 

@@ -234,7 +234,7 @@ def evaluate(
 
     Writes per-class IoU and a picture grid as well.
     """
-    from pipeline import run
+    from pipeline import score
     from pipeline import text as report
     from pipeline.study.tracking import tracked
 
@@ -248,7 +248,7 @@ def evaluate(
         emit(transfer_text(made, result), result, as_json)
         return
     with tracked(made, wandb=wandb, mlflow=mlflow) as trackers:
-        result = run.evaluate(made, machine, trackers=trackers)
+        result = score.evaluate(made, machine, trackers=trackers)
     if score_teacher:
-        result["teacher"] = run.evaluate_teacher(made, machine)["report"]
+        result["teacher"] = score.evaluate_teacher(made, machine)["report"]
     emit(report.eval_text(made, result), result, as_json)

@@ -52,13 +52,13 @@ def card(of: Inspection, summary: Mapping[str, Any], *, images: int) -> dict[str
     else:
         found["not looked at"].append(
             "how cleanly hidden seen classes are cut: it needs the dense tier, and a preset without [refine] and "
-            f"[affinity]; {of.plan.invocation.command('inspect', 'recipes')} needs neither"
+            f"[affinity]; `{of.plan.invocation.command('inspect', 'recipes')}` needs neither"
         )
     members = of.tiers.get("membership")
     if of.plan.config.distill.negatives == "batch" and members is not None and members.committed():
         found["same concept"] = _same_concept(members)
     recipes = of.plan.invocation.command("inspect", "recipes")
-    found["not looked at"].append(f"other recipes of the teacher's map: {recipes} cuts hidden classes with each")
+    found["not looked at"].append(f"other recipes of the teacher's map: `{recipes}` cuts hidden classes with each")
     return found
 
 

@@ -16,8 +16,8 @@ from cache.errors import InputError
 from cache.location import Location
 from cache.search import TokenIndex, open_index
 from cache.store import Artifact
+from pipeline.machine import Machine
 from pipeline.plan import Plan
-from pipeline.run import Machine
 from stages.parts.data.words import Word
 from stages.running.progress import say
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from cache.errors import InputError
 from cache.location import StoreError
-from pipeline import run
+from pipeline import run, score
 from pipeline.invocation import Invocation
+from pipeline.machine import Machine
 from pipeline.plan import Plan
 from pipeline.text import columns, markdown_table
 from stages.parts.drawing.bars import KINDS, Score, score_bars
@@ -57,7 +58,7 @@ class RowsFailedError(InputError):
         self.rows = rows
 
 
-def run_table(typed: Invocation, table: int, seeds: int, machine: run.Machine) -> list[dict[str, Any]]:
+def run_table(typed: Invocation, table: int, seeds: int, machine: Machine) -> list[dict[str, Any]]:
     """Trains and scores every row of a table for every seed; what is complete is not computed again.
 
     Each row: name, settings, and per seed the report; Table 3 also gets the teacher's training-free row.
@@ -68,7 +69,7 @@ def run_table(typed: Invocation, table: int, seeds: int, machine: run.Machine) -
 
 
 def run_rows(
-    typed: Invocation, rows: Mapping[str, Sequence[str]], seeds: int, machine: run.Machine, *, teacher: bool = False
+    typed: Invocation, rows: Mapping[str, Sequence[str]], seeds: int, machine: Machine, *, teacher: bool = False
 ) -> list[dict[str, Any]]:
     """Trains and scores rows of settings (name -> overrides), every one for `seeds` seeds, as `run_table` does.
 
@@ -89,7 +90,7 @@ def run_rows(
     done: list[dict[str, Any]] = []
     if teacher:
         run.extract(shared, machine)
-        done.append({"name": "teacher, training-free", "reports": [run.evaluate_teacher(shared, machine)["report"]]})
+        done.append({"name": "teacher, training-free", "reports": [score.evaluate_teacher(shared, machine)["report"]]})
     failed: dict[str, InputError] = {}
     for name, repeats in plans.items():
         try:
@@ -106,18 +107,18 @@ def run_rows(
         missing = [name for name in plans if name not in {row["name"] for row in done}]
         raise RowsFailedError(
             f"{len(missing)} of {len(plans)} rows are not finished ({'; '.join(missing)}); the first that failed, "
-            f"{first}: {error}. What was finished stays; the same command again does the rest",
+            f"{first}: {error}. What was finished stays, and is not computed again",
             done,
         )
     return done
 
 
-def _report(plan: Plan, row: str, machine: run.Machine) -> EvalReport:
+def _report(plan: Plan, row: str, machine: Machine) -> EvalReport:
     """The scores of one seed of a row; what is missing for them is made."""
     say(f"{row}, seed {plan.config.train.seed}")
     run.make_cache(plan, machine)
     run.train(plan, machine)
-    report: EvalReport = run.evaluate(plan, machine)["report"]
+    report: EvalReport = score.evaluate(plan, machine)["report"]
     return report
 
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from cache.errors import InputError
 from cache.summary import spread
-from pipeline import run
+from pipeline import run, score
+from pipeline.machine import Machine
 from pipeline.plan import Plan
 from pipeline.text import columns
 from stages.parts.data.datasets import class_statistics
@@ -54,7 +55,7 @@ class Calibration:
         }
 
 
-def calibrate(plan: Plan, machine: run.Machine, held_out: Sequence[str] = ()) -> Calibration:
+def calibrate(plan: Plan, machine: Machine, held_out: Sequence[str] = ()) -> Calibration:
     """Trains the inner student and the real one where they are missing, and reads both curves.
 
     `held_out`: seen class names; none: as large a share of the seen classes as unseen ones have of all, from frequent
@@ -69,7 +70,7 @@ def calibrate(plan: Plan, machine: run.Machine, held_out: Sequence[str] = ()) ->
     for one in (inner, plan):
         run.make_cache(one, machine)
         run.train(one, machine)
-        curves.append(run.bias_curve(one, machine, [best(c).bias for c in curves]))
+        curves.append(score.bias_curve(one, machine, [best(c).bias for c in curves]))
         if one is inner and not best(curves[0]).hiou > 0:
             raise InputError(
                 f"calibrate: no bias to fit: the photos kept for it show nothing of {held}, "

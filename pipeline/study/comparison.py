@@ -17,8 +17,8 @@ from stages.running.curves import curves_at
 from stages.running.scoring.reports import read_biases
 
 if TYPE_CHECKING:
+    from pipeline.machine import Machine
     from pipeline.plan import Plan
-    from pipeline.run import Machine
 
 _STEEP = 20.0
 """A loss whose largest value is more than so many times its smallest opens the page on the logarithmic scale."""

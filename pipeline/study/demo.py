@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline import run
+from pipeline import run, score
 from pipeline import text as report
 from pipeline.inspection.opened import Inspection
 from pipeline.inspection.questions import ask
 from pipeline.invocation import Invocation, program
+from pipeline.machine import Machine
 from pipeline.plan import Plan
 from pipeline.shown import link
 from pipeline.study import showcase
@@ -28,7 +29,7 @@ def next_steps(typed: Invocation) -> str:
     )
 
 
-def run_demo(preset: str, artifacts: str, overrides: list[str], machine: run.Machine) -> tuple[str, dict[str, Any]]:
+def run_demo(preset: str, artifacts: str, overrides: list[str], machine: Machine) -> tuple[str, dict[str, Any]]:
     """Runs every stage with the two reference rows; returns what to print and the scores."""
     plan = Plan.open(preset, overrides, artifacts)
     # What a stage found is said when it ends: a log that tells nothing for minutes looks like a hang.
@@ -36,14 +37,14 @@ def run_demo(preset: str, artifacts: str, overrides: list[str], machine: run.Mac
     say(report.extract_text(plan.invocation, run.extract(plan, machine)))
     say(report.mine_text(run.mine_latent(plan, machine)))
     say("teacher, training-free: scoring it, for comparison")
-    run.evaluate_teacher(plan, machine)
+    score.evaluate_teacher(plan, machine)
     reference = report.baseline(plan)
     say("training 1 of 2: the baseline, labels of seen classes only")
     say(report.train_text(run.train(reference, machine)))
-    run.evaluate(reference, machine)
+    score.evaluate(reference, machine)
     say("training 2 of 2: the full method")
     say(report.train_text(run.train(plan, machine)))
-    result = run.evaluate(plan, machine)
+    result = score.evaluate(plan, machine)
     texts: list[str] = []
     of = Inspection(plan, machine, "")
     view = next(iter(plan.artifact("tokens").ids()))

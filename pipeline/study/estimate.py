@@ -24,7 +24,7 @@ from pipeline.benchmarks.harness import machine as machine_of
 from pipeline.benchmarks.training import fixed_batch, untrained_trainer
 from pipeline.benchmarks.world import PHOTOS, draw_photos
 from pipeline.config import Config
-from pipeline.run import Machine
+from pipeline.machine import Machine
 from pipeline.text import columns, size
 from stages.parts.data.datasets import DataConfig, open_dataset
 from stages.parts.data.vocabulary import Vocabulary, load_vocabulary

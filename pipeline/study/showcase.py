@@ -8,8 +8,8 @@ from typing import Any
 from PIL import Image
 
 from cache.location import Location
+from pipeline.machine import Machine
 from pipeline.plan import Plan
-from pipeline.run import Machine
 from pipeline.use.student import load_student
 from stages.parts.drawing.palette import palette
 from stages.parts.drawing.strip import panel, strip, window

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from cache.errors import InputError
-from pipeline import run
+from pipeline import run, score
 from pipeline.invocation import predict_options
+from pipeline.machine import Machine
 from pipeline.plan import Plan
 from pipeline.text import columns
 from stages.parts.eval_report import RiskPoint
@@ -19,7 +20,7 @@ from stages.parts.eval_report import RiskPoint
 FITTED, JUDGED = "training photos, seen classes", "evaluation photos, all classes"
 
 
-def fit(plan: Plan, machine: run.Machine, keep: float) -> dict[str, RiskPoint]:
+def fit(plan: Plan, machine: Machine, keep: float) -> dict[str, RiskPoint]:
     """What the threshold keeps of the photos that it was fitted on, and of the evaluation photos.
 
     `keep`: share [%] of the labelled pixels of seen classes. Raises InputError where it is none, or none is labelled.
@@ -30,11 +31,11 @@ def fit(plan: Plan, machine: run.Machine, keep: float) -> dict[str, RiskPoint]:
     from stages.running.scoring.threshold import fitting_photos
 
     photos = fitting_photos(plan.train_data)
-    fitted = run.risk_curve(plan, machine, photos, "seen")
+    fitted = score.risk_curve(plan, machine, photos, "seen")
     point = fitted.keeping(keep)
     if point is None:
         raise InputError(f"preset {plan.name}: no labelled pixel in {len(photos)} training photos; label some")
-    judged = run.risk_curve(plan, machine, plan.val_data, "all").at(point.threshold)
+    judged = score.risk_curve(plan, machine, plan.val_data, "all").at(point.threshold)
     return {FITTED: point, **({JUDGED: judged} if judged else {})}
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from cache.digests import fingerprint
 from cache.errors import InputError
 from cache.location import Location
-from pipeline import run
+from pipeline import run, score
+from pipeline.machine import Machine
 from pipeline.plan import Plan
 from pipeline.shown import link
 from pipeline.text import background_text, columns
@@ -22,7 +23,7 @@ from stages.parts.eval_report import EvalReport, Means
 from stages.running.scoring.reports import read_report
 
 
-def evaluate_on(plan: Plan, other: Plan, machine: run.Machine) -> dict[str, Any]:
+def evaluate_on(plan: Plan, other: Plan, machine: Machine) -> dict[str, Any]:
     """Scores the student of `plan` on the evaluation images of `other`; returns report and address.
 
     Loads the teacher where the other names are not embedded yet. Settings of [eval] are `plan`'s.
@@ -37,8 +38,8 @@ def evaluate_on(plan: Plan, other: Plan, machine: run.Machine) -> dict[str, Any]
     run.draw_world(other)
     data, words = judged_data(plan, other), text_plan(plan, other)
     at = address(plan, words, data)
-    if (report := read_report(at)) is None or run.masks_changed(at, data):
-        report = run.evaluate_transfer(plan, words, data, at, other.name, machine)
+    if (report := read_report(at)) is None or score.masks_changed(at, data):
+        report = score.evaluate_transfer(plan, words, data, at, other.name, machine)
     return {"stage": "eval", "address": str(at), "on": other.name, "report": report}
 
 

@@ -22,8 +22,8 @@ from PIL import Image
 from cache.errors import InputError
 from cache.location import Location
 from pipeline import run
+from pipeline.machine import Machine
 from pipeline.plan import Plan, versions
-from pipeline.run import Machine
 from pipeline.shown import link
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.images import read_mask

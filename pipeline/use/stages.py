@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import run
+from pipeline import run, score
 from pipeline.invocation import ARTIFACTS_FOLDER
+from pipeline.machine import Machine
 from pipeline.plan import Plan
 
 
@@ -40,7 +41,7 @@ class Pipeline:
         workers: int = -1,
     ) -> None:
         self._told = (str(preset), tuple(settings), str(artifacts), str(data) if data else "")
-        self._machine = run.Machine(device, workers)
+        self._machine = Machine(device, workers)
         self._plan()  # refuses bad settings now
 
     def _plan(self) -> Plan:
@@ -70,4 +71,4 @@ class Pipeline:
 
     def evaluate(self) -> dict[str, Any]:
         """Scores the student alone; `report` of the result is an EvalReport: hIoU, sIoU, uIoU, classes and the rest."""
-        return run.evaluate(self._plan(), self._machine)
+        return score.evaluate(self._plan(), self._machine)

@@ -20,8 +20,8 @@ from selenium import webdriver
 
 from pipeline.inspection.opened import Inspection
 from pipeline.inspection.questions import ask
+from pipeline.machine import Machine
 from pipeline.plan import Plan
-from pipeline.run import Machine
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/pictures"
 WAYS = {

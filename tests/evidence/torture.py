@@ -36,7 +36,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 STAGES = ("extract", "mine-latent", "train", "eval", "predict", "export", "data init")
 SETTINGS = ("extract.shard=12", "extract.batch=12", "train.iterations=3", "train.batch=2", "train.warmup=1")
 PRELOAD = ["open_clip", "stages.extract", "stages.mine_latent", "stages.train", "stages.evaluate", "stages.data.init",
-           "pipeline.run", "pipeline.use.export", "pipeline.use.predict", "tests.conftest"]  # fmt: skip
+           "pipeline.run", "pipeline.score", "pipeline.use.export", "pipeline.use.predict",
+           "tests.conftest"]  # fmt: skip
 """Modules that every process finds imported."""
 TIMED = re.compile(r"tensorboard/|report\.html$|claim\.json$|/inspect/|\.toml\.bak$")
 """Files that hold times, or nothing that is read again."""
@@ -105,16 +106,17 @@ class World:
 
     def run(self, stage: str, at: Path) -> None:
         """Runs a stage below `at` in this process."""
-        from pipeline import run
+        from pipeline import run, score
+        from pipeline.machine import Machine
 
         tiny = self.tiny
         if stage in ("extract", "mine-latent", "train", "eval"):
-            plan, machine = tiny.plan(*SETTINGS, artifacts=at / "artifacts"), run.Machine("cpu", 0)
+            plan, machine = tiny.plan(*SETTINGS, artifacts=at / "artifacts"), Machine("cpu", 0)
             functions = {
                 "extract": run.extract,
                 "mine-latent": run.mine_latent,
                 "train": run.train,
-                "eval": run.evaluate,
+                "eval": score.evaluate,
             }
             functions[stage](plan, machine)
             return

@@ -12,6 +12,7 @@ from cache.errors import InputError
 from cache.location import StoreError
 from pipeline import run
 from pipeline.invocation import Invocation, program
+from pipeline.machine import Machine
 from pipeline.plan import Plan
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def test_a_stage_suggests_commands_with_all_that_was_typed(tiny: Tiny, tmp_path: Path) -> None:
     plan = Plan.open(str(tiny.preset), ["train.seed=3"], str(tmp_path / "my art"))
     with pytest.raises(InputError, match="nothing there") as raised:
-        run.train(plan, run.Machine("cpu", 0))
+        run.train(plan, Machine("cpu", 0))
     (hint,) = str(raised.value).split("`")[1::2]
     assert shlex.split(hint)[1:] == [
         "plan", str(tiny.preset), "--artifacts", str(tmp_path / "my art"), "--set", "train.seed=3"

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from pipeline import run
 from pipeline.cli import app
+from pipeline.machine import Machine
 from stages.parts.drawing.pages import page
 from tests.conftest import ROOT
 from tests.pipeline.inspection.test_explorer_page import browser as browser
@@ -55,7 +56,7 @@ def pages(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     out = tmp_path_factory.mktemp("pages")
     for lr in ("1e-3", "0.002"):
         tiny.run("eval", f"train.lr={lr}", *SETTINGS)
-    run.mine_concepts(tiny.plan(*SETTINGS), run.Machine("cpu", 0))
+    run.mine_concepts(tiny.plan(*SETTINGS), Machine("cpu", 0))
     names = [tiny.plan(f"train.lr={lr}").address("train").name for lr in ("1e-3", "0.002")]
     preset = [str(tiny.preset), "--artifacts", str(tiny.artifacts)]
     compared = [word for name in names for word in ("--compare", name)]

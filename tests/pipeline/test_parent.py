@@ -14,7 +14,8 @@ from safetensors.torch import load
 from cache.errors import InputError
 from cache.headers import about_of
 from cache.location import Location
-from pipeline import run
+from pipeline import run, score
+from pipeline.machine import Machine
 from pipeline.plan import Plan
 from pipeline.study.runs import find_runs, runs_json, runs_text
 from pipeline.text import eval_text, plan_table
@@ -69,7 +70,7 @@ def test_a_class_that_came_later_is_trained_scored_and_told_beside_the_parent(gr
     assert result["parent"] == name
     told = {c.name: c.classes for c in result["since"]}
     assert told == {"labelled before": ("disc", "stripes"), "labels are new": ("box",), "still unseen": ("cross",)}
-    before = {c.name: c.IoU for c in run.evaluate(grown.plan(), run.Machine("cpu", 0))["report"].classes}
+    before = {c.name: c.IoU for c in score.evaluate(grown.plan(), Machine("cpu", 0))["report"].classes}
     change = next(c for c in result["since"] if c.name == "labels are new")
     after = next(c.IoU for c in result["report"].classes if c.name == "box")
     assert (change.before, change.after) == (before["box"], after)
@@ -101,8 +102,8 @@ def test_a_resumed_run_goes_on_and_does_not_begin_at_the_parent_again(
 
     monkeypatch.setattr(Trainer, "step", stopping)
     with pytest.raises(KeyboardInterrupt):
-        run.train(plan, run.Machine("cpu", 0))
-    run.train(plan, run.Machine("cpu", 0))
+        run.train(plan, Machine("cpu", 0))
+    run.train(plan, Machine("cpu", 0))
     assert steps == [0, 1, 2, 3, 3, 4, 5]
     files = [load(Location(str(at)).get("student.safetensors") or b"") for at in (whole, plan.address("train"))]
     assert all(torch.equal(value, files[1][name]) for name, value in files[0].items())
@@ -122,7 +123,7 @@ def test_a_parent_that_does_not_fit_is_refused_before_anything_is_made(
 ) -> None:
     plan = grown.plan(*LATER, parent_of(grown), *more)
     with pytest.raises(InputError) as error:
-        run.extract(plan, run.Machine("cpu", 0))
+        run.extract(plan, Machine("cpu", 0))
     assert said in str(error.value) and "\n" not in str(error.value)
 
 

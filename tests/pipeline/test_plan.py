@@ -10,8 +10,9 @@ import pytest
 from cache.errors import InputError
 from pipeline.inspection.opened import Inspection
 from pipeline.inspection.questions import ask
+from pipeline.machine import Machine
 from pipeline.plan import Plan
-from pipeline.run import Machine, draw_world
+from pipeline.run import draw_world
 from pipeline.study.runs import resolve_run
 from pipeline.text import baseline, plan_table, steps_json
 from stages.parts.data.datasets import open_dataset

@@ -10,14 +10,15 @@ import pytest
 from PIL import Image
 
 from cache.errors import InputError
-from pipeline import run
+from pipeline import run, score
 from pipeline import text as report
+from pipeline.machine import Machine
 from stages.running.scoring.reports import read_report
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
 
-CPU = run.Machine("cpu", 0)
+CPU = Machine("cpu", 0)
 
 
 def files(folder: Path) -> dict[str, tuple[int, int]]:
@@ -50,21 +51,21 @@ def test_masks_of_evaluation_photos_that_were_edited_are_scored_again(
 ) -> None:
     first = fresh_tiny.run("eval")
     plan = fresh_tiny.plan()
-    teacher = run.evaluate_teacher(plan, CPU)
+    teacher = score.evaluate_teacher(plan, CPU)
     mask = plan.val_data.records[0].mask
     values = np.array(Image.open(mask))
     Image.fromarray(np.full_like(values, 3)).save(mask)
     plan = fresh_tiny.plan()
-    again = run.evaluate(plan, CPU)
+    again = score.evaluate(plan, CPU)
     assert "masks of evaluation photos changed" in capsys.readouterr().err
     assert not again["already_complete"] and again["address"] == first["address"]
     pixels = [sum(c.pixels for c in made["report"].classes) for made in (first, again)]
     assert pixels[1] > pixels[0] and read_report(plan.address("eval")) == again["report"]
-    assert run.evaluate_teacher(plan, CPU)["report"] != teacher["report"]
-    assert run.evaluate(plan, CPU)["already_complete"]
+    assert score.evaluate_teacher(plan, CPU)["report"] != teacher["report"]
+    assert score.evaluate(plan, CPU)["already_complete"]
     mask.write_bytes(b"")
     with pytest.raises(InputError, match="empty file"):
-        run.evaluate(fresh_tiny.plan(), CPU)
+        score.evaluate(fresh_tiny.plan(), CPU)
 
 
 def test_every_result_can_be_printed(tiny: Tiny) -> None:
@@ -84,7 +85,7 @@ def test_stages_out_of_order_say_what_to_run_first(tiny: Tiny, tmp_path: Path) -
     with pytest.raises(InputError, match="nothing there; run the stage that writes it"):
         run.train(plan, CPU)
     with pytest.raises(InputError, match=r"no trained student there; run `clip2seg train tiny --artifacts .*` first"):
-        run.evaluate(plan, CPU)
+        score.evaluate(plan, CPU)
     tiny.run("extract", artifacts=tmp_path)
     with pytest.raises(InputError, match=r"run `clip2seg mine-latent tiny --artifacts .*` first"):
         run.train(plan, CPU)
@@ -113,8 +114,8 @@ def test_a_dropped_dense_tier_is_not_computed_again_for_its_own_sake(tiny: Tiny,
 def test_the_teachers_row_is_scored_once(tiny: Tiny) -> None:
     tiny.run("extract")
     plan = tiny.plan("eval.seen_bias=0.03")  # scored by no other test
-    first = run.evaluate_teacher(plan, CPU)
-    again = run.evaluate_teacher(plan, CPU)
+    first = score.evaluate_teacher(plan, CPU)
+    again = score.evaluate_teacher(plan, CPU)
     assert not first["already_complete"] and again["already_complete"]
     assert first["report"] == again["report"]
     assert first["report"].scored == "teacher, training-free"
@@ -126,8 +127,8 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="torch sees no GPU here"):
-        _ = run.Machine("cuda").compute
-    assert run.Machine("auto").compute.device.type == "cpu"
+        _ = Machine("cuda").compute
+    assert Machine("auto").compute.device.type == "cpu"
 
 
 def test_a_gpu_that_can_not_compute_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,14 +146,14 @@ def test_a_gpu_that_can_not_compute_is_refused_in_one_line(monkeypatch: pytest.M
     monkeypatch.setattr(torch, "ones", refused)
     for device in ("cuda", "auto"):
         with pytest.raises(InputError, match=r"^cuda:0: this GPU can't compute \(CUDA error: no kernel.*device cpu$"):
-            _ = run.Machine(device).compute
-    assert run.Machine("cpu").compute.device.type == "cpu"
+            _ = Machine(device).compute
+    assert Machine("cpu").compute.device.type == "cpu"
 
 
 def test_worker_processes_follow_the_flag() -> None:
-    assert run.Machine(workers=3).compute.workers == 3
-    assert run.Machine(workers=0).compute.workers == 0
-    assert 1 <= run.Machine().compute.workers <= 16
+    assert Machine(workers=3).compute.workers == 3
+    assert Machine(workers=0).compute.workers == 0
+    assert 1 <= Machine().compute.workers <= 16
 
 
 # -- bad input: each either works or gives one line, and what was computed stays ---------------------------------------

@@ -56,14 +56,15 @@ def test_a_page_is_a_link_and_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_a_stage_suggests_is_for_what_was_typed(tiny: Tiny, tmp_path: Path) -> None:
-    from pipeline import run
+    from pipeline import run, score
+    from pipeline.machine import Machine
     from pipeline.plan import Plan
 
     plan = Plan.open(str(tiny.preset), ("train.seed=3",), str(tmp_path))
     options = f"{tiny.preset} --artifacts {tmp_path} --set train.seed=3"
-    for stage, needed in ((run.mine_latent, "extract"), (run.evaluate, "train")):
+    for stage, needed in ((run.mine_latent, "extract"), (score.evaluate, "train")):
         with pytest.raises(InputError) as caught:
-            stage(plan, run.Machine("cpu", 0))
+            stage(plan, Machine("cpu", 0))
         assert f"`clip2seg {needed} {options}`" in str(caught.value)
 
 

@@ -11,7 +11,8 @@ import torch
 
 import stages.extract as extract_stage
 from cache.errors import InputError
-from pipeline import run
+from pipeline import run, score
+from pipeline.machine import Machine
 from stages.parts.data.regions import annotated_share
 from stages.parts.data.views import whole
 from stages.parts.mining.clustering import mine
@@ -24,7 +25,7 @@ from stages.parts.teacher.tokens import to_pixels
 if TYPE_CHECKING:
     from tests.conftest import Tiny
 
-CPU = run.Machine("cpu", 0)
+CPU = Machine("cpu", 0)
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_the_teachers_scores_are_those_of_the_refined_map(tiny: Tiny, tmp_path: 
         "tokens": ("refine.affinity=tokens", "refine.threshold=0.0"),
         "network": ("refine.affinity=network", "refine.threshold=0.0"),
     }.items():
-        reports[name] = run.evaluate_teacher(tiny.plan(*settings, *refine, artifacts=tmp_path), CPU)["report"]
+        reports[name] = score.evaluate_teacher(tiny.plan(*settings, *refine, artifacts=tmp_path), CPU)["report"]
         assert np.isfinite(reports[name].pixel_accuracy)
     assert len({r.pixel_accuracy for r in reports.values()}) == 3
 
@@ -122,7 +123,7 @@ def test_a_layer_of_the_teacher_stands_in_the_place_of_a_network(tiny: Tiny, tmp
     teacher = load_teacher(plan.config.teacher)
     wanted = teacher.encode_layer(to_pixels(whole(plan.train_data.image(3), teacher.input_size)[None]), 1)[0].numpy()
     np.testing.assert_allclose(stored[3], wanted, rtol=1e-2, atol=1e-2)
-    plain, refined = (run.evaluate_teacher(p, CPU)["report"] for p in (tiny.plan(artifacts=tmp_path), plan))
+    plain, refined = (score.evaluate_teacher(p, CPU)["report"] for p in (tiny.plan(artifacts=tmp_path), plan))
     assert plain.pixel_accuracy != refined.pixel_accuracy
 
 

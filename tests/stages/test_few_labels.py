@@ -12,6 +12,7 @@ import torch
 
 from cache.errors import InputError
 from pipeline import run
+from pipeline.machine import Machine
 from stages.parts.learning.batches import Batch, Regions, Sample, collate
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.losses import pixel_loss
@@ -67,7 +68,7 @@ def test_some_labels_train_and_other_photos_need_no_mask(fresh_tiny: Tiny) -> No
         (fresh_tiny.data / "SegmentationClass" / f"{name}.png").write_bytes(b"poison: not to be read")
     assert fresh_tiny.run("train", *few)["summary"]["images"] == 12
     with pytest.raises(InputError):
-        run.extract(fresh_tiny.plan(), run.Machine("cpu", 0))
+        run.extract(fresh_tiny.plan(), Machine("cpu", 0))
 
 
 def test_masks_of_one_class_are_read_in_some_photos_alone(fresh_tiny: Tiny) -> None:

@@ -13,14 +13,15 @@ from PIL import Image
 
 from cache.errors import InputError
 from cache.store import Artifact
-from pipeline import run
+from pipeline import run, score
+from pipeline.machine import Machine
 from stages.parts.mining.miner import Miner
 from stages.parts.teacher.teacher import Teacher
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
 
-MACHINE = run.Machine("cpu", 0)
+MACHINE = Machine("cpu", 0)
 LIST = "ImageSets/Segmentation/train.txt"
 
 
@@ -169,7 +170,7 @@ def test_a_preset_of_another_name_finds_what_is_there(fresh_tiny: Tiny, asked: A
     asked.reset()
     plan = Plan.open(str(renamed), (), str(fresh_tiny.artifacts))
     assert [step.done for step in plan.steps()] == [True] * 4
-    assert run.evaluate(plan, MACHINE)["already_complete"]
+    assert score.evaluate(plan, MACHINE)["already_complete"]
     # What is new is written to its own folder, scores beside the run that they are of.
     other = Plan.open(str(renamed), ("eval.mode=slide",), str(fresh_tiny.artifacts))
     assert other.address("eval").parent.name == "tiny"

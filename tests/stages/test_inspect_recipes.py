@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from cache.settings import IGNORE
-from pipeline import run
 from pipeline.inspection.opened import Inspection
 from pipeline.inspection.questions import ask
 from pipeline.inspection.recipes import OWN, SECOND
+from pipeline.machine import Machine
 from stages.inspect_recipes import Variant
 from stages.inspect_recipes import run as compare
 from stages.parts.data.datasets import Dataset
@@ -24,7 +24,7 @@ from stages.parts.teacher.refine import Refiner
 if TYPE_CHECKING:
     from tests.conftest import Tiny
 
-CPU = run.Machine("cpu", 0)
+CPU = Machine("cpu", 0)
 GRID = 16
 
 

@@ -14,6 +14,7 @@ import stages.mine_concepts as stage
 from cache.errors import InputError
 from pipeline import run
 from pipeline.cli import app
+from pipeline.machine import Machine
 from pipeline.upkeep import cache_tools
 from stages.parts.mining.concepts import Concepts, assign
 from stages.running.cached_teacher import load_cache
@@ -26,7 +27,7 @@ MADE = ("concepts", "membership")
 
 def mined(tiny: Tiny, *overrides: str, artifacts: Path | None = None) -> dict[str, Any]:
     tiny.run("mine-latent", artifacts=artifacts)
-    return run.mine_concepts(tiny.plan(*overrides, artifacts=artifacts), run.Machine("cpu", 0))
+    return run.mine_concepts(tiny.plan(*overrides, artifacts=artifacts), Machine("cpu", 0))
 
 
 def objects(tiny: Tiny, kind: str, artifacts: Path) -> list[Any]:
@@ -73,7 +74,7 @@ def test_a_stop_and_a_lost_shard_change_no_bit(tiny: Tiny, tmp_path: Path, monke
     mined(tiny, artifacts=tmp_path / "b")
     for kind in MADE:
         assert objects(tiny, kind, tmp_path / "a") == objects(tiny, kind, tmp_path / "b")
-    assert run.mine_concepts(plan, run.Machine("cpu", 0))["already_complete"]
+    assert run.mine_concepts(plan, Machine("cpu", 0))["already_complete"]
 
 
 def test_photos_that_came_later_are_assigned_to_the_concepts_there_are(
@@ -86,7 +87,7 @@ def test_photos_that_came_later_are_assigned_to_the_concepts_there_are(
     (lists / "train.txt").write_text((lists / "train.txt").read_text() + (lists / "val.txt").read_text())
     reuse = f"mine-concepts.reuse={old.at}"
     fresh_tiny.run("mine-latent")
-    found = run.mine_concepts(fresh_tiny.plan(reuse), run.Machine("cpu", 0))["summary"]
+    found = run.mine_concepts(fresh_tiny.plan(reuse), Machine("cpu", 0))["summary"]
     plan = fresh_tiny.plan(reuse)
     assert found["reused"] == old.at.name and found["concepts"] == 4
     assert len(plan.artifact("membership").ids()) == 18
@@ -103,7 +104,7 @@ def test_photos_that_came_later_are_assigned_to_the_concepts_there_are(
 
 def test_training_reads_concepts_on_request(tiny: Tiny, tmp_path: Path) -> None:
     settings = ("distill.negatives=batch", "distill.same_concept=positive", "mine-concepts.count=2")
-    plan, machine = tiny.plan(*settings, artifacts=tmp_path), run.Machine("cpu", 0)
+    plan, machine = tiny.plan(*settings, artifacts=tmp_path), Machine("cpu", 0)
     tiny.run("mine-latent", *settings, artifacts=tmp_path)
     with pytest.raises(InputError, match="not complete; run `clip2seg mine-concepts "):
         run.train(plan, machine)
@@ -120,7 +121,7 @@ def test_training_reads_concepts_on_request(tiny: Tiny, tmp_path: Path) -> None:
 def test_latent_classes_of_training_may_be_concepts(tiny: Tiny, tmp_path: Path) -> None:
     short = ("train.iterations=2", "train.warmup=0")
     settings = (*short, "latent-embedding.classes=concept", "mine-concepts.count=2")
-    plan, machine = tiny.plan(*settings, artifacts=tmp_path), run.Machine("cpu", 0)
+    plan, machine = tiny.plan(*settings, artifacts=tmp_path), Machine("cpu", 0)
     tiny.run("mine-latent", artifacts=tmp_path)
     with pytest.raises(InputError, match="not complete; run `clip2seg mine-concepts "):
         run.train(plan, machine)

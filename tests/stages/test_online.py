@@ -12,11 +12,12 @@ import pytest
 
 import stages.train
 from pipeline import run
+from pipeline.machine import Machine
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
 
-CPU = run.Machine("cpu", 0)
+CPU = Machine("cpu", 0)
 
 
 def curves(at: str) -> list[dict[str, float]]:

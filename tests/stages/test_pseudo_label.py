@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from cache.errors import InputError
-from pipeline import run
+from pipeline import run, score
+from pipeline.machine import Machine
 from pipeline.upkeep import cache_tools
 from stages import pseudo_label as stage
 from stages.parts.mining.pseudo import pseudo_labels
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from tests.conftest import Tiny
 
 NONE = ("data.label_share=0", "data.split=none", "pixel-loss.pseudo_weight=1.0", "pseudo-label.confidence=0.3")
-CPU = run.Machine("cpu", 0)
+CPU = Machine("cpu", 0)
 
 
 def named(tiny: Tiny, *settings: str, artifacts: Path | None = None) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def test_photos_without_masks_learn_from_pseudo_labels(fresh_tiny: Tiny) -> None
     run.pseudo_label(plan, CPU)
     losses = run.train(plan, CPU)["summary"]["losses"]
     assert losses["cross_entropy"] > 0 and losses["focal"] > 0  # of seen names: latent classes have no pixel loss here
-    report = run.evaluate(plan, CPU)["report"]
+    report = score.evaluate(plan, CPU)["report"]
     assert report.uIoU is None and report.sIoU is not None and len(report.classes) == 4
 
 

@@ -25,6 +25,7 @@ import stages.train as stage
 from cache.errors import InputError
 from cache.location import Location
 from pipeline import run
+from pipeline.machine import Machine
 from pipeline.text import baseline
 from stages.parts.learning.trainer import Trainer, autocast_dtype, stream
 from stages.parts.settings import TrainConfig
@@ -183,7 +184,7 @@ def test_a_mask_that_was_edited_since_extract_stops_training_in_one_line(fresh_t
     changed[:6] = 1
     Image.fromarray(changed).save(mask)
     with pytest.raises(InputError, match="train04: its mask is not the one that was extracted") as caught:
-        run.train(fresh_tiny.plan(), run.Machine("cpu", workers))
+        run.train(fresh_tiny.plan(), Machine("cpu", workers))
     assert "\n" not in str(caught.value)
 
 
@@ -289,12 +290,13 @@ def test_training_and_scoring_load_no_clip(tiny: Tiny, tmp_path: Path) -> None:
     artifacts = mined(tiny, tmp_path)
     code = f"""
 import sys
-from pipeline import run
+from pipeline import run, score
+from pipeline.machine import Machine
 from pipeline.config import load_config
 from pipeline.plan import Plan
 plan = Plan(load_config({str(tiny.preset)!r}, ["train.iterations=3"]), "tiny", {str(artifacts)!r})
-run.train(plan, run.Machine("cpu", 0))
-run.evaluate(plan, run.Machine("cpu", 0))
+run.train(plan, Machine("cpu", 0))
+score.evaluate(plan, Machine("cpu", 0))
 print(sorted({{"open_clip", "faiss", "transformers"}} & {{name.partition(".")[0] for name in sys.modules}}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -305,11 +307,12 @@ def test_the_baseline_trains_without_tokens(fresh_tiny: Tiny) -> None:
     overrides = ("distill.loss=none", "latent-embedding.enabled=false")
     fresh_tiny.run("extract")
     from pipeline import run
+    from pipeline.machine import Machine
 
     plan = fresh_tiny.plan(*overrides)
     assert plan.fingerprint("train") == baseline(fresh_tiny.plan()).fingerprint("train")
     shutil.rmtree(str(plan.address("tokens").path))
-    summary = run.train(plan, run.Machine("cpu", 0))["summary"]
+    summary = run.train(plan, Machine("cpu", 0))["summary"]
     assert set(summary["losses"]) == {"total", "focal", "dice", "cross_entropy"}
 
 

@@ -13,11 +13,12 @@ from PIL import Image
 from cache.location import Location
 from cache.store import Artifact
 from pipeline import run
+from pipeline.machine import Machine
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
 
-CPU = run.Machine("cpu", 0)
+CPU = Machine("cpu", 0)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from pipeline.benchmarks.record.steps import parts, students
 from pipeline.benchmarks.suite import RUNS, run_suite
 from pipeline.benchmarks.training import fixed_batch, train
 from pipeline.benchmarks.world import PHOTOS, VOC_PHOTOS, World, draw_photos, open_world
-from pipeline.run import Machine
+from pipeline.machine import Machine
 from stages.parts.data.regions import present_regions
 from stages.parts.students import StudentConfig
 

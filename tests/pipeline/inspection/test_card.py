@@ -14,7 +14,8 @@ from pipeline.inspection import card
 from pipeline.inspection.opened import Inspection
 from pipeline.inspection.questions import ask
 from pipeline.invocation import Invocation
-from pipeline.run import Machine, mine_concepts
+from pipeline.machine import Machine
+from pipeline.run import mine_concepts
 from tests.pipeline.inspection.test_naming import Stored
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from cache.errors import InputError
 from pipeline import run
 from pipeline.inspection.opened import Inspection
 from pipeline.inspection.questions import ask
+from pipeline.machine import Machine
 from pipeline.plan import Plan
 from pipeline.upkeep.apply_concepts import applied_text, apply_concepts
 from stages.parts.data.vocabulary import WORDS, word_list
@@ -35,9 +36,9 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tiny, Plan, dict[st
     tiny = write_tiny(tmp_path_factory.mktemp("concepts"))
     tiny.run("mine-latent", *SETTINGS)
     plan = Plan.open(str(tiny.preset), SETTINGS, str(tiny.artifacts))
-    run.mine_concepts(plan, run.Machine("cpu", 0))
+    run.mine_concepts(plan, Machine("cpu", 0))
     (tiny.root / "words.txt").write_text("\n".join(["# a remark", "lamp", EVIL, "zebra crossing", "tin", "rope"]))
-    of = Inspection(plan, run.Machine("cpu", 0))
+    of = Inspection(plan, Machine("cpu", 0))
     text, found = ask(of, "concepts", "", count=3, full_labels=True, vocabulary=str(tiny.root / "words.txt"))
     return tiny, plan, found, text
 
@@ -72,7 +73,7 @@ def test_the_answer_counts_names_and_compares(asked: Any) -> None:
     assert all(0 <= row["spread"] <= 2 and len(row["names"]) == 5 and row["at"] != [] for row in rows)
     assert {c["class"] for c in found["labels"]["classes"]} == {"box", "cross"}
     assert 0 < found["labels"]["purity"] <= 1 and "purity" in text and "data apply-concepts" in text
-    blind = ask(Inspection(plan, run.Machine("cpu", 0)), "concepts", "", count=1, full_labels=False, vocabulary="voc")
+    blind = ask(Inspection(plan, Machine("cpu", 0)), "concepts", "", count=1, full_labels=False, vocabulary="voc")
     assert "labels" not in blind[1] and "evaluation" not in blind[0]
 
 
@@ -163,7 +164,7 @@ def test_an_unseen_choice_is_a_name_more_and_its_preset_works(asked: Any, tmp_pa
     assert made.fingerprint("latent") == plan.fingerprint("latent") and made.fingerprint("text") != plan.fingerprint(
         "text"
     )
-    result = run.extract(made, run.Machine("cpu", 0))
+    result = run.extract(made, Machine("cpu", 0))
     assert result["summary"]["views"] == 12
     with pytest.raises(InputError, match="is there already"):
         apply_concepts(plan, file, str(tmp_path / "new"))

@@ -360,7 +360,7 @@ class Requests(http.server.SimpleHTTPRequestHandler):
 def test_a_real_explorer_is_silent_on_console_and_network(tiny: Tiny, browser: Any, tmp_path: Path) -> None:
     from pipeline.inspection.explore import write_explorer
     from pipeline.inspection.opened import Inspection
-    from pipeline.run import Machine
+    from pipeline.machine import Machine
 
     tiny.run("train")
     of = Inspection(tiny.plan(), Machine("cpu", 0), str(tmp_path))
@@ -392,7 +392,7 @@ def test_a_real_explorer_is_silent_on_console_and_network(tiny: Tiny, browser: A
 def test_evaluation_images_are_sorted_by_score_and_swiped(tiny: Tiny, browser: Any, tmp_path: Path) -> None:
     from pipeline.inspection.explore import write_explorer
     from pipeline.inspection.opened import Inspection
-    from pipeline.run import Machine
+    from pipeline.machine import Machine
 
     tiny.run("train")
     of = Inspection(tiny.plan(), Machine("cpu", 0), str(tmp_path))

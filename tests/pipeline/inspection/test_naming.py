@@ -57,7 +57,7 @@ def test_one_frequent_class_that_all_are_called_is_not_taken_for_knowledge() -> 
 def test_extract_and_plain_inspect_say_it_and_eval_without_unseen_classes_points_to_it(tiny: Tiny) -> None:
     from pipeline.inspection.opened import Inspection
     from pipeline.inspection.questions import ask
-    from pipeline.run import Machine
+    from pipeline.machine import Machine
     from pipeline.text import eval_text, extract_text
 
     plan = tiny.plan()

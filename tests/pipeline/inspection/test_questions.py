@@ -19,8 +19,8 @@ from cache.vectors import unit
 from pipeline.inspection.opened import Inspection
 from pipeline.inspection.questions import ask
 from pipeline.invocation import Invocation
+from pipeline.machine import Machine
 from pipeline.plan import Plan
-from pipeline.run import Machine
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny

@@ -12,6 +12,7 @@ from cache.errors import InputError
 from pipeline import run
 from pipeline.inspection.opened import Inspection
 from pipeline.inspection.suggest import choose, suggest, suggest_text
+from pipeline.machine import Machine
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
@@ -38,7 +39,7 @@ def test_half_the_photos_reach_more_concepts_than_drawn_ones() -> None:
 def test_lists_and_page_name_photos_that_are_there(tiny: Tiny, tmp_path: Path) -> None:
     settings = ("mine-concepts.count=4",)
     tiny.run("train", *settings, artifacts=tmp_path)
-    plan, machine = tiny.plan(*settings, artifacts=tmp_path), run.Machine("cpu", 0)
+    plan, machine = tiny.plan(*settings, artifacts=tmp_path), Machine("cpu", 0)
     with pytest.raises(InputError, match="clip2seg mine-concepts"):
         suggest(Inspection(plan, machine), 3)
     run.mine_concepts(plan, machine)

@@ -12,6 +12,7 @@ from cache.location import StoreError
 from pipeline import run
 from pipeline.cli import main
 from pipeline.invocation import Invocation
+from pipeline.machine import Machine
 from pipeline.study.ablate import (
     TABLES,
     RowsFailedError,
@@ -53,7 +54,7 @@ def test_rows_share_what_extract_and_mining_made(tiny: Tiny) -> None:
 
 def test_table_3_is_run_from_an_empty_cache_and_not_twice(tiny: Tiny, tmp_path: Path) -> None:
     settings = ("train.iterations=1", "train.warmup=0", "eval.pictures=0")
-    typed, machine = Invocation(str(tiny.preset), str(tmp_path), "", settings), run.Machine("cpu", 0)
+    typed, machine = Invocation(str(tiny.preset), str(tmp_path), "", settings), Machine("cpu", 0)
     rows = run_table(typed, 3, 2, machine)
     assert [r["name"] for r in rows] == ["teacher, training-free", "baseline", "+ distillation", "+ latent embedding"]
     assert [len(r["reports"]) for r in rows] == [1, 2, 2, 2]
@@ -81,7 +82,7 @@ def test_every_table_is_run_on_a_small_demo_world_over_one_cache(
         "train.warmup=0",
         "eval.pictures=0",
     ]
-    machine = run.Machine("cpu", 0)
+    machine = Machine("cpu", 0)
     trained = set()
     for table, rows in TABLES.items():
         found = run_table(Invocation("demo", overrides=tuple(small)), table, 1, machine)
@@ -144,7 +145,7 @@ def test_markdown_goes_between_its_markers_and_nowhere_else(tmp_path: Path) -> N
 
 def test_an_unknown_table_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="choose one of 3, 4, 5, 6"):
-        run_table(Invocation("nowhere", str(tmp_path)), 2, 1, run.Machine("cpu", 0))
+        run_table(Invocation("nowhere", str(tmp_path)), 2, 1, Machine("cpu", 0))
 
 
 def test_a_sweep_is_every_combination_of_its_values() -> None:
@@ -166,7 +167,7 @@ def test_a_sweep_that_is_none_is_refused(over: str) -> None:
 def test_a_sweep_computes_again_only_what_a_setting_moves(tiny: Tiny, tmp_path: Path) -> None:
     rows = sweep_rows(["mine-latent.merge_threshold=0.2;0.9", "pixel-loss.beta=5;10"])
     short = ["train.iterations=1", "train.warmup=0", "eval.pictures=0"]
-    found = run_rows(Invocation(str(tiny.preset), str(tmp_path), "", tuple(short)), rows, 1, run.Machine("cpu", 0))
+    found = run_rows(Invocation(str(tiny.preset), str(tmp_path), "", tuple(short)), rows, 1, Machine("cpu", 0))
     assert [r["name"] for r in found] == list(rows)
     made = {kind: len(list(tmp_path.glob(f"tiny/{kind}-*"))) for kind in ("tokens", "dense", "latent", "train", "eval")}
     assert made == {"tokens": 1, "dense": 1, "latent": 2, "train": 4, "eval": 4}
@@ -178,7 +179,7 @@ def test_rows_that_read_concepts_or_pseudo_labels_get_them(tiny: Tiny, tmp_path:
         "pseudo labels": ["data.label_share=0.5", "pixel-loss.pseudo_weight=1.0"],
     }
     short = ("train.iterations=1", "train.warmup=0", "eval.pictures=0")
-    found = run_rows(Invocation(str(tiny.preset), str(tmp_path), "", short), rows, 1, run.Machine("cpu", 0))
+    found = run_rows(Invocation(str(tiny.preset), str(tmp_path), "", short), rows, 1, Machine("cpu", 0))
     assert [len(row["reports"]) for row in found] == [1, 1]
     assert all(len(list(tmp_path.glob(f"tiny/{kind}-*"))) == 1 for kind in ("concepts", "membership", "pseudo"))
 
@@ -199,25 +200,25 @@ def test_a_row_that_fails_leaves_the_others_and_is_named(
     assert last.startswith(
         "error: 1 of 2 rows are not finished (train.lr=1e30); the first that failed, train.lr=1e30: "
     )
-    assert "is not finite" in last and "the same command again does the rest" in last
+    assert "is not finite" in last and last.endswith("What was finished stays, and is not computed again")
 
 
 def test_rows_stop_where_nothing_can_be_written(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[str] = []
 
-    def full(plan: Plan, _: run.Machine) -> None:
+    def full(plan: Plan, _: Machine) -> None:
         begun.append(plan.name)
         raise StoreError(f"{tmp_path}: can't write (no space left on device)")
 
     monkeypatch.setattr(run, "make_cache", full)
     rows = sweep_rows(["pixel-loss.beta=5;10;20"])
     with pytest.raises(RowsFailedError, match=r"3 of 3 rows .*no space left on device") as error:
-        run_rows(Invocation(str(tiny.preset), str(tmp_path)), rows, 1, run.Machine("cpu", 0))
+        run_rows(Invocation(str(tiny.preset), str(tmp_path)), rows, 1, Machine("cpu", 0))
     assert len(begun) == 1 and error.value.rows == []
 
 
 def test_a_sweep_with_an_impossible_value_is_refused_before_anything_is_computed(tiny: Tiny, tmp_path: Path) -> None:
     rows = sweep_rows(["pixel-loss.beta=5;-1"])
     with pytest.raises(InputError, match="beta"):
-        run_rows(Invocation(str(tiny.preset), str(tmp_path)), rows, 1, run.Machine("cpu", 0))
+        run_rows(Invocation(str(tiny.preset), str(tmp_path)), rows, 1, Machine("cpu", 0))
     assert not list(tmp_path.glob("tiny/*"))

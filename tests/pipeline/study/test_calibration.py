@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cache.errors import InputError
-from pipeline import run
+from pipeline import run, score
 from pipeline.cli import app
+from pipeline.machine import Machine
 from pipeline.study.calibration import calibrate, inner_plan, spread_classes
 from stages.parts.scoring.bias_curve import Point
 
@@ -60,7 +61,7 @@ def test_calibrate_gives_the_curve_and_what_the_fitted_bias_is_worth(tiny: Any, 
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout.splitlines()[-1])
-    report = run.evaluate(tiny.plan(artifacts=tmp_path), run.Machine("cpu", 0))["report"].model_dump()
+    report = score.evaluate(tiny.plan(artifacts=tmp_path), Machine("cpu", 0))["report"].model_dump()
     plain, fitted, best = (
         found["rows"][k] for k in ("no seen bias", "fitted on held-out seen classes", "best in hindsight")
     )
@@ -76,9 +77,9 @@ def test_a_curve_without_hiou_is_no_fit(tiny: Any, monkeypatch: pytest.MonkeyPat
     nan = float("nan")
     for one in ("draw_world", "make_cache", "train"):
         monkeypatch.setattr(run, one, lambda *_: None)
-    monkeypatch.setattr(run, "bias_curve", lambda *_: [Point(-2.0, 0.5, nan, nan), Point(0.0, 0.4, 0.0, 0.0)])
+    monkeypatch.setattr(score, "bias_curve", lambda *_: [Point(-2.0, 0.5, nan, nan), Point(0.0, 0.4, 0.0, 0.0)])
     with pytest.raises(InputError, match=r"show nothing of disc, or the student finds none of it; .* --hold-out$"):
-        calibrate(tiny.plan(), run.Machine("cpu"), ["disc"])
+        calibrate(tiny.plan(), Machine("cpu"), ["disc"])
 
 
 def test_a_data_set_without_unseen_classes_has_nothing_to_calibrate(tiny: Any, tmp_path: Path) -> None:

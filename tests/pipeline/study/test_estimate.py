@@ -8,7 +8,7 @@ import pytest
 
 from cache.errors import InputError
 from pipeline.config import load_config
-from pipeline.run import Machine
+from pipeline.machine import Machine
 from pipeline.study.estimate import bytes_per_view, estimate, estimate_text, images_for
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline import run
+from pipeline.machine import Machine
 from pipeline.study import showcase
 from pipeline.text import baseline
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def test_the_strip_shows_both_students_on_evaluation_images(tiny: Tiny, tmp_path: Path) -> None:
     tiny.run("eval", artifacts=tmp_path)
-    plan, machine = tiny.plan(artifacts=tmp_path), run.Machine("cpu", 0)
+    plan, machine = tiny.plan(artifacts=tmp_path), Machine("cpu", 0)
     reference = baseline(plan)
     run.train(reference, machine)
     at = showcase.draw(plan, reference, machine)

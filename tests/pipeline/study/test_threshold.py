@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 
 from cache.errors import InputError
-from pipeline import run
+from pipeline import score
+from pipeline.machine import Machine
 from pipeline.study.threshold import FITTED, JUDGED, as_json, as_text, fit
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
 
-MACHINE = run.Machine("cpu", 0)
+MACHINE = Machine("cpu", 0)
 
 
 def test_the_threshold_keeps_what_it_says_of_seen_classes(tiny: Tiny) -> None:
@@ -28,7 +29,7 @@ def test_the_threshold_keeps_what_it_says_of_seen_classes(tiny: Tiny) -> None:
     assert f"predict --threshold {most[FITTED].threshold:.6g}" in as_text(tiny.plan(), 95, most)
     text = as_text(tiny.plan("eval.seen_bias=0.5", "eval.pamr=3", "eval.short_side=80", "eval.mode=slide"), 95, most)
     assert "Use it: predict --short-side 80 --seen-bias 0.5 --pamr 3 --mode slide --threshold" in text
-    found = run.evaluate(tiny.plan(), MACHINE)["report"]
+    found = score.evaluate(tiny.plan(), MACHINE)["report"]
     same = next(p for p in found.risk.points if p.coverage >= 95)
     assert fit(tiny.plan(), MACHINE, 100)[JUDGED].coverage >= same.coverage - 10
 

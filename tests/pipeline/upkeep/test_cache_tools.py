@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from cache.claims import Claim
 from cache.errors import InputError
-from pipeline import run
+from pipeline import run, score
 from pipeline.cli import app
+from pipeline.machine import Machine
 from pipeline.upkeep import cache_text
 from pipeline.upkeep import cache_tools as cache_tool
 
@@ -153,7 +154,7 @@ def test_a_damaged_student_is_not_scored(tiny: Tiny, artifacts: Path) -> None:
     data[len(data) // 2] ^= 1
     student.write_bytes(data)
     with pytest.raises(InputError, match=r"student\.safetensors: damaged"):
-        run.evaluate(tiny.plan(artifacts=artifacts), run.Machine("cpu", 0))
+        score.evaluate(tiny.plan(artifacts=artifacts), Machine("cpu", 0))
 
 
 def test_a_dropped_dense_tier_is_recomputed_while_mining_with_the_same_numbers(tiny: Tiny, artifacts: Path) -> None:
@@ -163,9 +164,9 @@ def test_a_dropped_dense_tier_is_recomputed_while_mining_with_the_same_numbers(t
     assert said["freed"] == said["before"]["dense"] - said["after"]["dense"] > 12 * 64 * 32 * 4
     assert said["before"]["tokens"] == said["after"]["tokens"]
     assert by_kind(artifacts)["dense"].state == "dropped"
-    assert run.extract(plan, run.Machine("cpu", 0))["already_complete"]
+    assert run.extract(plan, Machine("cpu", 0))["already_complete"]
     plan.address("latent").delete_all()
-    run.mine_latent(plan, run.Machine("cpu", 0))
+    run.mine_latent(plan, Machine("cpu", 0))
     again = plan.artifact("latent").load(["cells", "local"])
     assert {key: value.tobytes() for key, value in again.items()} == before
     assert cache_tool.drop_dense(plan)["freed"] == 0

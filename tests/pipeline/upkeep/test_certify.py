@@ -19,8 +19,8 @@ from cache.errors import InputError
 from cache.location import unsealed
 from cache.store import Artifact
 from cache.tiers import CacheTiers
-from pipeline import run
 from pipeline.cli import app
+from pipeline.machine import Machine
 from pipeline.upkeep.certify import certificate_text, certify
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.vocabulary import Vocabulary
@@ -160,7 +160,7 @@ LEAKS: dict[str, Callable[[Patch], None]] = {
 
 
 def certified(tiny: Tiny, out: Path, *overrides: str) -> dict[str, Any]:
-    return certify(tiny.plan(*overrides), run.Machine("cpu", 0), photos=4, steps=1, out=str(out))
+    return certify(tiny.plan(*overrides), Machine("cpu", 0), photos=4, steps=1, out=str(out))
 
 
 def test_honest_code_is_certified_and_nothing_is_left_behind(tiny: Tiny, tmp_path: Path) -> None:
@@ -241,4 +241,4 @@ def test_the_command_ends_with_one_where_something_leaks(tiny: Tiny, tmp_path: P
 
 def test_too_few_photos_or_steps_are_refused(tiny: Tiny) -> None:
     with pytest.raises(InputError, match="give 2 photos and 1 step"):
-        certify(tiny.plan(), run.Machine("cpu", 0), photos=1)
+        certify(tiny.plan(), Machine("cpu", 0), photos=1)

@@ -12,8 +12,9 @@ import pytest
 from contourpy import contour_generator
 from PIL import Image
 
-from pipeline import run
+from pipeline import run, score
 from pipeline.config import load_config
+from pipeline.machine import Machine
 from pipeline.plan import Plan
 from stages.data.check import check
 from stages.data.importing import import_folder
@@ -153,8 +154,8 @@ def test_photos_of_voc_in_other_formats(form: str, shared: Path, tmp_path: Path)
     short = ("views.size=96", "train.iterations=8", "train.warmup=2", "train.batch=4", "eval.short_side=96")
     plan = Plan(load_config(str(report.preset), (*short, "eval.pictures=0")), "farm", str(tmp_path / "artifacts"), "")
     for stage in (run.extract, run.mine_latent, run.train):
-        stage(plan, run.Machine("cpu", 0))
-    scores = run.evaluate(plan, run.Machine("cpu", 0))["report"]
+        stage(plan, Machine("cpu", 0))
+    scores = score.evaluate(plan, Machine("cpu", 0))["report"]
     print(f"{form}: {100 * same / total:.2f} % of pixels as in VOC; sIoU {scores.sIoU}, uIoU {scores.uIoU}")
     assert same / total > (0.9999 if form in ("COCO", "colour codes") else 0.99)
     assert scores.sIoU is not None and scores.images == report.val

@@ -10,15 +10,16 @@ import pytest
 from typer.testing import CliRunner
 
 from cache.errors import InputError
-from pipeline import run
+from pipeline import run, score
 from pipeline.cli import app
+from pipeline.machine import Machine
 from pipeline.plan import Plan
 from stages.data.init_names import init_names, is_bare
 
 if TYPE_CHECKING:
     from tests.conftest import Tiny
 
-CPU = run.Machine("cpu", 0)
+CPU = Machine("cpu", 0)
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_photos_and_names_are_trained_from(tiny: Tiny, photos: Path, tmp_path: P
     assert plan.vocabulary.seen == ("disc", "box", "stripes") and plan.vocabulary.unseen == ()
     assert plan.reads_pseudo_labels and plan.config.refine.affinity == "network"
     with pytest.raises(InputError, match="no evaluation photo has a mask"):
-        run.evaluate(plan, CPU)
+        score.evaluate(plan, CPU)
     for stage in (run.extract, run.mine_latent, run.pseudo_label, run.train):
         result = stage(plan, CPU)
     assert result["summary"]["losses"]["total"] > 0

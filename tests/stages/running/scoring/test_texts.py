@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from cache.errors import InputError
 from cache.location import Location
-from pipeline import run
+from pipeline import run, score
+from pipeline.machine import Machine
 from stages import evaluate
 from stages.parts.scoring.inference import coarse_scores, predicted, student_scorer
 from stages.parts.scoring.metrics import confusion, scores
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.plan import Plan
     from tests.conftest import Tiny
 
-CPU, MACHINE = Compute(torch.device("cpu")), run.Machine("cpu", 0)
+CPU, MACHINE = Compute(torch.device("cpu")), Machine("cpu", 0)
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_at_each_position_the_best_text_of_a_class_counts(several: Plan, monkeyp
     data, at = several.val_data, several.address("train")
     with pytest.raises(InputError, match=r"eval\.synonyms = max are not embedded; run `clip2seg eval` first"):
         evaluate.run(several.scoring, data, several.artifact("text"), at, Location("memory:///out"), compute=CPU)
-    found = run.evaluate(several, MACHINE)["report"]
+    found = score.evaluate(several, MACHINE)["report"]
     # By the book: five rows, of which the third and fourth are one class.
     tower = load_text_tower(several.config.teacher)
     rows = encode_texts(tower.encode, several.vocabulary.words, several.prompts)
@@ -62,7 +63,7 @@ def test_at_each_position_the_best_text_of_a_class_counts(several: Plan, monkeyp
     assert found.model_dump(include={"sIoU", "uIoU", "hIoU", "pixel_accuracy"}) == means(scores(counts, 2))
     # The other texts are kept: nothing needs the teacher's text tower again, nor another embedding for the seen bias.
     monkeypatch.setattr("stages.parts.teacher.teacher.load_text_tower", None)
-    (point,) = [p for p in run.bias_curve(several, MACHINE) if p.bias == 0]
+    (point,) = [p for p in score.bias_curve(several, MACHINE) if p.bias == 0]
     assert round(100 * point.uiou, 2) == found.uIoU
-    teacher = run.evaluate_teacher(several, MACHINE)["report"]
+    teacher = score.evaluate_teacher(several, MACHINE)["report"]
     assert teacher.settings.synonyms == "max"
