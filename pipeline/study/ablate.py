@@ -103,11 +103,12 @@ def run_rows(
         else:
             done.append({"name": name, "settings": list(rows[name]), "reports": reports})
     if failed:
-        first, error = next(iter(failed.items()))
-        missing = [name for name in plans if name not in {row["name"] for row in done}]
+        row, why = next(iter(failed.items()))
+        finished = {one["name"] for one in done}
+        missing = [name for name in plans if name not in finished]
         raise RowsFailedError(
             f"{len(missing)} of {len(plans)} rows are not finished ({'; '.join(missing)}); the first that failed, "
-            f"{first}: {error}. What was finished stays, and is not computed again",
+            f"{row}: {why}. What was finished stays, and is not computed again",
             done,
         )
     return done
