@@ -66,6 +66,11 @@ def run(
             "--format safetensors: holds one embedding a class, so several can't compete; use --synonyms mean, or "
             "--format onnx or torch-export"
         )
+    if format == "safetensors" and seen_bias:
+        raise InputError(
+            f"--seen-bias {seen_bias:g} --format safetensors: the file holds the student as it was trained, without a "
+            "bias; give it when you predict (`predict --seen-bias`), or use --format onnx or torch-export"
+        )
     bias = seen_bias * torch.tensor(words.seen, dtype=torch.float32)
     photo = PhotoStudent(checkpoint.student, words.text, bias, words.owners).cpu().eval()
     usable = [p for p in photos if photo.smallest <= min(p.shape[:2]) and max(p.shape[:2]) <= LARGEST]
@@ -120,7 +125,7 @@ def _made(
     if format == "safetensors":
         packed = _repacked(checkpoint, words)
         again = unpack(packed, FILES[format])
-        theirs = PhotoStudent(again.student, _text_of(again, words), -photo.bias)
+        theirs = PhotoStudent(again.student, _text_of(again, words), torch.zeros(len(words.names)))
         return packed, compare(ours, pytorch_runner(theirs), photos)
     program = traced(photo)
     if format == "onnx":

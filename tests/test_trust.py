@@ -82,6 +82,13 @@ def test_a_training_whose_claim_was_taken_over_stops_before_it_writes(
     assert (Claim.parsed(at.get("claim.json")) or Claim.mine()).owner == "another"
 
 
+def test_a_training_whose_folder_was_removed_says_so_and_makes_none(tmp_path: Path) -> None:
+    out = Location(str(tmp_path / "tiny/train-0"))
+    with pytest.raises(InputError, match=r"claim\.json is gone, so the folder was removed while this run trained"):
+        checkpoints.check_claim(out)
+    assert not (tmp_path / "tiny").exists()
+
+
 def test_every_reader_refuses_a_student_that_was_written_over(run: Location, tiny: Tiny) -> None:
     from clip2seg import load_student
     from stages.report import run as report

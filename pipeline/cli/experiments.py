@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -54,6 +55,19 @@ def _written(title: str, rows: Sequence[Mapping[str, Any]], key: str, markdown: 
     return table_text(title, rows)
 
 
+@contextmanager
+def _finished_rows_shown(title: str) -> Iterator[None]:
+    """Where rows fail, the table of the others is printed before that is said; it enters no file."""
+    from pipeline.study.ablate import RowsFailedError, table_text
+
+    try:
+        yield
+    except RowsFailedError as error:
+        if error.rows:
+            emit(table_text(f"{title}, the finished rows", error.rows), {}, False)
+        raise
+
+
 @app.command(rich_help_panel=PANEL)
 def ablate(
     preset: Preset = "demo",
@@ -76,7 +90,8 @@ def ablate(
 
     _check_files(markdown, chart)
     typed = Invocation(preset, artifacts, data, tuple(set_))
-    rows = run_table(typed, table, seeds, make_machine(device, workers))
+    with _finished_rows_shown(f"{preset}, Table {table}"):
+        rows = run_table(typed, table, seeds, make_machine(device, workers))
     key = f"{preset} table {table} {' '.join(set_)}".strip()
     text = _written(f"{preset}, Table {table}", rows, key, markdown, chart)
     emit(text, {"table": table, "rows": rows}, as_json)
@@ -106,7 +121,8 @@ def sweep(
 
     _check_files(markdown, chart)
     typed = Invocation(preset, artifacts, data, tuple(set_))
-    rows = run_rows(typed, sweep_rows(over), seeds, make_machine(device, workers))
+    with _finished_rows_shown(f"{preset}, sweep"):
+        rows = run_rows(typed, sweep_rows(over), seeds, make_machine(device, workers))
     text = _written(f"{preset}, sweep", rows, f"{preset} sweep {' '.join([*over, *set_])}", markdown, chart)
     emit(text, {"over": over, "rows": rows}, as_json)
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError
+from cache.location import StoreError
 from pipeline import run, score
 from pipeline.invocation import Invocation
 from pipeline.machine import Machine
 from pipeline.plan import Plan
 from pipeline.text import columns, markdown_table
 from stages.parts.drawing.bars import KINDS, Score, score_bars
+from stages.parts.eval_report import EvalReport
 from stages.running.progress import say
 
 OFF, FULL = ["latent-embedding.enabled=false"], ["latent-embedding.enabled=true"]
@@ -48,6 +50,14 @@ TABLES: Mapping[int, Mapping[str, Sequence[str]]] = {
 SCORES = ("hIoU", "sIoU", "uIoU")
 
 
+class RowsFailedError(InputError):
+    """Some rows were not finished; `rows`: the others, as `run_rows` would have returned them."""
+
+    def __init__(self, said: str, rows: list[dict[str, Any]]) -> None:
+        super().__init__(said)
+        self.rows = rows
+
+
 def run_table(typed: Invocation, table: int, seeds: int, machine: Machine) -> list[dict[str, Any]]:
     """Trains and scores every row of a table for every seed; what is complete is not computed again.
 
@@ -65,7 +75,8 @@ def run_rows(
 
     All settings are read before anything is computed. Rows share every artifact that their settings leave alone:
     a row that changes the teacher or the mining extracts or mines anew, and no other. `teacher`: also its
-    training-free scores.
+    training-free scores. A row that fails, with one of its seeds, is left out and the next is begun, unless what failed
+    is reading or writing the artifacts. Raises RowsFailedError in the end where one did.
     """
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: give at least 1")
@@ -80,15 +91,36 @@ def run_rows(
     if teacher:
         run.extract(shared, machine)
         done.append({"name": "teacher, training-free", "reports": [score.evaluate_teacher(shared, machine)["report"]]})
+    failed: dict[str, InputError] = {}
     for name, repeats in plans.items():
-        reports = []
-        for one in repeats:
-            say(f"{name}, seed {one.config.train.seed}")
-            run.make_cache(one, machine)
-            run.train(one, machine)
-            reports.append(score.evaluate(one, machine)["report"])
-        done.append({"name": name, "settings": list(rows[name]), "reports": reports})
+        try:
+            reports = [_report(one, name, machine) for one in repeats]
+        except InputError as error:
+            say(f"{name}: failed: {error}")
+            failed[name] = error
+            if isinstance(error, StoreError):  # a full disk is full for all of them
+                break
+        else:
+            done.append({"name": name, "settings": list(rows[name]), "reports": reports})
+    if failed:
+        row, why = next(iter(failed.items()))
+        finished = {one["name"] for one in done}
+        missing = [name for name in plans if name not in finished]
+        raise RowsFailedError(
+            f"{len(missing)} of {len(plans)} rows are not finished ({'; '.join(missing)}); the first that failed, "
+            f"{row}: {why}. What was finished stays, and is not computed again",
+            done,
+        )
     return done
+
+
+def _report(plan: Plan, row: str, machine: Machine) -> EvalReport:
+    """The scores of one seed of a row; what is missing for them is made."""
+    say(f"{row}, seed {plan.config.train.seed}")
+    run.make_cache(plan, machine)
+    run.train(plan, machine)
+    report: EvalReport = score.evaluate(plan, machine)["report"]
+    return report
 
 
 def sweep_rows(over: Sequence[str]) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from cache.claims import SUFFIX as CLAIM
-from cache.claims import ours
+from cache.claims import holding, ours
 from cache.errors import InputError
 from cache.headers import FILE as STUDENT
 from cache.location import Location
@@ -45,9 +45,16 @@ def resumed(out: Location, trainer: Trainer) -> tuple[int, list[dict[str, float]
 
 
 def check_claim(out: Location) -> None:
-    """Raises InputError where another process took this run over, or ended it, while this one was stopped."""
-    if out.get("complete.json") is None and ours(out, CLAIM):
-        return
+    """Raises InputError where another process took this run over, or ended it, while this one was stopped, or where
+    the run's folder was removed."""
+    if out.get("complete.json") is None:
+        if ours(out, CLAIM):
+            return
+        if holding(out, CLAIM) is None:
+            raise InputError(
+                f"{out}: {CLAIM} is gone, so the folder was removed while this run trained; nothing was written there. "
+                "Look whether its cache is still there (`clip2seg plan`), then train again"
+            )
     raise InputError(f"{out}: another process took this run over while this one stood still; nothing was overwritten")
 
 

@@ -81,6 +81,12 @@ def test_labels_are_those_of_predict_without_resizing(student: Student) -> None:
     assert (labels == student.segment(image, words).labels).mean() > 0.999
 
 
+def test_a_student_file_holds_no_seen_bias_and_takes_none(student: Student, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--seen-bias 0\.5 --format safetensors: .*predict --seen-bias"):
+        export(student, None, str(tmp_path / "o"), format="safetensors", photos="", **{**OPTIONS, "seen_bias": 0.5})
+    assert not (tmp_path / "o").exists()
+
+
 def test_of_several_words_the_best_counts_as_in_predict(student: Student, tmp_path: Path) -> None:
     said, image = "round = disc | ball, sky = sky | a wide {} | air, house", photos(1)[0]
     options = {**OPTIONS, "synonyms": "max", "seen_bias": 0.1}

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cache.errors import InputError
+from cache.location import StoreError
+from pipeline import run
+from pipeline.cli import main
 from pipeline.invocation import Invocation
 from pipeline.machine import Machine
 from pipeline.study.ablate import (
     TABLES,
+    RowsFailedError,
     chart_file,
     run_rows,
     run_table,
@@ -26,6 +30,7 @@ from stages.parts.eval_report import EvalReport
 from tests.reports import MEANS, eval_report
 
 if TYPE_CHECKING:
+    from pipeline.plan import Plan
     from tests.conftest import Tiny
 
 
@@ -177,6 +182,39 @@ def test_rows_that_read_concepts_or_pseudo_labels_get_them(tiny: Tiny, tmp_path:
     found = run_rows(Invocation(str(tiny.preset), str(tmp_path), "", short), rows, 1, Machine("cpu", 0))
     assert [len(row["reports"]) for row in found] == [1, 1]
     assert all(len(list(tmp_path.glob(f"tiny/{kind}-*"))) == 1 for kind in ("concepts", "membership", "pseudo"))
+
+
+def test_a_row_that_fails_leaves_the_others_and_is_named(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["clip2seg", "sweep", str(tiny.preset), "--over", "train.lr=1e30;1e-3", "--artifacts", str(tmp_path)]
+    command += ["--device", "cpu", "--workers", "0", "--set", "eval.pictures=0", "--markdown", str(tmp_path / "t.md")]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    assert ended.value.code == 2 and not (tmp_path / "t.md").exists()
+    assert "sweep, the finished rows, 1 seed" in told.out and "\ntrain.lr=1e-3  " in told.out
+    assert "\ntrain.lr=1e30  " not in told.out
+    last = told.err.splitlines()[-1]
+    assert last.startswith(
+        "error: 1 of 2 rows are not finished (train.lr=1e30); the first that failed, train.lr=1e30: "
+    )
+    assert "is not finite" in last and last.endswith("What was finished stays, and is not computed again")
+
+
+def test_rows_stop_where_nothing_can_be_written(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def full(plan: Plan, _: Machine) -> None:
+        begun.append(plan.name)
+        raise StoreError(f"{tmp_path}: can't write (no space left on device)")
+
+    monkeypatch.setattr(run, "make_cache", full)
+    rows = sweep_rows(["pixel-loss.beta=5;10;20"])
+    with pytest.raises(RowsFailedError, match=r"3 of 3 rows .*no space left on device") as error:
+        run_rows(Invocation(str(tiny.preset), str(tmp_path)), rows, 1, Machine("cpu", 0))
+    assert len(begun) == 1 and error.value.rows == []
 
 
 def test_a_sweep_with_an_impossible_value_is_refused_before_anything_is_computed(tiny: Tiny, tmp_path: Path) -> None:
