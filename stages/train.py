@@ -26,7 +26,7 @@ from stages.parts.data.datasets import BadSample, Dataset, Quarantine
 from stages.parts.drawing.overlays import overlay
 from stages.parts.drawing.palette import mask_colours
 from stages.parts.learning.batches import Batch, EpochBatchSampler, TrainingSet
-from stages.parts.learning.compiling import compiler_problem, pays
+from stages.parts.learning.compiling import compiler_explained, compiler_problem, pays
 from stages.parts.learning.distributed import all_reduce_mean, broadcast_object, process_group
 from stages.parts.learning.learner import Learner
 from stages.parts.learning.source import TokenSource
@@ -50,6 +50,7 @@ CHECKPOINT_SECONDS = 120.0
 """How much work a stop may cost at most."""
 LOG_EVERY = 10
 """Iterations between two points of the loss curves."""
+_CALMER = "lower train.lr, raise train.warmup or set train.precision=fp32. The last checkpoint stays"
 _SMALLER = "raise train.grad_accumulation_steps, or lower train.batch or views.size; the last checkpoint stays"
 
 
@@ -98,6 +99,7 @@ def run(
             process_group(str(at), compute.device),
             memory_explained(_SMALLER),
             losses_explained(compute),
+            compiler_explained(),
         ):
             return _run(recipe, data, tiers, out, compute, teacher)
     except OSError as error:  # of TensorBoard's event file; all else goes through `Location`
@@ -151,8 +153,7 @@ def _run(
         load_prototypes(tiers.concepts) if recipe.concept_classes else None,
     ).to(device)
     optimiser = make_optimiser(learner, cfg)
-    scores = cfg.batch // world * len(embeddings) * recipe.views.size**2
-    if compute.compiled is None and _compiles(device, scores, cfg.iterations):
+    if compute.compiled is None and _compiles(recipe, data, device):
         learner.compile_parts(student=False)
     trainer = Trainer(cfg, learner, optimiser, device, compiled=bool(compute.compiled))
 
@@ -202,6 +203,8 @@ def _run(
             if due or logged:
                 # Also before each save, or NaN weights would be kept.
                 values = _finite(all_reduce_mean(losses), iteration, out)
+            if due:
+                _check_weights(trainer.student, iteration, out)
             if logged:
                 curves.append({"iteration": iteration, "lr": optimiser.param_groups[0]["lr"], **values})
                 bar.advance(0, f"loss {values['total']:.3f}")
@@ -235,17 +238,17 @@ def _run(
     return summary
 
 
-def _compiles(device: torch.device, scores: int, iterations: int) -> bool:
-    """Whether the pixel loss is compiled unasked; says so, or why it can't be."""
-    if not pays(device, scores, iterations):
+def _compiles(recipe: TrainRecipe, data: Dataset, device: torch.device) -> bool:
+    """Compiles the pixel loss unasked where that pays; says so, or why it can't be. Whether it is compiled."""
+    cfg, side, seen = recipe.train, recipe.views.size, len(data.vocabulary.seen)
+    share = cfg.batch // rank_and_world()[1]
+    if not pays(device, share * seen * side**2, cfg.iterations):
         return False
-    problem = compiler_problem(device)
-    if rank_and_world()[0] == 0:
-        say(
-            f"train: the pixel loss is not compiled, and slower: {problem}"
-            if problem
-            else "train: the pixel loss is compiled, which takes half a minute at the first step (--no-compile: not)"
-        )
+    say("train: the pixel loss is compiled, which takes half a minute (--no-compile: not)")
+    size = share // cfg.grad_accumulation_steps, seen, side
+    problem = compiler_problem(device, size, recipe.pixel_loss.ignored_are_negatives, bool(data.withheld))
+    if problem:
+        say(f"train: the pixel loss is not compiled, and slower: {problem}")
     return not problem
 
 
@@ -285,11 +288,14 @@ def _finite(losses: dict[str, torch.Tensor], iteration: int, out: Location) -> d
     values = {name: float(value) for name, value in losses.items()}
     bad = [name for name, value in values.items() if value != value or abs(value) == float("inf")]
     if bad:
-        raise InputError(
-            f"{out}: loss {bad[0]} is not finite at iteration {iteration}; lower train.lr, raise train.warmup or set "
-            "train.precision=fp32. The last checkpoint stays"
-        )
+        raise InputError(f"{out}: loss {bad[0]} is not finite at iteration {iteration}; {_CALMER}")
     return values
+
+
+def _check_weights(student: Student, iteration: int, out: Location) -> None:
+    """Raises InputError for weights that this iteration's own step made NaN or infinite: its losses don't show it."""
+    if not torch.stack([weight.isfinite().all() for weight in student.parameters()]).all():
+        raise InputError(f"{out}: weights are not finite after iteration {iteration}; {_CALMER}")
 
 
 @torch.no_grad()

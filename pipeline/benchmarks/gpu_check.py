@@ -122,6 +122,7 @@ CHECKS: dict[str, Callable[[Bench], str]] = {
     "pixel loss in as much memory as computed": memory.pixel_memory,
     **{f"no wait: student {family}": partial(waits.student_waits, family=family) for family in FAMILIES},
     "no wait: losses, negatives, calibrators": waits.settings_wait,
+    "no wait: few labels; compiled pixel loss": waits.few_labels,
     "resumed equals unbroken": values.resumed,
     "AdamW, fused": values.adamw,
     "channels-last": values.channels_last,

@@ -208,6 +208,27 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stays(
     tiny.run("train", artifacts=artifacts)  # and it can go on from there
 
 
+def test_weights_that_the_last_step_spoils_are_not_kept(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses of a step are those before its update: they don't show what it does to the weights."""
+    original = Trainer.step
+
+    def spoiling(self: Trainer, iteration: int, batch: Any) -> Any:
+        losses = original(self, iteration, batch)
+        if iteration + 1 == self.cfg.iterations:
+            with torch.no_grad():
+                next(self.student.parameters()).fill_(float("inf"))
+        return losses
+
+    artifacts = mined(tiny, tmp_path)
+    monkeypatch.setattr(Trainer, "step", spoiling)
+    with pytest.raises(InputError, match=r"weights are not finite after iteration 2; lower train\.lr"):
+        tiny.run("train", "train.iterations=3", artifacts=artifacts)
+    at = tiny.plan("train.iterations=3", artifacts=artifacts).address("train")
+    assert at.get("complete.json") is None and at.get("student.safetensors") is None
+
+
 def read_header_of_state(packed: bytes | None) -> Any:
     assert packed is not None
     size = int.from_bytes(packed[:8], "little")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ GENERATORS = [
         {"enabled": False},
     )
 ]
+FEW = PixelLossConfig(unlabelled="latent", pseudo_weight=0.5)
+"""Photos without masks, with all that is made of them."""
 TERMS = {"fp32": 5e-3, "bf16": 0.05, "fp16": 0.02}
 """Most relative difference of a loss term between a GPU in this precision and the CPU in float32."""
 GRADIENTS = {"fp32": 0.999, "bf16": 0.9, "fp16": 0.95}
@@ -67,6 +70,15 @@ def made_batch(seed: int, size: int = 4, side: int = SIDE) -> Batch:
     images = torch.from_numpy(random.integers(0, 256, (size, side, side, 3), np.uint8)).permute(0, 3, 1, 2)
     distortion = torch.from_numpy(np.stack([draw_distortion(100 * seed + i) for i in range(size)]))
     return Batch(images, distortion, masks, noise(size, DIM), noise(len(regions), DIM), regions)
+
+
+def few_labels_batch(seed: int, size: int = 4) -> Batch:
+    """The same, with pseudo labels for the later half, whose masks were not read; the first photo withholds a class."""
+    made, random = made_batch(seed, size), np.random.default_rng([37, seed])
+    withheld = torch.zeros(size, SEEN, dtype=torch.bool)
+    withheld[0, 0] = True
+    pseudo = torch.from_numpy(random.integers(0, SEEN, (size, SIDE, SIDE), np.uint8))
+    return replace(made, labelled=tuple(2 * i < size for i in range(size)), withheld=withheld, pseudo=pseudo)
 
 
 def made_learner(

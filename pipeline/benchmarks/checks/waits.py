@@ -12,16 +12,18 @@ from pipeline.benchmarks.checks.bench import Bench, Failed, Skipped, no_waits
 from pipeline.benchmarks.checks.students import (
     DIM,
     FAMILIES,
+    FEW,
     GENERATORS,
     LOSSES,
     SEEN,
     SmallNet,
+    few_labels_batch,
     made_batch,
     made_learner,
     made_trainer,
 )
 from stages.parts.learning.learner import Learner
-from stages.parts.settings import PixelLossConfig
+from stages.parts.settings import DistillConfig, GeneratorConfig, PixelLossConfig
 
 
 def student_waits(bench: Bench, family: str) -> str:
@@ -62,3 +64,22 @@ def settings_wait(bench: Bench) -> str:
                     raise Failed(f"{name}, {generator}: {str(error).splitlines()[0]}") from error
             counted += 1
     return f"{counted} steps without a wait"
+
+
+def few_labels(bench: Bench) -> str:
+    """Steps with photos without masks, and plain ones with the pixel loss compiled, as long trainings have it."""
+    text = functional.normalize(torch.randn(SEEN, DIM), dim=1)
+    for name, pixel, batches in (("few labels", FEW, few_labels_batch), ("compiled", PixelLossConfig(), made_batch)):
+        net: Any = SmallNet()
+        trainer = made_trainer(Learner(net, text, DistillConfig(), GeneratorConfig(), pixel), bench.device)
+        if name == "compiled":
+            trainer.learner.compile_parts(student=False)
+        for step in range(2):
+            trainer.step(step, batches(step).to(bench.device))
+        pinned = batches(2).pin_memory()
+        with no_waits(bench):
+            try:
+                trainer.step(2, pinned.to(bench.device))
+            except RuntimeError as error:
+                raise Failed(f"{name}: {str(error).splitlines()[0]}") from error
+    return "no wait with few labels, nor with a compiled pixel loss"

@@ -103,10 +103,10 @@ def _by_class(values: Tensor, part: Part) -> Tensor:
     return sums.scatter_add_(1, part.column[:, 0], values.double()).to(values.dtype)
 
 
-def forward_sums(part: Part) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def forward_sums(part: Part) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The definition: focal, dice and cross-entropy of a part, and what the gradient wants to know again.
 
-    That is [2, g, C], the slopes of dice by a class's chances and by their overlap with its pixels, and the
+    That is the slopes of dice by a class's chances and by their overlap with its pixels, [g, C] each, and the
     logsumexp of each pixel's scores [g, N].
     """
     x, labelled = part.x, part.labelled
@@ -124,15 +124,19 @@ def forward_sums(part: Part) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     size, overlap = _by_class(labelled.to(x.dtype), part), _by_class(own_p * labelled, part)
     above, below = 2 * overlap + DICE_SMOOTHING, p.sum(dim=2) + size + DICE_SMOOTHING
     dice = ((1 - above / below) * (size > 0)).sum()
-    slopes = torch.stack([above / below.square(), 2 / below]) * (size > 0)
+    by_p, by_overlap = above / below.square() * (size > 0), 2 / below * (size > 0)
 
     lse = x.logsumexp(dim=1)
-    return focal, dice, ((lse - own) * labelled).sum(), slopes, lse
+    return focal, dice, ((lse - own) * labelled).sum(), by_p, by_overlap, lse
 
 
-def backward_sums(part: Part, slopes: Tensor, lse: Tensor, of: Tensor) -> Tensor:
-    """The gradient of `forward_sums`'s three numbers, weighted by `of` [3], by x: [g, C, N]."""
-    x, labelled, (by_p, by_overlap) = part.x, part.labelled, slopes
+def backward_sums(part: Part, kept: tuple[Tensor, ...], of: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """The gradient of `forward_sums`'s three numbers, weighted by the scalars `of`, by x: [g, C, N].
+
+    `kept`: the last three that it returned. None of them is stacked with another, nor the scalars: a compiler takes
+    sizes that are equal once, as those of three classes and of three scalars, for one, and compiles again where not.
+    """
+    x, labelled, (by_p, by_overlap, lse) = part.x, part.labelled, kept
     of_focal, of_dice, of_ce = of
     scale = (of_focal / part.pixels)[:, None]
     p = x.sigmoid()
@@ -197,23 +201,22 @@ class _PixelSums(torch.autograd.Function):
         compiled: bool,
         withheld: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        sums, ctx.gradient = _kernels(compiled)
-        found = [sums(part) for part in parts(logits, labels, ignored_are_negatives, withheld)]
-        focal, dice, entropy = (torch.stack(terms).sum() for terms in list(zip(*found, strict=True))[:3])
-        slopes, lse = torch.cat([f[3] for f in found], dim=1), torch.cat([f[4] for f in found])
-        ctx.save_for_backward(logits, labels, slopes, lse, withheld)
+        forward, ctx.gradient = _kernels(compiled)
+        found = [forward(part) for part in parts(logits, labels, ignored_are_negatives, withheld)]
+        terms = list(zip(*found, strict=True))
+        focal, dice, entropy = (torch.stack(sums).sum() for sums in terms[:3])
+        ctx.save_for_backward(logits, labels, withheld, *(torch.cat(kept) for kept in terms[3:]))
         ctx.ignored_are_negatives = ignored_are_negatives
         return focal, dice, entropy
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_focal: Tensor, of_dice: Tensor, of_ce: Tensor) -> tuple[Tensor, None, None, None, None]:
-        logits, labels, slopes, lse, withheld = ctx.saved_tensors
-        found, of = torch.empty_like(logits), torch.stack([of_focal, of_dice, of_ce])
+        logits, labels, withheld, *kept = ctx.saved_tensors
+        found, of = torch.empty_like(logits), (of_focal, of_dice, of_ce)
         for part in parts(logits, labels, ctx.ignored_are_negatives, withheld):
-            grad = ctx.gradient(part, slopes[:, part.images], lse[part.images], of).view(
-                len(part.x), -1, *labels.shape[1:]
-            )
+            own = tuple(each[part.images] for each in kept)
+            grad = ctx.gradient(part, own, of).view(len(part.x), -1, *labels.shape[1:])
             small = logits[part.images].shape
             found[part.images] = grad if grad.shape == small else gradient_at(grad, small)
         return found, None, None, None, None

@@ -186,7 +186,7 @@ def nearest(points: Floats, centroids: Floats, k: int, gpu: bool = False) -> tup
     """The k nearest of unit centroids [S, D] to each of unit points [n, D], nearest first: cosines, rows [n, k]."""
     index: Any = faiss.IndexFlatIP(points.shape[1])
     if gpu and faiss.get_num_gpus():
-        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), _gpu(), index)
+        index = faiss.index_cpu_to_gpu(_scratch(), _gpu(), index)
     index.add(centroids)
     cosine, found = index.search(points, k)
     return cosine, found
@@ -194,8 +194,14 @@ def nearest(points: Floats, centroids: Floats, k: int, gpu: bool = False) -> tup
 
 @lru_cache(maxsize=1)
 def _gpu_index(dim: int) -> Any:
-    """One index for all images: allocating a GPU's scratch memory takes longer than clustering one image."""
-    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), _gpu(), faiss.IndexFlatIP(dim))
+    """One index for all images: making one takes longer than clustering one image."""
+    return faiss.index_cpu_to_gpu(_scratch(), _gpu(), faiss.IndexFlatIP(dim))
+
+
+@lru_cache(maxsize=1)
+def _scratch() -> Any:
+    """The GPU's scratch memory, over a gigabyte: allocated once, not for every search."""
+    return faiss.StandardGpuResources()
 
 
 def _gpu() -> int:

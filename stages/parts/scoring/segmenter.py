@@ -131,8 +131,8 @@ class Segmenter:
 
     def _labels(self, scores: Tensor, image: Array, words: ClassEmbeddings, options: SegmentOptions) -> Array:
         """Labels of one image from its coarse scores [K, h, w]."""
-        seen = torch.tensor(words.seen, device=self.device)
-        scores[seen] -= options.seen_bias
+        if options.seen_bias:
+            scores = scores - options.seen_bias * torch.tensor(words.seen, device=self.device)[:, None, None]
         # sigmoid is monotone, so the threshold can be applied to the raw scores.
         least = math.log(options.threshold / (1 - options.threshold)) / self.alpha if options.threshold else -math.inf
         return argmax_at(scores, (image.shape[0], image.shape[1]), least)
@@ -163,7 +163,8 @@ def argmax_at(scores: Tensor, size: tuple[int, int], least: float = -math.inf) -
     centre = ((torch.arange(height, dtype=torch.float64) + 0.5) * scores.shape[1] / height - 0.5).clamp(min=0)
     upper = centre.floor().long().clamp(max=scores.shape[1] - 1)
     lower = (upper + 1).clamp(max=scores.shape[1] - 1)
-    share = (centre - upper).to(scores)[:, None].to(scores.device)
+    share = (centre - upper).to(scores)[:, None]
+    upper, lower = upper.to(scores.device), lower.to(scores.device)  # once, not band by band
     for start in range(0, height, rows):
         band = slice(start, start + rows)
         mixed = scores[:, upper[band]] * (1 - share[band]) + scores[:, lower[band]] * share[band]

@@ -185,6 +185,27 @@ def test_kmeans_gives_the_same_result_twice():
     np.testing.assert_array_equal(first[1], again[1])
 
 
+def test_a_gpus_scratch_memory_is_allocated_once(monkeypatch):
+    made, faiss = [], mining.faiss  # type: ignore[attr-defined]
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", lambda: made.append("scratch"), raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", lambda scratch, gpu, index: index, raising=False)
+    cached = (mining._scratch, mining._gpu_index)
+    for one in cached:
+        one.cache_clear()
+    tokens = np.random.default_rng(4).normal(size=(60, 8)).astype(np.float32)
+    try:
+        centroids, cluster = spherical_kmeans(tokens, tokens[:4], 5, gpu=True)
+        for _ in range(2):
+            assert np.array_equal(
+                mining.nearest(unit(tokens).astype(np.float32), centroids, 1, gpu=True)[1][:, 0], cluster
+            )
+    finally:
+        for one in cached:
+            one.cache_clear()
+    assert made == ["scratch"]
+
+
 def test_asking_for_a_gpu_where_there_is_none_uses_the_cpu(monkeypatch):
     monkeypatch.setattr(mining.faiss, "get_num_gpus", lambda: 0)  # type: ignore[attr-defined]
     tokens = np.random.default_rng(5).normal(size=(40, 4)).astype(np.float32)
