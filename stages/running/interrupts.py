@@ -53,7 +53,10 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[Request]:
-    """Within this block the first Ctrl-C or SIGTERM is noted, for a loop to end at a good place; the next raises."""
+    """Within this block the first Ctrl-C or SIGTERM is noted, for a loop to end at a good place; the next raises.
+
+    One that came too late for the loop is sent again behind the block, for what would come next.
+    """
     request = Request()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -70,6 +73,8 @@ def deferred() -> Iterator[Request]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if request.number is not None:
+        os.kill(os.getpid(), request.number)
 
 
 def leave_to_parent() -> None:

@@ -14,12 +14,11 @@ from stages.running.interrupts import Stopped, deferred, terminable
 
 def test_the_first_signal_is_noted_and_the_second_raises() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with deferred() as stop:
+    with pytest.raises(Stopped) as caught, deferred() as stop:
         assert stop.number is None
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.number == signal.SIGTERM
-        with pytest.raises(Stopped) as caught:
-            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
     assert caught.value.exit_code == 130
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
@@ -63,3 +62,13 @@ def test_other_errors_that_python_drops_are_told_as_before(monkeypatch: pytest.M
     with terminable():
         Fails()
     assert dropped == ["told"]
+
+
+def test_a_stop_that_came_too_late_for_the_loop_is_not_forgotten_behind_it() -> None:
+    steps: list[str] = []
+    with pytest.raises(Stopped) as caught, terminable():
+        with deferred() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)  # in the last step
+            steps.append("the last one")
+        steps.append("the next row of a sweep")
+    assert stop.number == signal.SIGTERM and steps == ["the last one"] and caught.value.exit_code == 143
