@@ -54,8 +54,9 @@ FOUND = sorted({(str(f.relative_to(ROOT)), text, whole) for f in (*PAGES, *SOURC
 
 
 def words_of(text: str) -> list[str]:
-    """A command's words without comments, elisions and brackets; `make` turned into the command that it runs."""
-    words = [w for w in shlex.split(text, comments=True) if w not in ("...", "|", "[QUESTION]", "[WHAT]")]
+    """A command's words without comments, elisions, brackets and `> FILE`; `make` is what it runs."""
+    typed = re.sub(r" > [\w./]+", "", text)
+    words = [w for w in shlex.split(typed, comments=True) if w not in ("...", "|", "[QUESTION]", "[WHAT]")]
     if words[0] == "clip2seg":
         return words[1:]
     makefile = (ROOT / "Makefile").read_text()
