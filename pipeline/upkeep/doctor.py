@@ -161,10 +161,11 @@ def _faiss() -> Iterator[Finding]:
 
 
 def _processor() -> Iterator[Finding]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    what = f"{cores} cores, {platform.machine()}" + (f", OMP_NUM_THREADS={threads}" if threads else "")
-    slow = cores < 4
+    from stages.running.compute import cores
+
+    threads, count = os.environ.get("OMP_NUM_THREADS", ""), cores()
+    what = f"{count} cores, {platform.machine()}" + (f", OMP_NUM_THREADS={threads}" if threads else "")
+    slow = count < 4
     remedy = "few loader processes: a fast GPU will wait for images" if slow else ""
     yield Finding("note" if slow else "ok", "processor", what, remedy)
 

@@ -59,8 +59,7 @@ def resolve(device: str = "auto", workers: int = -1) -> Compute:
         raise InputError("--device cuda: torch sees no GPU here; use --device cpu, or look at `clip2seg doctor`")
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     local, here = local_rank_and_world()
-    cores = (os.cpu_count() or 2) // here
-    count = workers if workers >= 0 else max(1, min(MOST_WORKERS, cores - 1))
+    count = workers if workers >= 0 else max(1, min(MOST_WORKERS, cores() // here - 1))
     if name == "cpu":
         return Compute(torch.device(name), count)
     gpus = torch.cuda.device_count()
@@ -70,6 +69,11 @@ def resolve(device: str = "auto", workers: int = -1) -> Compute:
     if problem := gpu_problem(found):
         raise InputError(f"{found}: this GPU can't compute ({problem}); {FREE_IT}")
     return Compute(found, count)
+
+
+def cores() -> int:
+    """Cores that this process may use: those that a scheduler or `taskset` leaves it, not all of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpu_problem(device: torch.device) -> str:

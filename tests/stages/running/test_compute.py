@@ -1,12 +1,14 @@
-"""Claims about a GPU's memory that is full: every way of saying so is one line with what to lower."""
+"""Claims about the machine: a full GPU is one line with what to lower; loaders are counted by the cores there are."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 import torch
 
 from cache.errors import InputError
-from stages.running.compute import memory_explained
+from stages.running.compute import memory_explained, resolve
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,11 @@ def test_other_errors_stay_what_they_are() -> None:
     for said in ("CUDA error: an illegal memory access was encountered", "DataLoader worker is killed: out of memory"):
         with pytest.raises(RuntimeError, match=said), memory_explained("lower train.batch"):
             raise RuntimeError(said)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system ties no process to some cores")
+def test_loaders_are_counted_by_the_cores_that_a_scheduler_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    for left, expected in ((1, 1), (2, 1), (5, 4), (64, 16)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, left=left: set(range(left)))
+        assert resolve("cpu").workers == expected
