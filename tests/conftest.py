@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A script's background job (`make test &`) starts without Ctrl-C, and Python leaves it so; tests press it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CLASSES = ("disc", "box", "stripes", "cross")
 UNSEEN = ("box", "cross")
