@@ -38,6 +38,11 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", r"\n").replace("\t", " ")
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, for an error of one line: its first line, or its type where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def without_credentials(text: str) -> str:
     """`text` without `user:password@` in any address."""
     return _USER.sub("", text)

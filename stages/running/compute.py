@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cache.errors import InputError
+from cache.errors import InputError, first_line
 from stages.parts.processes import local_rank_and_world
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def gpu_problem(device: torch.device) -> str:
     try:
         torch.ones(2, device=device).add_(1).sum().item()
     except RuntimeError as error:
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return first_line(error)
     return ""
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from cache.errors import InputError
+from cache.errors import InputError, first_line
 
 _PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 MASK_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".gif")
@@ -222,6 +222,6 @@ def _decoding(path: Path) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise BadSample(f"{path}: more than {MAX_PIXELS} pixels, the most that can be read; shrink it") from error
     except Exception as error:  # on broken bytes a decoder raises anything: struct.error, zlib.error, KeyError ...
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         reason = "empty file" if path.is_file() and path.stat().st_size == 0 else reason
         raise BadSample(f"{path}: can't be decoded ({reason}); replace it or take it off its list") from error

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from cache.errors import InputError
+from cache.errors import InputError, first_line
 from stages.parts.data.views import Array
 
 READERS = {".mp4": "mov", ".mov": "mov", ".m4v": "mov", ".mkv": "matroska", ".webm": "matroska", ".avi": "avi"}
@@ -52,7 +52,7 @@ def frames(path: Path, max_pixels: int) -> Iterator[tuple[int, float, Fraction, 
                     )
                 yield number, float(frame.time or number / rate), rate, frame.to_ndarray(format="rgb24")
     except (av.FFmpegError, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         raise InputError(f"{path}: can't be decoded as a video ({reason}); name another file") from error
 
 

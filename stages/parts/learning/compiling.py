@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from cache.errors import InputError
+from cache.errors import InputError, first_line
 from stages.parts.learning.pixel_sums import pixel_sums
 
 SAVED = 7e-11
@@ -41,7 +41,7 @@ def compiler_problem(
         sums = pixel_sums(scores, labels, ignored_are_negatives, withheld=hidden, compiled=True)
         torch.autograd.grad(torch.stack(sums).sum(), scores)
     except Exception as error:  # whatever a compiler, its cache or a driver raises: there is training without it
-        return _first_line(error)
+        return first_line(error)
     return ""
 
 
@@ -53,8 +53,4 @@ def compiler_explained() -> Iterator[None]:
     except Exception as error:
         if not any(f"{kind.__module__}.".startswith(_COMPILERS) for kind in type(error).__mro__):
             raise
-        raise InputError(f"torch.compile fails here ({_first_line(error)}); --no-compile trains without it") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"torch.compile fails here ({first_line(error)}); --no-compile trains without it") from error

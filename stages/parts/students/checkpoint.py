@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cache.errors import InputError
+from cache.errors import InputError, first_line
 from cache.headers import KEY, about_of, check_about
 from stages.parts.students import StudentConfig, build_student
 
@@ -82,7 +82,7 @@ def unpack(data: bytes, where: str) -> Checkpoint:
         _check_shapes(tensors, seen, more, header["dim"])
         return Checkpoint(student.eval(), seen, tensors[TEXT], header, more, tensors.get(MORE))
     except (InputError, SafetensorError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         raise InputError(
             f"{where}: not a usable clip2seg student ({reason}); train it again or name another file"
         ) from error
@@ -167,7 +167,7 @@ def unpack_state(
             # A fused step takes moments in memory as the parameter lies there; a file holds them row by row.
             own |= {k: torch.empty_like(parameter).copy_(v) for k, v in own.items() if v.shape == parameter.shape}
     except (SafetensorError, KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         raise InputError(f"{where}: damaged training state ({reason}); remove it to train from the start") from error
     return about
 

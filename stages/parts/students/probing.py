@@ -7,7 +7,7 @@ import copy
 
 import torch
 
-from cache.errors import InputError
+from cache.errors import InputError, first_line
 from stages.parts.students import StudentConfig
 from stages.parts.students.build import Student
 
@@ -30,7 +30,7 @@ def check_sizes(student: Student, cfg: StudentConfig, size: int) -> None:
                 with torch.no_grad(), torch.random.fork_rng(devices=[]):
                     student(torch.zeros((1, 3, height, width), device=device))
             except _REFUSALS as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+                reason = first_line(error)[:200]
                 remedy = "views.size, student.arch or student.encoder" if height == size else "student.encoder or arch"
                 raise InputError(
                     f"student: arch {cfg.arch!r} on encoder {cfg.encoder!r} refuses photos of {height} x {width} "

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.digests import folder_digest
-from cache.errors import InputError
+from cache.errors import InputError, first_line
 from cache.vectors import unit
 from stages.parts.teacher.config import check_model, check_preprocess, least_bytes
 
@@ -149,11 +149,6 @@ def text_source_digest(path: str | Path) -> str:
     """sha256 over a text source's embeddings and class list. Raises InputError where one is missing."""
     array, listing = _text_files(Path(path))
     return folder_digest(array.parent, [array.name, listing.name])
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, for an error of one line: its first line, or its type where it says nothing."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _text_files(array: Path) -> tuple[Path, Path]:

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cache.errors import InputError
+from cache.errors import InputError, first_line
 from stages.parts.teacher.config import check_model
-from stages.parts.teacher.files import CONFIG, check_normalisation, check_weights, first_line, read_config, weight_files
+from stages.parts.teacher.files import CONFIG, check_normalisation, check_weights, read_config, weight_files
 from stages.parts.teacher.settings import HUB, LOCAL, TeacherConfig
 from stages.parts.teacher.sources import (
     Normalisation,

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cache.errors import InputError
-from stages.parts.teacher.files import first_line
+from cache.errors import InputError, first_line
 from stages.parts.teacher.models import create_model, load_tokenizer, untrained_model
 from stages.parts.teacher.settings import TeacherConfig
 from stages.parts.teacher.sources import damaged_weights
