@@ -10,12 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cache.errors import InputError
-
-if TYPE_CHECKING:
-    from stages.parts.settings import EvaluateConfig
 
 _BARE = re.compile(r"`clip2seg\s(plan|extract|mine-latent|mine-concepts|pseudo-label|train|eval)`")
 """A suggestion by code that knows no preset."""
@@ -48,18 +44,6 @@ class Invocation:
         except InputError as error:
             error.args = (_BARE.sub(lambda found: f"`{self.command(found[1])}`", str(error)),)
             raise
-
-
-def predict_options(cfg: EvaluateConfig, crop: int) -> str:
-    """`predict` with the options that make it score as an evaluation does; `crop`: side of the student's, in pixels."""
-    given: list[tuple[str, object, object]] = [
-        ("--short-side", cfg.short_side, crop),
-        ("--seen-bias", cfg.seen_bias, 0),
-        ("--synonyms", cfg.synonyms, "mean"),
-        ("--pamr", cfg.pamr, 0),
-        ("--mode", cfg.mode, "whole"),
-    ]
-    return " ".join(["predict", *(f"{name} {value}" for name, value, own in given if value != own)])
 
 
 def program() -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cache.errors import InputError
 from pipeline.inspection import naming
-from pipeline.invocation import Invocation, predict_options
+from pipeline.invocation import Invocation
 from pipeline.plan import Plan
 from pipeline.shown import link
 from stages.parts.eval_report import Background, EvalReport, Means
@@ -207,7 +207,7 @@ def _risk(plan: Plan, report: EvalReport) -> str:
     told = [
         f"{p.coverage:.0f} % above {p.threshold:.3g}: {p.risk:.1f} %" for w in (100, 90, 70, 50) if (p := at.get(w))
     ]
-    way = f"{predict_options(plan.scoring, plan.config.views.size)} --threshold"
+    way = f"{plan.scoring.as_predict(plan.config.views.size)} --threshold"
     return f"\nwrong among the surest pixels ({way}): {', '.join(told)}; AURC {report.risk.aurc:.1f} %"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from pipeline.machine import keep_freed_memory
 from stages.parts.learning.batches import TrainingSet, collate
 from stages.parts.teacher.crops import TeacherViews, collate_views
 from stages.running.cached_teacher import load_cache
+from stages.running.compute import cores
 
 TARGET = 3.0
 """Most processor time of a sample over that of decoding its JPEG and its mask (issue 15)."""
@@ -94,7 +94,7 @@ def loader_processes(world: World, device: torch.device, *, seconds_each: float 
     tokens = load_cache(*write_cache(world, GRID, DIM), num_seen=len(world.data.vocabulary.seen), rows=len(world.data))
     rows: dict[str, dict[str, Any]] = {}
     count = 1
-    while count <= max(1, os.cpu_count() or 1) and count <= 16:
+    while count <= min(cores(), 16):
         batches = training_batches(world, tokens, count, device)
         for _ in range(2 * count):  # what was made while the processes started
             next(batches)

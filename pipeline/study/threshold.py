@@ -11,7 +11,6 @@ from typing import Any
 
 from cache.errors import InputError
 from pipeline import run, score
-from pipeline.invocation import predict_options
 from pipeline.machine import Machine
 from pipeline.plan import Plan
 from pipeline.text import columns
@@ -50,7 +49,7 @@ def as_text(plan: Plan, keep: float, found: Mapping[str, RiskPoint]) -> str:
     rows: list[list[object]] = [["in per cent", "labelled, kept", "of them wrong", "unlabelled, kept"]]
     rows += [[label, p.coverage, p.risk, p.unlabelled] for label, p in found.items()]
     threshold = f"{found[FITTED].threshold:.6g}"
-    predict = predict_options(plan.scoring, plan.config.views.size)
+    predict = plan.scoring.as_predict(plan.config.views.size)
     return (
         f"{plan.name}: threshold {threshold} keeps {keep:g} % of the labelled pixels of seen classes\n\n"
         f"{columns(rows)}\n\n"

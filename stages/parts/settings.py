@@ -399,6 +399,17 @@ class EvaluateConfig(Settings):
             return {k: v for k, v in found.items() if not k.startswith("background")}
         return {k: v for k, v in found.items() if k != "background_keep" or not self.background_threshold}
 
+    def as_predict(self, crop: int = 0) -> str:
+        """`predict` with the options that make it score as this evaluation; `crop`: side of the student's [pixels]."""
+        given: list[tuple[str, object, object]] = [
+            ("--short-side", self.short_side, crop),
+            ("--seen-bias", self.seen_bias, 0),
+            ("--synonyms", self.synonyms, "mean"),
+            ("--pamr", self.pamr, 0),
+            ("--mode", self.mode, "whole"),
+        ]
+        return " ".join(["predict", *(f"{name} {value}" for name, value, own in given if value != own)])
+
     def of_words(self, several: bool) -> Self:
         """The settings for a vocabulary: where it has no class of `several` texts, their mean is all there is."""
         return self if several else self.model_copy(update={"synonyms": "mean"})

@@ -151,6 +151,7 @@ def test_the_report_says_how_often_the_surest_pixels_are_wrong(tiny: Tiny) -> No
     plan = tiny.plan()
     page = (plan.address("train").get("report.html") or b"").decode()
     assert "risk-coverage" in page and f"{report.risk.aurc} % wrong" in page
+    assert f"<code>{report.settings.as_predict()} --threshold</code>" in page
     assert f"AURC {report.risk.aurc:.1f} %" in eval_text(plan, {"report": report, "address": "there"})
 
 
