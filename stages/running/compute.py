@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from loky import cpu_count
 
 from cache.errors import InputError, first_line
 from stages.parts.processes import local_rank_and_world
@@ -47,7 +48,9 @@ def check_flags(device: str, workers: int) -> None:
 
 
 def resolve(device: str = "auto", workers: int = -1) -> Compute:
-    """The device (auto: the GPU, if torch sees one) and loader processes; of this process it at most wakes the GPU.
+    """The device (auto: the GPU, if torch sees one) and loader processes.
+
+    Of this process it wakes the GPU, and keeps torch to no more threads than the cores that it may use.
 
     workers -1: one per core but one, at most 16; the processes that torchrun started here share the cores. Raises
     InputError for cuda without a GPU, for a GPU that can't compute, and where there are more processes than GPUs.
@@ -60,6 +63,8 @@ def resolve(device: str = "auto", workers: int = -1) -> Compute:
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     local, here = local_rank_and_world()
     count = workers if workers >= 0 else max(1, min(MOST_WORKERS, cores() // here - 1))
+    # torch counts the machine's cores; more threads than a container may use stand still most of the time.
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))
     if name == "cpu":
         return Compute(torch.device(name), count)
     gpus = torch.cuda.device_count()
@@ -72,8 +77,8 @@ def resolve(device: str = "auto", workers: int = -1) -> Compute:
 
 
 def cores() -> int:
-    """Cores that this process may use: those that a scheduler or `taskset` leaves it, not all of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: those that a scheduler, `taskset` or a container's limit leaves it."""
+    return int(cpu_count())
 
 
 def gpu_problem(device: torch.device) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import pytest
 import torch
+from loky.backend import context
 
 from cache.errors import InputError
-from stages.running.compute import memory_explained, resolve
+from stages.running.compute import cores, memory_explained, resolve
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,21 @@ def test_loaders_are_counted_by_the_cores_that_a_scheduler_left(monkeypatch: pyt
     for left, expected in ((1, 1), (2, 1), (5, 4), (64, 16)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, left=left: set(range(left)))
         assert resolve("cpu").workers == expected
+
+
+def test_a_containers_limit_counts_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """loky reads the limit; here a text of ours stands for the kernel's file."""
+    there, threads, limit = os.path.exists, torch.get_num_threads(), ""
+    monkeypatch.setattr(os.path, "exists", lambda path: path == "/sys/fs/cgroup/cpu.max" or there(path))
+    monkeypatch.setattr(context, "open", lambda path: io.StringIO(limit), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    try:
+        for text, expected in (("max 100000", 64), ("350000 100000", 4), ("100000 100000", 1)):
+            limit = text
+            torch.set_num_threads(8)
+            assert cores() == expected
+            assert resolve("cpu").workers == max(1, min(16, expected - 1))
+            assert torch.get_num_threads() == min(8, expected)
+    finally:
+        torch.set_num_threads(threads)
