@@ -153,9 +153,12 @@ def train_text(result: dict[str, Any]) -> str:
     """Summary of `train`."""
     s = result["summary"]
     losses = ", ".join(f"{k} {v:.3f}" for k, v in s["losses"].items())
+    left_out = s.get("steps_left_out", 0)  # runs of before it was counted lack it
+    overflowed = f"\n  {left_out} steps were left out, whose fp16 gradients overflowed" if left_out else ""
     return (
         f"train: {s['iterations']} iterations in {s['seconds']:.0f} s ({s['iterations_per_second']:.2f} it/s, "
-        f"{100 * s['waiting_share']:.1f} % of it waiting for data) -> {result['address']}\n  last losses: {losses}"
+        f"{100 * s['waiting_share']:.1f} % of it waiting for data) -> {result['address']}"
+        f"{overflowed}\n  last losses: {losses}"
     )
 
 

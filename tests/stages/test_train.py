@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from cache.errors import InputError
 from cache.location import Location
 from pipeline import run
 from pipeline.machine import Machine
-from pipeline.text import baseline
+from pipeline.text import baseline, train_text
 from stages.parts.learning.trainer import Trainer, autocast_dtype, stream
 from stages.parts.settings import TrainConfig
 from stages.parts.students.checkpoint import read_header
@@ -227,6 +228,20 @@ def test_weights_that_the_last_step_spoils_are_not_kept(
         tiny.run("train", "train.iterations=3", artifacts=artifacts)
     at = tiny.plan("train.iterations=3", artifacts=artifacts).address("train")
     assert at.get("complete.json") is None and at.get("student.safetensors") is None
+
+
+def test_steps_that_fp16_leaves_out_are_counted_and_a_run_without_any_other_is_refused(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scaler halves its scale after each step whose gradients overflow, here from one that no gradient bears."""
+    artifacts, settings = mined(tiny, tmp_path), ("train.precision=fp16", "train.iterations=12")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**100))
+        with pytest.raises(InputError, match=r"the gradients of all 12 steps overflowed; lower train\.lr"):
+            tiny.run("train", *settings, artifacts=artifacts)
+    done = tiny.run("train", *settings, artifacts=artifacts)
+    assert 0 < done["summary"]["steps_left_out"] < 12
+    assert "steps were left out, whose fp16 gradients overflowed" in train_text(done)
 
 
 def read_header_of_state(packed: bytes | None) -> Any:

@@ -15,10 +15,8 @@ from torch.nn import functional as F
 from cache.errors import InputError
 from stages.parts.settings import AffinityConfig
 from stages.parts.students.config import DOWNLOAD
+from stages.parts.students.inputs import normalised
 from stages.parts.students.weights import load_encoder_weights
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, which these networks were trained with."""
 
 
 class Backbone(nn.Module):
@@ -34,8 +32,7 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (MEAN, STD))
-        pixels = (images.float() / 255 - mean) / std
+        pixels = normalised(images)
         if self.cfg.input_size:
             pixels = F.interpolate(pixels, (self.cfg.input_size,) * 2, mode="bicubic", antialias=True)
         if isinstance(self.encoder, VisionTransformer):
