@@ -5,6 +5,7 @@ Settings, digests of data and weights, and the fingerprints of what is read. All
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from cache.schema import SCHEMA
 from cache.store import Artifact
 from pipeline.config import Config
 from pipeline.parent import Parent
+from pipeline.places import Places
 from stages.parts.data.datasets import Dataset
 from stages.parts.data.vocabulary import Vocabulary
 from stages.parts.settings import EvaluateConfig
@@ -196,6 +198,44 @@ class Ingredients:
 def without_labels(tokens: dict[str, Any]) -> dict[str, Any]:
     """Of the ingredients of `tokens` those that whole images are encoded by: all but the seen classes."""
     return {**tokens, "data": {"digest": tokens["data"]["digest"]}}
+
+
+def cache_settings(made: dict[str, Any], known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """What an artifact's ingredients call by digest, spelled out: settings of the cache by their table's name.
+
+    `known`: ingredients by digest (`known_ingredients`). A digest that is not among them is left out.
+    """
+    found: dict[str, Any] = {}
+    for kind in ("tokens", "affinity", "dense", "latent"):
+        of = known.get(str(made.get(kind)))
+        if of is None:
+            continue
+        own = {k: v for k, v in of.items() if isinstance(v, dict) and k not in ("data", "network")}
+        found |= cache_settings(of, known) | own
+        if "network" in of:
+            found["affinity"] = of["network"]
+        if "kmeans_weight" in of:
+            found["affinity"] = found.get("affinity", {}) | {"kmeans_weight": of["kmeans_weight"]}
+        if "recipe" in of:
+            found["teacher"] = found.get("teacher", {}) | {"recipe": " ".join(map(str, of["recipe"]))}
+    return found
+
+
+def known_ingredients(places: Places) -> dict[str, dict[str, Any]]:
+    """The ingredients of all tokens, feature maps and latent classes of an artifacts folder, by the digest that what
+    was made of them calls them."""
+    made = {kind: [_bare(root) for _, root in places.roots(kind)] for kind in ("tokens", "affinity", "dense", "latent")}
+    known = {fingerprint(each): each for kind in ("tokens", "affinity", "latent") for each in made[kind]}
+    recipes = [each["recipe"] for each in made["dense"] if "recipe" in each]
+    for tokens in map(fingerprint, made["tokens"]):
+        of = [{"tokens": tokens, "recipe": recipe} for recipe in recipes]
+        known |= {fingerprint(each): each for each in of}
+    return known
+
+
+def _bare(root: dict[str, Any]) -> dict[str, Any]:
+    """An artifact's ingredients as others' digests stand for them: without the schema, which each names itself."""
+    return {k: v for k, v in root["ingredients"].items() if k != "schema"}
 
 
 def older_concepts(config: Config) -> Artifact | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 from cache.errors import InputError
 from cache.headers import about_at
 from cache.location import Location, StoreError
+from pipeline.ingredients import cache_settings, known_ingredients
+from pipeline.places import Places
 from pipeline.text import columns, flat
 from stages.parts.eval_report import EvalReport
 from stages.running.progress import say
@@ -24,11 +26,38 @@ _MOST_DIFFERING = 4
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What lies beside the runs of a folder, read once for all of them."""
+
+    folder: Location
+    caches: Mapping[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+    """Ingredients of the caches that they may have read, by digest (`known_ingredients`)."""
+
+    @cached_property
+    def evaluations(self) -> Mapping[str, list[tuple[Location, EvalReport]]]:
+        """The evaluations of each run by the name of its folder, those of most images first: folder and report."""
+        found: dict[str, list[tuple[Location, EvalReport]]] = {}
+        for name in self.folder.children():
+            if not name.startswith("eval-"):
+                continue
+            try:
+                report = read_report(self.folder.child(name))
+            except InputError as error:  # another version's; the runs beside it are still worth a list
+                say(f"left out: {error}")
+                continue
+            if report:
+                run = report.run.rstrip("/").rpartition("/")[2]
+                found.setdefault(run, []).append((self.folder.child(name), report))
+        return {run: sorted(own, key=lambda pair: -pair[1].images) for run, own in found.items()}
+
+
+@dataclass(frozen=True)
 class Run:
     """One training run: its folder, and what lies beside it."""
 
     preset: str
     at: Location
+    beside: Beside
 
     @property
     def name(self) -> str:
@@ -49,11 +78,12 @@ class Run:
         named = str(self.about.get("provenance", {}).get("parent", ""))
         return named if re.fullmatch(r"[^/\\]*[^/\\.][^/\\]*/train-[0-9a-f]+", named) else ""
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
-        """Every ingredient of the run as flat keys: `train.lr` -> 0.0003."""
+        """Every ingredient of the run, and of its cache where that is there: `train.lr` -> 0.0003."""
         provenance = self.about.get("provenance", {})
-        found = dict(flat(provenance.get("ingredients", {})))
+        made = provenance.get("ingredients", {})
+        found = dict(flat(cache_settings(made, self.beside.caches))) | dict(flat(made))
         if self.parent:
             found |= {"from": self.parent}
             found.pop("student.parent", None)  # its digest
@@ -71,22 +101,10 @@ class Run:
         summary = mark.get("summary")
         return summary if isinstance(summary, dict) else {}
 
-    @cached_property
+    @property
     def evaluations(self) -> list[tuple[Location, EvalReport]]:
         """The evaluations of this run, those of most images first: folder and report."""
-        found = []
-        parent = self.at.parent
-        for name in parent.children():
-            if not name.startswith("eval-"):
-                continue
-            try:
-                report = read_report(parent.child(name))
-            except InputError as error:  # another version's; the runs beside it are still worth a list
-                say(f"left out: {error}")
-                continue
-            if report and report.run.rstrip("/").rpartition("/")[2] == self.at.name:
-                found.append((parent.child(name), report))
-        return sorted(found, key=lambda pair: -pair[1].images)
+        return self.beside.evaluations.get(self.at.name, [])
 
     @cached_property
     def date(self) -> str | None:
@@ -117,17 +135,19 @@ def find_runs(artifacts: str, preset: str = "") -> list[Run]:
     presets = root.children()
     if preset and preset not in presets:
         raise InputError(f"preset {preset!r}: nothing of it under {root}; there is: {', '.join(presets) or 'nothing'}")
+    caches = known_ingredients(Places(artifacts, preset))
+    folders = {name: Beside(root.child(name), caches) for name in ([preset] if preset else presets)}
     return [
-        Run(name, root.child(name).child(child))
-        for name in ([preset] if preset else presets)
-        for child in root.child(name).children()
+        Run(name, beside.folder.child(child), beside)
+        for name, beside in folders.items()
+        for child in beside.folder.children()
         if child.startswith("train-")
     ]
 
 
 def run_at(at: Location) -> Run:
     """The run in a folder."""
-    return Run(at.parent.name, at)
+    return Run(at.parent.name, at, Beside(at.parent))
 
 
 def runs_json(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -140,6 +160,7 @@ def runs_json(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "date": run.date,
             "student": run.about.get("student"),
             "parent": run.parent or None,
+            "settings": run.settings,
             "summary": run.summary,
             "evaluations": [
                 {"address": str(at), "data": r.data, "images": r.images, **r.model_dump(include={*SCORES})}
@@ -152,7 +173,7 @@ def runs_json(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def runs_text(runs: Sequence[Run]) -> str:
-    """The runs as a table, one row per evaluation, the newest first, with the settings that differ within a preset."""
+    """The runs as a table, one row per evaluation, the newest first, with what sets each apart within its preset."""
     if not runs:
         return "no run yet; `clip2seg train PRESET` makes one"
     rows: list[list[object]] = [
@@ -169,15 +190,16 @@ def runs_text(runs: Sequence[Run]) -> str:
 
 
 def _differing(runs: Sequence[Run]) -> dict[str, str]:
-    """For each run's name, its values of the settings that aren't equal in all runs of its preset.
+    """For each run's name, its values that most runs of its preset don't share, the rarest first.
 
     Digests of what a run read have no dot in their key and follow from the settings: they are left to `--compare`.
     """
     found = {}
     for run in runs:
-        beside = [other.settings for other in runs if other.preset == run.preset and other.about]
+        settings = [other.settings for other in runs if other.preset == run.preset and other.about]
         keys = [k for k in run.settings if "." in k or k in ("from", "split", "teacher")] if run.about else []
-        own = [k for k in sorted(keys) if any(other.get(k, _NONE) != run.settings[k] for other in beside)]
+        sharing = {k: sum(other.get(k, _NONE) == run.settings[k] for other in settings) for k in keys}
+        own = sorted((k for k in keys if 2 * sharing[k] <= len(settings)), key=lambda k: (sharing[k], k))
         shown = [f"{k}={_short(run.settings[k])}" for k in own[:_MOST_DIFFERING]]
         found[run.name] = ", ".join([*shown, *([f"{len(own) - len(shown)} more"] if len(own) > len(shown) else [])])
     return found

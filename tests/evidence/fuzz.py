@@ -41,7 +41,7 @@ from cache.location import Location, sealed, unsealed
 from cache.store import Artifact
 from cache.summary import summarise
 from pipeline.config import load_config
-from pipeline.study.runs import Run
+from pipeline.study.runs import run_at
 from pipeline.upkeep import cache_text
 from pipeline.upkeep import cache_tools as cache_tool
 
@@ -175,8 +175,8 @@ class World:
             lambda: tokens.check_rows(2),
             lambda: tokens.load(list(tokens.table)),
             lambda: summarise({"tokens": tokens}, 2, ["a", "b"]),
-            lambda: Run("p", Location(str(self.run))).settings,
-            lambda: Run("p", Location(str(self.run))).summary,
+            lambda: run_at(Location(str(self.run))).settings,
+            lambda: run_at(Location(str(self.run))).summary,
             lambda: cache_tool.verify(at, repair=True),
         )
 

@@ -4,14 +4,17 @@ import base64
 import io
 import json
 import re
+import shutil
 from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
+from safetensors.torch import save
 
 from cache.errors import InputError
+from cache.location import Location
 from pipeline.study.runs import chosen, compare, compare_text, find_runs, resolve_run, runs_json, runs_text
 from stages.parts.eval_report import EvalReport
 
@@ -33,13 +36,28 @@ def test_runs_are_listed_with_their_scores(two: str, tiny: Tiny) -> None:
     name = f"tiny/{tiny.plan().address('train').prefix.rsplit('/', 1)[-1]}"
     report = tiny.plan().address("eval").get_mark("report.json")
     assert found[name]["state"] == "finished" and found[name]["evaluations"][0]["uIoU"] == report["uIoU"]
-    assert found[name]["report"].endswith("report.html")
+    assert found[name]["report"].endswith("report.html") and found[name]["settings"]["train.lr"] == 0.001
     text = runs_text(runs)
     assert name in text and "fpn+tu-mobilenetv3_small_050" in text
     head, *rows = text.splitlines()
     assert head.split()[-7:] == ["hIoU", "sIoU", "uIoU", "pixel", "acc.", "differs", "in"]
     assert all("train.lr=0.001" in row for row in rows if name in row) and "train.lr=0.002" in text
     assert found[name]["date"] and all(found[run.name]["date"] in text for run in runs)
+
+
+def test_a_list_shows_what_sets_a_run_apart_and_nothing_that_most_share(tmp_path: Path) -> None:
+    """Rows of a study: all have the first setting but one, none shares the second, and one was begun only."""
+    settings = [("relu", 1), ("relu", 2), ("relu", 3), ("gelu", 4)]
+    for number, (act, rank) in enumerate(settings):
+        about = {"provenance": {"ingredients": {"a": {"act": act}, "z": {"rank": rank}}, "teacher": {}}}
+        at = Location(str(tmp_path)).child("study").child(f"train-{number}")
+        at.put("student.safetensors", save({}, {"clip2seg": json.dumps(about)}))
+    Location(str(tmp_path)).child("study").child("train-9").put("other", b"")
+    told = {line.split()[0][-1]: line for line in runs_text(find_runs(str(tmp_path))).splitlines()[1:]}
+    for number, (act, rank) in enumerate(settings):
+        assert f"z.rank={rank}" in told[str(number)]
+        assert (f"a.act={act}" in told[str(number)]) == (act == "gelu")
+    assert "=" not in told["9"]
 
 
 def test_a_comparison_shows_the_settings_that_differ_and_no_others(two: str, tiny: Tiny) -> None:
@@ -49,6 +67,21 @@ def test_a_comparison_shows_the_settings_that_differ_and_no_others(two: str, tin
     assert found["settings"] == {"train.lr": [0.001, 0.002]}
     assert found["scores"]["images"] == [6, None]
     assert "train.lr" in compare_text(found)
+
+
+def test_settings_of_the_cache_that_a_run_read_are_told_apart_too(tiny: Tiny, tmp_path: Path) -> None:
+    changed = ("teacher.recipe=clearclip", "mine-latent.merge_threshold=0.75")
+    for settings in ((), changed[1:], changed):
+        tiny.run("train", "train.iterations=3", *settings, artifacts=tmp_path)
+    runs = find_runs(str(tmp_path))
+    told = {run.settings["mine-latent.merge_threshold"]: run.settings["teacher.recipe"] for run in runs}
+    assert len(runs) == 3 and len(told) == 2
+    found = compare(runs)["settings"]
+    assert {"mine-latent.merge_threshold", "teacher.recipe", "latent"} == set(found)
+    assert set(found["teacher.recipe"]) == {tiny.plan().config.teacher.recipe, "clearclip"}
+    assert runs_text(runs).count("teacher.recipe=clearclip") == 1
+    shutil.rmtree(next((tmp_path / "tiny").glob("tokens-*")))  # what is gone is left out, and hinders nothing
+    assert "latent" in compare(find_runs(str(tmp_path)))["settings"]
 
 
 def test_a_name_that_fits_no_run_or_several_is_refused(two: str) -> None:
