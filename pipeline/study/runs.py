@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,8 @@ from stages.running.scoring.reports import read_report
 SCORES = ("hIoU", "sIoU", "uIoU", "pixel_accuracy")
 _NONE = "(not set)"
 _MOST_DIFFERING = 4
+_OF_TRAINING = ("distill", "latent-embedding")
+"""Tables that some runs have and others do without."""
 
 
 @dataclass(frozen=True)
@@ -192,17 +195,32 @@ def runs_text(runs: Sequence[Run]) -> str:
 def _differing(runs: Sequence[Run]) -> dict[str, str]:
     """For each run's name, its values that most runs of its preset don't share, the rarest first.
 
+    A table that most have is compared among those that have it (a baseline has no `distill`); who lacks it, is told.
     Digests of what a run read have no dot in their key and follow from the settings: they are left to `--compare`.
     """
-    found = {}
-    for run in runs:
-        settings = [other.settings for other in runs if other.preset == run.preset and other.about]
-        keys = [k for k in run.settings if "." in k or k in ("from", "split", "teacher")] if run.about else []
-        sharing = {k: sum(other.get(k, _NONE) == run.settings[k] for other in settings) for k in keys}
-        own = sorted((k for k in keys if 2 * sharing[k] <= len(settings)), key=lambda k: (sharing[k], k))
-        shown = [f"{k}={_short(run.settings[k])}" for k in own[:_MOST_DIFFERING]]
-        found[run.name] = ", ".join([*shown, *([f"{len(own) - len(shown)} more"] if len(own) > len(shown) else [])])
-    return found
+    told: dict[str, str] = {run.name: "" for run in runs}
+    for preset in {run.preset for run in runs}:
+        beside = [run for run in runs if run.preset == preset and run.about]
+        tables = Counter(table for run in beside for table in {_table(key) for key in run.settings})
+        usual = {table for table, having in tables.items() if 2 * having > len(beside)}
+        having = Counter(key for run in beside for key in run.settings)
+        sharing = Counter((key, json.dumps(value)) for run in beside for key, value in run.settings.items())
+        for run in beside:
+            own: dict[str, int] = {}
+            for key, value in run.settings.items():
+                among = having[key] if _table(key) in usual else len(beside)
+                shared = sharing[key, json.dumps(value)]
+                if 2 * shared <= among and ("." in key or key in ("from", "split", "teacher")):
+                    own[f"{key}={_short(value)}"] = shared
+            lacking = [t for t in _OF_TRAINING if t in usual and not any(_table(key) == t for key in run.settings)]
+            says = [f"no {table}" for table in lacking] + sorted(own, key=lambda text: (own[text], text))
+            more = [f"{len(says) - _MOST_DIFFERING} more"] if len(says) > _MOST_DIFFERING else []
+            told[run.name] = ", ".join(says[:_MOST_DIFFERING] + more)
+    return told
+
+
+def _table(key: str) -> str:
+    return key.partition(".")[0]
 
 
 def chosen(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:

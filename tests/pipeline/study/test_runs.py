@@ -7,7 +7,7 @@ import re
 import shutil
 from html import unescape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
@@ -46,18 +46,26 @@ def test_runs_are_listed_with_their_scores(two: str, tiny: Tiny) -> None:
 
 
 def test_a_list_shows_what_sets_a_run_apart_and_nothing_that_most_share(tmp_path: Path) -> None:
-    """Rows of a study: all have the first setting but one, none shares the second, and one was begun only."""
-    settings = [("relu", 1), ("relu", 2), ("relu", 3), ("gelu", 4)]
-    for number, (act, rank) in enumerate(settings):
-        about = {"provenance": {"ingredients": {"a": {"act": act}, "z": {"rank": rank}}, "teacher": {}}}
-        at = Location(str(tmp_path)).child("study").child(f"train-{number}")
-        at.put("student.safetensors", save({}, {"clip2seg": json.dumps(about)}))
-    Location(str(tmp_path)).child("study").child("train-9").put("other", b"")
-    told = {line.split()[0][-1]: line for line in runs_text(find_runs(str(tmp_path))).splitlines()[1:]}
-    for number, (act, rank) in enumerate(settings):
-        assert f"z.rank={rank}" in told[str(number)]
-        assert (f"a.act={act}" in told[str(number)]) == (act == "gelu")
-    assert "=" not in told["9"]
+    """Rows of a study: all have the first setting but one, none shares the second, and the last two lack a table."""
+    settings: list[dict[str, Any]] = [{"a": {"act": act}, "z": {"rank": n}} for n, act in enumerate("rrrsr")]
+    settings = [{**each, "distill": {"loss": "l2" if n == 1 else "cosine"}} for n, each in enumerate(settings)]
+    del settings[4]["distill"]
+    folder = Location(str(tmp_path)).child("study")
+    for number, made in enumerate(settings):
+        about = {"provenance": {"ingredients": made, "teacher": {}}}
+        folder.child(f"train-{number}").put("student.safetensors", save({}, {"clip2seg": json.dumps(about)}))
+    folder.child("train-9").put("begun", b"")
+    told = [line.rstrip().rsplit("  ", 1)[-1].strip() for line in runs_text(find_runs(str(tmp_path))).splitlines()[1:]]
+    assert sorted(told) == sorted(
+        [
+            "z.rank=0",
+            "distill.loss=l2, z.rank=1",
+            "z.rank=2",
+            "a.act=s, z.rank=3",
+            "no distill, z.rank=4",
+            "-",
+        ]
+    )
 
 
 def test_a_comparison_shows_the_settings_that_differ_and_no_others(two: str, tiny: Tiny) -> None:
