@@ -5,7 +5,7 @@ Settings, digests of data and weights, and the fingerprints of what is read. All
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,42 +200,55 @@ def without_labels(tokens: dict[str, Any]) -> dict[str, Any]:
     return {**tokens, "data": {"digest": tokens["data"]["digest"]}}
 
 
-def cache_settings(made: dict[str, Any], known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """What an artifact's ingredients call by digest, spelled out: settings of the cache by their table's name.
+_READ = ("tokens", "affinity", "dense", "latent")
+"""Kinds of artifacts that others name by digest, each after those that it reads."""
 
-    `known`: ingredients by digest (`known_ingredients`). A digest that is not among them is left out.
+
+def spelled_out(
+    made: dict[str, Any], known: Mapping[str, dict[str, Any]], kinds: Sequence[str] = _READ
+) -> dict[str, dict[str, Any]]:
+    """The settings that ingredients name, by table, with those of the cache that they call by digest.
+
+    `known`: ingredients by digest (`known_ingredients`). What is not among them, or is no table, says nothing.
     """
-    found: dict[str, Any] = {}
-    for kind in ("tokens", "affinity", "dense", "latent"):
-        of = known.get(str(made.get(kind)))
-        if of is None:
-            continue
-        own = {k: v for k, v in of.items() if isinstance(v, dict) and k not in ("data", "network")}
-        found |= cache_settings(of, known) | own
-        if "network" in of:
-            found["affinity"] = of["network"]
-        if "kmeans_weight" in of:
-            found["affinity"] = found.get("affinity", {}) | {"kmeans_weight": of["kmeans_weight"]}
-        if "recipe" in of:
-            found["teacher"] = found.get("teacher", {}) | {"recipe": " ".join(map(str, of["recipe"]))}
+    found: dict[str, dict[str, Any]] = {}
+    for place, kind in enumerate(kinds):
+        if (read := known.get(str(made.get(kind)))) is not None:
+            found |= spelled_out(read, known, kinds[:place])
+    tables = [(k, v) for k, v in made.items() if k not in ("data", "text", "words", "network")]
+    tables.append(("affinity", made.get("network")))
+    if "kmeans_weight" in made:
+        tables.append(("affinity", {"kmeans_weight": made["kmeans_weight"]}))
+    if isinstance(made.get("recipe"), list):
+        tables.append(("teacher", {"recipe": " ".join(map(str, made["recipe"]))}))
+    for name, table in tables:
+        if isinstance(table, dict):
+            found[name] = found.get(name, {}) | table
     return found
 
 
 def known_ingredients(places: Places) -> dict[str, dict[str, Any]]:
     """The ingredients of all tokens, feature maps and latent classes of an artifacts folder, by the digest that what
     was made of them calls them."""
-    made = {kind: [_bare(root) for _, root in places.roots(kind)] for kind in ("tokens", "affinity", "dense", "latent")}
-    known = {fingerprint(each): each for kind in ("tokens", "affinity", "latent") for each in made[kind]}
-    recipes = [each["recipe"] for each in made["dense"] if "recipe" in each]
-    for tokens in map(fingerprint, made["tokens"]):
-        of = [{"tokens": tokens, "recipe": recipe} for recipe in recipes]
-        known |= {fingerprint(each): each for each in of}
-    return known
+    made = [root["ingredients"] for kind in ("tokens", "affinity", "dense", "latent") for _, root in places.roots(kind)]
+    return {name: of for each in made for name, of in called(each, made).items()}
 
 
-def _bare(root: dict[str, Any]) -> dict[str, Any]:
-    """An artifact's ingredients as others' digests stand for them: without the schema, which each names itself."""
-    return {k: v for k, v in root["ingredients"].items() if k != "schema"}
+def called(ingredients: dict[str, Any], beside: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What the ingredients of others call an artifact of these, and what that stands for: their fingerprint, the schema
+    apart.
+
+    What is read beside tokens is called by both: a map of whole images has a name with each tokens made of them, which
+    are looked for among `beside`.
+    """
+    own = {k: v for k, v in ingredients.items() if k != "schema"}
+    names = [own]
+    for each in beside if "images" in own else ():
+        tokens = {k: v for k, v in each.items() if k != "schema"}
+        of_images = isinstance(tokens.get("data"), dict) and "digest" in tokens["data"] and "extract" in tokens
+        if of_images and fingerprint(without_labels(tokens)) == own["images"]:
+            names.append({"tokens": fingerprint(tokens), "recipe": own.get("recipe")})
+    return {fingerprint(each): each for each in names}
 
 
 def older_concepts(config: Config) -> Artifact | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,13 @@ NEAR_ZERO = 2.0
 REFERENCE = ("teacher, training-free", "baseline", "this run")
 
 
-def columns(rows: Sequence[Sequence[object]], *, left: int = 1, last_left: bool = False) -> str:
-    """Rows as aligned text columns, the first `left` of them, and on request the last, flush left; None shows as -."""
+def columns(rows: Sequence[Sequence[object]], *, left: int = 1, last_left: int = 0) -> str:
+    """Rows as aligned text columns, the first `left` and the last `last_left` of them flush left; None shows as -."""
     text = [["-" if v is None else f"{v:.1f}" if isinstance(v, float) else str(v) for v in row] for row in rows]
     widths = [max(len(row[i]) for row in text) for i in range(len(text[0]))]
     return "\n".join(
         "  ".join(
-            v.ljust(w) if i < left or (last_left and i == len(row) - 1) else v.rjust(w)
+            v.ljust(w) if i < left or i >= len(row) - last_left else v.rjust(w)
             for i, (v, w) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in text
@@ -51,6 +53,45 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for key, item in value.items():
         pairs += flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else [(f"{prefix}{key}", item)]
     return pairs
+
+
+def short(value: object, longest: int = 40) -> str:
+    """A value on one line, cut where it is longer."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def set_apart(settings: Mapping[str, Mapping[str, Any]], optional: Sequence[str] = (), most: int = 4) -> dict[str, str]:
+    """For each of several things, by name, its settings (flat keys) that most don't share, the rarest first.
+
+    A table that most have is compared among those that have it (a baseline has no `distill`); who lacks an `optional`
+    one is told.
+    """
+    tables = {name: {_table(key) for key in own} for name, own in settings.items()}
+    holders = Counter(table for own in tables.values() for table in own)
+    usual = {table for table, count in holders.items() if 2 * count > len(settings)}
+    having = Counter(key for own in settings.values() for key in own)
+    sharing = Counter((key, json.dumps(value)) for own in settings.values() for key, value in own.items())
+    told = {}
+    for name, own in settings.items():
+        rare: dict[str, int] = {}
+        for key, value in own.items():
+            shared = sharing[key, json.dumps(value)]
+            if 2 * shared <= (having[key] if _table(key) in usual else len(settings)):
+                rare[f"{key}={short(value)}"] = shared
+        says = [f"no {table}" for table in optional if table in usual - tables[name]]
+        says += sorted(rare, key=lambda text: (rare[text], text))
+        told[name] = some(says, most)
+    return told
+
+
+def _table(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def some(names: Sequence[str], most: int) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join([*names[:most], *([f"{len(names) - most} more"] if len(names) > most else [])])
 
 
 def plan_table(plan: Plan) -> str:

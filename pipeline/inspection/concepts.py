@@ -143,7 +143,7 @@ def concepts_text(typed: Invocation, found: dict[str, Any]) -> str:
         + (f" ({unusable} more are one to this teacher)" if unusable else "")
         + f"; a word explains a concept from a score of {found['least score']:g} on, as seen classes show it",
         "",
-        columns(rows, left=2, last_left=True),
+        columns(rows, left=2, last_left=1),
     ]
     if labelled:
         lines += ["", *_labels_text(found["labels"])]

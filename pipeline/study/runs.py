@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,18 +12,17 @@ from typing import Any
 from cache.errors import InputError
 from cache.headers import about_at
 from cache.location import Location, StoreError
-from pipeline.ingredients import cache_settings, known_ingredients
+from pipeline.ingredients import known_ingredients, spelled_out
 from pipeline.places import Places
-from pipeline.text import columns, flat
+from pipeline.text import columns, flat, set_apart, short
 from stages.parts.eval_report import EvalReport
 from stages.running.progress import say
 from stages.running.scoring.reports import read_report
 
 SCORES = ("hIoU", "sIoU", "uIoU", "pixel_accuracy")
 _NONE = "(not set)"
-_MOST_DIFFERING = 4
-_OF_TRAINING = ("distill", "latent-embedding")
-"""Tables that some runs have and others do without."""
+_WORDS = ("from", "split", "teacher")
+"""Settings that belong to no table."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ class Run:
         """Every ingredient of the run, and of its cache where that is there: `train.lr` -> 0.0003."""
         provenance = self.about.get("provenance", {})
         made = provenance.get("ingredients", {})
-        found = dict(flat(cache_settings(made, self.beside.caches))) | dict(flat(made))
+        found = dict(flat(spelled_out(made, self.beside.caches))) | dict(flat(made))
         if self.parent:
             found |= {"from": self.parent}
             found.pop("student.parent", None)  # its digest
@@ -182,45 +179,21 @@ def runs_text(runs: Sequence[Run]) -> str:
     rows: list[list[object]] = [
         ["run", "date (UTC)", "student", "state", "iterations", "images", *SCORES[:3], "pixel acc.", "differs in"]
     ]
-    differing = _differing(runs)
+    differing: dict[str, str] = {}
+    for preset in {run.preset for run in runs}:
+        # Digests of what a run read have no dot in their key and follow from the settings: `--compare` has them.
+        beside = {run.name: run.settings for run in runs if run.preset == preset and run.about}
+        shown = {
+            name: {k: v for k, v in settings.items() if "." in k or k in _WORDS} for name, settings in beside.items()
+        }
+        differing |= set_apart(shown, ("distill", "latent-embedding"))
     for run in sorted(runs, key=lambda run: run.date or "", reverse=True):
         student = run.about.get("student", {})
         network = f"{student.get('arch')}+{student.get('encoder')}" if student else None
         head = [run.name, run.date, network, run.state, (run.summary or {}).get("iterations")]
         scored = [[r.images, *(getattr(r, k) for k in SCORES)] for _, r in run.evaluations]
-        rows += [[*head, *more, differing[run.name]] for more in scored or [[None] * (1 + len(SCORES))]]
-    return columns([[*row[:-1], f" {row[-1]}"] for row in rows], left=4, last_left=True)
-
-
-def _differing(runs: Sequence[Run]) -> dict[str, str]:
-    """For each run's name, its values that most runs of its preset don't share, the rarest first.
-
-    A table that most have is compared among those that have it (a baseline has no `distill`); who lacks it, is told.
-    Digests of what a run read have no dot in their key and follow from the settings: they are left to `--compare`.
-    """
-    told: dict[str, str] = {run.name: "" for run in runs}
-    for preset in {run.preset for run in runs}:
-        beside = [run for run in runs if run.preset == preset and run.about]
-        tables = Counter(table for run in beside for table in {_table(key) for key in run.settings})
-        usual = {table for table, having in tables.items() if 2 * having > len(beside)}
-        having = Counter(key for run in beside for key in run.settings)
-        sharing = Counter((key, json.dumps(value)) for run in beside for key, value in run.settings.items())
-        for run in beside:
-            own: dict[str, int] = {}
-            for key, value in run.settings.items():
-                among = having[key] if _table(key) in usual else len(beside)
-                shared = sharing[key, json.dumps(value)]
-                if 2 * shared <= among and ("." in key or key in ("from", "split", "teacher")):
-                    own[f"{key}={_short(value)}"] = shared
-            lacking = [t for t in _OF_TRAINING if t in usual and not any(_table(key) == t for key in run.settings)]
-            says = [f"no {table}" for table in lacking] + sorted(own, key=lambda text: (own[text], text))
-            more = [f"{len(says) - _MOST_DIFFERING} more"] if len(says) > _MOST_DIFFERING else []
-            told[run.name] = ", ".join(says[:_MOST_DIFFERING] + more)
-    return told
-
-
-def _table(key: str) -> str:
-    return key.partition(".")[0]
+        rows += [[*head, *more, differing.get(run.name, "")] for more in scored or [[None] * (1 + len(SCORES))]]
+    return columns([[*row[:-1], f" {row[-1]}"] for row in rows], left=4, last_left=1)
 
 
 def chosen(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
@@ -249,7 +222,7 @@ def compare_text(found: Mapping[str, Any]) -> str:
     rows: list[list[object]] = [["", *found["runs"]]]
     rows += [[key, *values] for key, values in found["scores"].items()]
     rows += [[f"IoU {name}", *values] for name, values in found["classes"].items()]
-    differing = [[key, *(_short(v) for v in values)] for key, values in found["settings"].items()]
+    differing = [[key, *(short(v) for v in values)] for key, values in found["settings"].items()]
     rows += [["", *("" for _ in found["runs"])], *(differing or [["settings: equal", *("" for _ in found["runs"])]])]
     return columns(rows)
 
@@ -260,11 +233,6 @@ def _one(runs: Sequence[Run], name: str) -> Run:
         known = ", ".join(run.name for run in (fitting or runs)[:6]) or "none"
         raise InputError(f"--compare {name}: fits {len(fitting)} runs; name one of: {known}")
     return fitting[0]
-
-
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def resolve_run(run: str, artifacts: str, data: str) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.text import columns, flat, size
+from pipeline.text import columns, flat, set_apart, short, size, some
 from pipeline.upkeep.cache_tools import Entry
 
 _WIDE, _LONGEST = 120, 60
@@ -16,11 +15,25 @@ _WIDE, _LONGEST = 120, 60
 
 def list_text(found: Sequence[Entry], links: Sequence[str] = ()) -> str:
     """The addresses as a table; links that nothing follows below it."""
-    rows: list[list[object]] = [["address", "state", "made by", "used by", "views", "size"]]
-    rows += [[e.address, e.state, e.about, ", ".join(e.used_by) or "-", e.views or None, size(e.bytes)] for e in found]
+    rows: list[list[object]] = [["address", "state", "views", "size", "made by", "used by", "differs in"]]
+    differing: dict[str, str] = {}
+    for kind in {(e.preset, e.kind) for e in found}:
+        differing |= set_apart({e.address: e.settings for e in found if (e.preset, e.kind) == kind})
+    rows += [
+        [
+            e.address,
+            e.state,
+            e.views or None,
+            size(e.bytes),
+            f" {e.about}",
+            some(e.used_by, 2) or "-",
+            differing[e.address],
+        ]
+        for e in found
+    ]
     total = f"\n{len(found)} addresses, {size(sum(e.bytes for e in found))}"
     kept = "".join(f"\n{link}: a link that is not followed" for link in links)
-    return (columns(rows, left=4) if found else "nothing is stored") + total + kept
+    return (columns(rows, left=2, last_left=3) if found else "nothing is stored") + total + kept
 
 
 def show_text(found: dict[str, Any]) -> str:
@@ -41,16 +54,11 @@ def _provenance_text(provenance: Mapping[str, Any]) -> str:
     lines = []
     for key, value in parts:
         pairs = flat(value) if isinstance(value, Mapping) else []
-        text = ", ".join(f"{k} {_short(v)}" for k, v in pairs) if pairs else _short(value)
+        text = ", ".join(f"{k} {short(v, _LONGEST)}" for k, v in pairs) if pairs else short(value, _LONGEST)
         lines += textwrap.wrap(
             f"{key:<{wide}}  {text}", _WIDE, subsequent_indent=" " * (wide + 2), break_on_hyphens=False
         )
     return "\n".join([*lines, "(values in full: --json)"])
-
-
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def verify_text(found: dict[str, Any]) -> str:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cache.claims import Claim, holder
-from cache.digests import fingerprint
 from cache.errors import InputError
 from cache.headers import check_about, provenance_at
 from cache.location import LARGEST, Location, StoreError, unsealed
 from cache.marks import MARK_BYTES
 from cache.schema import ARTIFACTS
 from cache.store import Artifact
-from pipeline.ingredients import without_labels
+from pipeline.ingredients import called, spelled_out
 from pipeline.plan import Plan
+from pipeline.text import flat
 from stages.running.drafts import is_draft
 from stages.running.progress import Bar
 
@@ -40,6 +40,8 @@ class Entry:
     about: str
     uses: tuple[str, ...] = ()
     used_by: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What a cache artifact, and what it reads, was made with, as flat keys."""
 
     @property
     def address(self) -> str:
@@ -57,9 +59,10 @@ def entries(artifacts: str, preset: str = "") -> list[Entry]:
         if _kind(name)
     }
     made = {key: _made_from(place, _kind(key[1])) for key, place in places.items()}
-    tokens = [about.get("ingredients", {}) for (_, name), about in made.items() if _kind(name) == "tokens"]
-    called = {key: _called(about.get("ingredients", {}), tokens) for key, about in made.items()}
-    uses = {key: _used(key, made, called) for key in made}
+    ingredients = [about.get("ingredients", {}) for about in made.values()]
+    names = {key: called(about.get("ingredients", {}), ingredients) for key, about in made.items()}
+    known = {name: of for own in names.values() for name, of in own.items()}
+    uses = {key: _used(key, made, names) for key in made}
     users: dict[tuple[str, str], list[tuple[str, str]]] = {key: [] for key in made}
     for key, used in uses.items():
         for other in used:
@@ -69,6 +72,9 @@ def entries(artifacts: str, preset: str = "") -> list[Entry]:
             _entry(place, *key),
             uses=tuple(_beside(key, other) for other in uses[key]),
             used_by=tuple(_beside(key, other) for other in users[key]),
+            settings=dict(flat(spelled_out(made[key].get("ingredients", {}), known)))
+            if _kind(key[1]) in ARTIFACTS
+            else {},
         )
         for key, place in places.items()
         if preset in ("", key[0])
@@ -81,43 +87,28 @@ def _beside(key: tuple[str, str], other: tuple[str, str]) -> str:
 
 
 def _used(
-    key: tuple[str, str], made: dict[tuple[str, str], dict[str, Any]], called: dict[tuple[str, str], list[str]]
+    key: tuple[str, str], made: dict[tuple[str, str], dict[str, Any]], names: dict[tuple[str, str], dict[str, Any]]
 ) -> list[tuple[str, str]]:
     """The addresses among `made` ((preset, name) -> provenance) that one was made from.
 
     Ingredients name what they read by the fingerprint of its ingredients, the schema apart; a run's text embeddings
-    by their words; an evaluation its run. A preset finds what lies in its own folder first. `called`: the names of
-    each in the ingredients of others.
+    by their words; an evaluation its run. A preset finds what lies in its own folder first. `names`: what each is
+    called in the ingredients of others.
     """
     own, kind = made[key], _kind(key[1])
-    found = [other for other, about in made.items() if _reads(own, kind, other[1], about, called[other])]
+    found = [other for other, about in made.items() if _reads(own, kind, other[1], about, names[other])]
     beside = {name for folder, name in found if folder == key[0]}
     return [other for other in found if other[0] == key[0] or other[1] not in beside]
 
 
-def _reads(own: dict[str, Any], kind: str, name: str, other: dict[str, Any], called: list[str]) -> bool:
+def _reads(own: dict[str, Any], kind: str, name: str, other: dict[str, Any], names: dict[str, Any]) -> bool:
     ingredients, theirs, their_kind = own.get("ingredients", {}), other.get("ingredients", {}), _kind(name)
     named = ingredients.get(their_kind)
     if their_kind == "text" and kind in ("pseudo", "train", "online"):
         return _same_text(ingredients.get("text"), theirs)
     if theirs and named and their_kind in ("tokens", "dense", "affinity", "latent", "concepts", "membership", "pseudo"):
-        return named in called
+        return named in names
     return own.get("run") == name
-
-
-def _called(ingredients: dict[str, Any], tokens: list[dict[str, Any]]) -> list[str]:
-    """What other ingredients call an artifact of these: their fingerprint, the schema apart.
-
-    What is read beside tokens is called by both: a map of whole images has a name with each tokens made of them.
-    `tokens`: ingredients of all artifacts of that kind.
-    """
-    own = fingerprint({k: v for k, v in ingredients.items() if k != "schema"})
-    if "images" not in ingredients:
-        return [own]
-    of = [t for t in tokens if isinstance(t.get("data"), dict) and "digest" in t["data"]]
-    bare = [{k: v for k, v in t.items() if k != "schema"} for t in of]
-    beside = [t for t in bare if fingerprint(without_labels(t)) == ingredients["images"]]
-    return [own, *(fingerprint({"tokens": fingerprint(t), "recipe": ingredients.get("recipe")}) for t in beside)]
 
 
 def links(artifacts: str, preset: str = "") -> list[str]:

@@ -63,6 +63,17 @@ def test_the_list_says_what_uses_what(tiny: Tiny, made: Path) -> None:
     assert found[names["tokens"]].views == 12 and found[names["tokens"]].about == "teacher official"
 
 
+def test_the_list_says_what_sets_artifacts_of_a_kind_apart(tiny: Tiny, made: Path) -> None:
+    found = {e.name: e for e in cache_tool.entries(str(made))}
+    latent = found[name(tiny, "latent", made)].settings  # its own, and those of what it read
+    assert latent["mine-latent.merge_threshold"] == tiny.plan().config.mine_latent.merge_threshold
+    assert latent["teacher.recipe"] == tiny.plan().config.teacher.recipe and latent["extract.shard"] == 4
+    assert not found[name(tiny, "eval", made)].settings
+    told = {line.split()[0]: line for line in cache_text.list_text(list(found.values())).splitlines()}
+    crops = {f"tiny/{name(tiny, 'tokens', made, *setting)}" for setting in ((), ("teacher.crop_size=64",))}
+    assert {address for address, line in told.items() if "teacher.crop_size=" in line} == crops
+
+
 def test_show_tells_where_an_address_comes_from(tiny: Tiny, made: Path) -> None:
     found = cache_tool.show(str(made), name(tiny, "dense", made))
     assert found["provenance"]["fingerprint"] == tiny.plan().fingerprint("dense")
