@@ -13,10 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from pydantic import ConfigDict, Field, ValidationError
 
 from cache.errors import InputError, nearest
-from cache.settings import Settings
+from cache.settings import PathMark, Settings
 from stages.parts.data.datasets import DataConfig
 from stages.parts.data.views import ViewsConfig
 from stages.parts.settings import (
@@ -90,6 +91,19 @@ def load_config(preset: str, overrides: Iterable[str] = ()) -> Config:
         _override(tables, override)
         where = f"{path} with --set"
     return _validate(tables, where)
+
+
+def as_toml(config: Config) -> str:
+    """All settings, defaults and overrides too, as a preset that may lie anywhere: its paths are absolute."""
+    tables = config.model_dump(mode="json", by_alias=True, exclude_none=True)
+    for name, table in tables.items():
+        marks = table_type(name.replace("-", "_")).model_fields
+        for key in table.keys() & {k for k, field in marks.items() if PathMark() in field.metadata}:
+            at = Path(table[key])
+            # A word like "imagenet" may be a folder's name too.
+            if table[key] and (at.is_file() or (key in ("root", "parent", "reuse") and at.is_dir())):
+                table[key] = str(at.resolve())
+    return tomli_w.dumps(tables)
 
 
 def preset_name(preset: str) -> str:

@@ -21,7 +21,7 @@ from cache.location import Location
 from cache.schema import ARTIFACTS, SCHEMA
 from cache.store import Artifact
 from cache.tiers import CacheTiers, EarlierTiers
-from pipeline.config import Config, load_config, preset_name, shipped
+from pipeline.config import Config, as_toml, load_config, preset_name, shipped
 from pipeline.ingredients import Ingredients
 from pipeline.invocation import ARTIFACTS_FOLDER, Invocation
 from pipeline.parent import Parent, parent_at
@@ -73,6 +73,12 @@ class Plan:
         """The plan of a preset as the command line names it. Raises InputError for a bad preset or setting."""
         typed = Invocation(preset, artifacts, data, tuple(overrides))
         return cls(load_config(preset, overrides), preset_name(preset), artifacts, data, invocation=typed)
+
+    def as_preset(self) -> str:
+        """These settings as a preset's TOML, with the data folder that is read."""
+        generated = self.world is not None
+        data = self.config.data if generated else self.data_config
+        return as_toml(self.config.model_copy(update={"data": data}))
 
     def variant(self, **tables: Any) -> Plan:
         """The plan of the same data with other tables."""

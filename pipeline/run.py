@@ -191,6 +191,7 @@ def train(
             plan.provenance("train", "train"),
             showing(plan, compute.device, trackers),
             plan.parent.at if plan.parent else None,
+            plan.as_preset(),
         ),
         compute=compute,
         teacher=_online_teacher(plan, compute) if online else None,

@@ -66,6 +66,8 @@ class RunFolder:
     showing: Showing | None = None
     parent: Location | None = None
     """The finished run that the student starts from; None: it starts as its settings say."""
+    preset: str = ""
+    """The settings as a preset's TOML, which is kept beside the student; "": they are not."""
 
 
 def run(
@@ -95,6 +97,8 @@ def run(
         if rank == 0:
             # From the first moment it is known what this run reads, so that nobody tidies it away.
             at.put_mark(RUN, {"provenance": out.provenance})
+            if out.preset:  # by the preset's own name, which decides where its artifacts are looked for
+                at.put(f"{at.parent.name}.toml", out.preset.encode())
         with (
             process_group(str(at), compute.device),
             memory_explained(_SMALLER),

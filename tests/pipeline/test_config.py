@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import InputError
-from pipeline.config import RENAMED, Config, load_config, preset_name, shipped, table_type
+from pipeline.config import RENAMED, Config, as_toml, load_config, preset_name, shipped, table_type
 
 LEAST = '[data]\nlayout = "voc"\nroot = "./data"\nvocabulary = "voc"\n'
 
@@ -39,6 +39,27 @@ def test_typos_get_the_nearest_name(tmp_path: Path) -> None:
 def test_every_shipped_preset_is_valid(name: str) -> None:
     assert isinstance(load_config(name), Config)
     assert preset_name(name) == name
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_settings_written_as_a_preset_are_the_same_settings(name: str, tmp_path: Path) -> None:
+    told = ("train.lr=1e-7", "mine-latent.windows=[3, 5]", 'student.weights="é \\" 😀.pth"', "teacher.prompts='']'")
+    config = load_config(name, told)
+    assert load_config(written(tmp_path / "elsewhere/p.toml", as_toml(config))) == config
+
+
+def test_paths_of_a_written_preset_are_absolute_and_words_stay_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imagenet").mkdir()  # a folder of that name is no weights
+    (tmp_path / "data").mkdir()
+    written(tmp_path / "w.pth", "")
+    monkeypatch.chdir(tmp_path)
+    preset = written(tmp_path / "p.toml", LEAST)
+    for weights, expected in (("imagenet", "imagenet"), ("w.pth", str(tmp_path / "w.pth"))):
+        config = load_config(preset, ["data.root='data'", f"student.weights='{weights}'"])
+        again = load_config(written(tmp_path / "run/p.toml", as_toml(config)))
+        assert (again.student.weights, again.data.root) == (expected, str(tmp_path / "data"))
 
 
 def test_a_preset_states_only_what_differs_from_the_defaults(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from cache.errors import InputError
 from cache.location import Location
 from pipeline import run
 from pipeline.machine import Machine
+from pipeline.plan import Plan
 from pipeline.text import baseline, train_text
 from stages.parts.learning.trainer import Trainer, autocast_dtype, stream
 from stages.parts.settings import TrainConfig
@@ -139,6 +140,16 @@ def test_a_finished_run_leaves_weights_and_curves_and_no_state(tiny: Tiny) -> No
     assert any(n.startswith("tensorboard/tiny/events.out") for n in names)
     assert set(result["summary"]["losses"]) == {"total", "global", "local", "focal", "dice", "cross_entropy"}
     assert result["summary"]["images"] == 12
+
+
+def test_a_run_keeps_its_settings_as_a_preset_that_makes_the_same_addresses(tiny: Tiny, tmp_path: Path) -> None:
+    artifacts, settings = mined(tiny, tmp_path), ("train.iterations=3", "eval.short_side=40")
+    tiny.run("train", *settings, artifacts=artifacts)
+    plan = tiny.plan(*settings, artifacts=artifacts)
+    again = Plan.open(str(plan.address("train").path / f"{plan.name}.toml"), artifacts=str(artifacts))
+    kinds = ("tokens", "dense", "latent", "text", "train", "eval", "teacher")
+    assert [str(again.address(kind)) for kind in kinds] == [str(plan.address(kind)) for kind in kinds]
+    assert run.train(again, Machine("cpu", 0))["already_complete"]
 
 
 def test_tensorboard_has_a_curve_for_every_loss_term(tiny: Tiny) -> None:
@@ -328,6 +339,7 @@ def test_training_and_scoring_load_no_clip(tiny: Tiny, tmp_path: Path) -> None:
 import sys
 from pipeline import run, score
 from pipeline.machine import Machine
+from pipeline.plan import Plan
 from pipeline.config import load_config
 from pipeline.plan import Plan
 plan = Plan(load_config({str(tiny.preset)!r}, ["train.iterations=3"]), "tiny", {str(artifacts)!r})
