@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from pydantic import Field, ValidationError
 
 from cache.errors import InputError
@@ -62,9 +62,8 @@ def apply_concepts(plan: Plan, choices: str, out: str = "") -> dict[str, Any]:
     classes, unseen = _classes(old, made)
     values, ignore = (list(range(1, len(classes) + 1)), [0, 255]) if seen else _values(old, len(classes))
     head = f"# Made by `{plan.invocation.command('data apply-concepts', choices)}`.\n"
-    lines = [f"classes = {_toml(classes)}", f"values = {_toml(values)}", f"ignore = {_toml(ignore)}"]
-    vocabulary = head + "\n".join([*lines, f"unseen = {_toml(unseen)}"]) + "\n"
-    _begin(target, vocabulary)
+    vocabulary = {"classes": classes, "values": values, "ignore": ignore, "unseen": unseen}
+    _begin(target, head + tomli_w.dumps(vocabulary))
     gained: dict[str, int] = {}
     if seen:
         from stages.data.concept_labels import write_data
@@ -165,12 +164,4 @@ def _preset(plan: Plan, *, whole: bool) -> str:
         data |= {"layout": "folder", "root": "./", "train": "train", "val": "val"}
     elif plan.world is None:
         data["root"] = str(Path(plan.data_config.root).expanduser().resolve())
-    lines = [f"extends = {_toml(base)}"]
-    for table, settings in (tables | {"data": data}).items():
-        lines += ["", f"[{table}]", *(f"{key} = {_toml(value)}" for key, value in settings.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _toml(value: Any) -> str:
-    """Texts, numbers, booleans and lists of them are written in TOML as in JSON."""
-    return json.dumps(value, ensure_ascii=True)
+    return tomli_w.dumps({"extends": base, **tables, "data": data})

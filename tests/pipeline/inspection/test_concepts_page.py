@@ -155,12 +155,12 @@ def written(asked: Any, folder: Path, *classes: dict[str, Any]) -> str:
 
 def test_an_unseen_choice_is_a_name_more_and_its_preset_works(asked: Any, tmp_path: Path) -> None:
     _, plan, _, _ = asked
-    file = written(asked, tmp_path, {"name": "hedge", "concepts": ["0", "2a"], "seen": False})
+    file = written(asked, tmp_path, {"name": "hedge 🌿", "concepts": ["0", "2a"], "seen": False})
     found = apply_concepts(plan, file, str(tmp_path / "new"))
-    assert found["added"] == ["hedge"] and found["unseen"] == ["box", "cross", "hedge"]
+    assert found["added"] == ["hedge 🌿"] and found["unseen"] == ["box", "cross", "hedge 🌿"]
     assert "next: clip2seg extract" in applied_text(found)
     made = Plan.open(found["preset"], (), str(tmp_path / "artifacts"))
-    assert made.vocabulary.unseen == ("box", "cross", "hedge") and made.config.mine_concepts.count == 4
+    assert made.vocabulary.unseen == ("box", "cross", "hedge 🌿") and made.config.mine_concepts.count == 4
     assert made.fingerprint("latent") == plan.fingerprint("latent") and made.fingerprint("text") != plan.fingerprint(
         "text"
     )
