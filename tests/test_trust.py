@@ -139,7 +139,7 @@ def test_gc_and_rm_leave_every_tier_of_a_running_extraction_alone(tiny: Tiny, tm
         assert cache_tool.collect(str(tmp_path), "tiny", set(), dry=False)["removed"] == []
         for name in names.values():
             with pytest.raises(InputError, match="is writing it"):
-                cache_tool.remove(str(tmp_path), name, force=True)
+                cache_tool.remove(str(tmp_path), [name], force=True)
         with pytest.raises(InputError, match="is writing it"):
             cache_tool.drop_dense(plan)
     assert {e.name for e in cache_tool.entries(str(tmp_path))} == set(names.values())
@@ -178,7 +178,7 @@ def test_a_run_names_what_it_reads_before_its_first_step(
     found = {e.kind: e for e in cache_tool.entries(str(tmp_path))}
     assert found["train"].name in found["tokens"].used_by and found["train"].name in found["latent"].used_by
     with pytest.raises(InputError, match=r"used by .*train-"):
-        cache_tool.remove(str(tmp_path), found["tokens"].name, force=False)
+        cache_tool.remove(str(tmp_path), [found["tokens"].name], force=False)
     assert cache_tool.collect(str(tmp_path), "tiny", set(), dry=True)["removed"] == [f"tiny/{found['dense'].name}"] or (
         found["dense"].used_by
     )

@@ -174,6 +174,9 @@ app.add_typer(cache_app, name="cache", rich_help_panel=PANEL)
 
 Stored = Annotated[str, typer.Argument(help="A preset's name; nothing: all that lies under --artifacts.")]
 Address = Annotated[str, typer.Argument(help="preset/name, or name alone, as `cache list` shows it.")]
+Addresses = Annotated[
+    list[str], typer.Argument(metavar="ADDRESS...", help="preset/name, or name alone, as `cache list` shows them.")
+]
 Where = Annotated[str, typer.Option("--artifacts", help="The folder, or s3://bucket/prefix.")]
 
 
@@ -205,17 +208,20 @@ def cache_show(address: Address, artifacts: Artifacts = ARTIFACTS_FOLDER, as_jso
 
 @cache_app.command("rm")
 def cache_rm(
-    address: Address,
+    addresses: Addresses,
     artifacts: Artifacts = ARTIFACTS_FOLDER,
     force: Annotated[bool, typer.Option("--force", help="Even if something uses it.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete one address."""
+    """Delete addresses.
+
+    All of them, or, where something else uses one, none.
+    """
     from pipeline.text import size
     from pipeline.upkeep import cache_tools as cache_tool
 
-    found = cache_tool.remove(artifacts, address, force=force)
-    emit(f"removed {found['removed'][0]}: {size(found['freed'])} freed", found, as_json)
+    found = cache_tool.remove(artifacts, addresses, force=force)
+    emit(f"removed {', '.join(found['removed'])}: {size(found['freed'])} freed", found, as_json)
 
 
 @cache_app.command("gc")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,11 @@ class Entry:
     def address(self) -> str:
         """Preset and name, as the other commands take them."""
         return f"{self.preset}/{self.name}"
+
+    @property
+    def users(self) -> list[str]:
+        """The addresses of what uses it."""
+        return [name if "/" in name else f"{self.preset}/{name}" for name in self.used_by]
 
 
 def entries(artifacts: str, preset: str = "") -> list[Entry]:
@@ -118,10 +123,13 @@ def links(artifacts: str, preset: str = "") -> list[str]:
 
 def find(artifacts: str, address: str) -> tuple[Location, Entry]:
     """The one address that is meant by `preset/name`, `name`, its first letters, or a path ending so."""
+    return _found(artifacts, address, entries(artifacts))
+
+
+def _found(artifacts: str, address: str, every: Sequence[Entry]) -> tuple[Location, Entry]:
     wanted = address.rstrip("/").removesuffix(".zarr").split("/")
     if not wanted[-1]:  # it would fit every name
         raise InputError(f"address {address!r}: name one; `clip2seg cache list` shows the addresses")
-    every = entries(artifacts)
     hits = [e for e in every if e.name.startswith(wanted[-1]) and (len(wanted) == 1 or e.preset == wanted[-2])]
     if len(hits) != 1:
         what = ", ".join(e.address for e in hits[:5]) or "nothing"
@@ -143,15 +151,21 @@ def show(artifacts: str, address: str) -> dict[str, Any]:
     return result
 
 
-def remove(artifacts: str, address: str, *, force: bool) -> dict[str, Any]:
-    """Deletes one address. Raises InputError where something uses it (unless `force`) or a process writes it."""
-    at, entry = find(artifacts, address)
-    if entry.used_by and not force:
-        raise InputError(f"{at}: used by {', '.join(entry.used_by)}; remove them first, or give --force")
-    if (writer := _writer(at)) is not None:
-        raise InputError(f"{at}: {writer} is writing it; stop it first")
-    at.delete_all()
-    return {"removed": [entry.address], "freed": entry.bytes}
+def remove(artifacts: str, addresses: Sequence[str], *, force: bool) -> dict[str, Any]:
+    """Deletes addresses, what uses others first. Raises InputError, and deletes none, where something else uses one of
+    them (unless `force`) or a process writes it."""
+    every = entries(artifacts)
+    found = {entry.address: (at, entry) for at, entry in (_found(artifacts, each, every) for each in addresses)}
+    for at, entry in found.values():
+        others = [user for name, user in zip(entry.users, entry.used_by, strict=True) if name not in found]
+        if others and not force:
+            raise InputError(f"{at}: used by {', '.join(others)}; name them too, or give --force")
+        if (writer := _writer(at)) is not None:
+            raise InputError(f"{at}: {writer} is writing it; stop it first")
+    order = sorted(found.values(), key=lambda pair: -_NAME.pattern.index(pair[1].kind))
+    for at, _ in order:
+        at.delete_all()
+    return {"removed": [entry.address for _, entry in order], "freed": sum(entry.bytes for _, entry in order)}
 
 
 def collect(artifacts: str, preset: str, keep: set[str] | None, *, dry: bool) -> dict[str, Any]:
@@ -296,8 +310,7 @@ def _leftovers(at: Location, kind: str) -> Iterator[tuple[str, int]]:
 
 def _serves_a_run(entry: Entry, every: list[Entry]) -> bool:
     by_name = {e.address: e for e in every}
-    users = [by_name[name if "/" in name else f"{entry.preset}/{name}"] for name in entry.used_by]
-    return any(e.kind in ("train", "online") or _serves_a_run(e, every) for e in users)
+    return any(e.kind in ("train", "online") or _serves_a_run(e, every) for e in map(by_name.__getitem__, entry.users))
 
 
 def _artifact_faults(at: Location, kind: str, repair: bool) -> Iterator[str]:

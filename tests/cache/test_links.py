@@ -58,7 +58,7 @@ def test_a_listing_skips_links_that_lead_out_and_names_them(artifacts: Path) -> 
 TOOLS: dict[str, Callable[[str], object]] = {
     "gc": lambda at: cache_tool.collect(at, "", None, dry=False),
     "gc, all that is unused": lambda at: cache_tool.collect(at, "tiny", set(), dry=False),
-    "rm": lambda at: cache_tool.remove(at, "tiny/latent-12345678", force=True),
+    "rm": lambda at: cache_tool.remove(at, ["tiny/latent-12345678"], force=True),
     "verify --repair": lambda at: cache_tool.verify(at, repair=True),
     "delete_all": lambda at: Location(at).child("tiny").delete_all(),
 }

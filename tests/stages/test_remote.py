@@ -167,7 +167,7 @@ def test_all_stages_run_on_s3_through_faults_with_the_numbers_of_a_local_run(
     everything = b"".join(data or b"" for data in objects.values()) + in_processes.said().encode()
     for secret in (KEY, SECRET):
         assert secret.encode() not in everything
-    cache_tool.remove(BUCKET, next(e.name for e in cache_tool.entries(BUCKET) if e.kind == "eval"), force=False)
+    cache_tool.remove(BUCKET, [next(e.name for e in cache_tool.entries(BUCKET) if e.kind == "eval")], force=False)
     assert "eval" not in {e.kind for e in cache_tool.entries(BUCKET)}
 
 

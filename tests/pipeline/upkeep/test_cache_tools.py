@@ -96,8 +96,8 @@ def test_an_address_that_does_not_say_which_is_refused(made: Path) -> None:
 def test_what_is_used_is_not_removed_without_force(artifacts: Path) -> None:
     tokens = by_kind(artifacts)["tokens"]
     with pytest.raises(InputError, match=r"used by .*train-.*--force"):
-        cache_tool.remove(str(artifacts), tokens.name, force=False)
-    assert cache_tool.remove(str(artifacts), tokens.name, force=True)["freed"] == tokens.bytes
+        cache_tool.remove(str(artifacts), [tokens.name], force=False)
+    assert cache_tool.remove(str(artifacts), [tokens.name], force=True)["freed"] == tokens.bytes
     assert not (artifacts / tokens.address).exists()
 
 
@@ -108,8 +108,20 @@ def test_what_is_being_written_is_neither_removed_nor_collected(artifacts: Path)
     (artifacts / dense.address / "shards/00099/claim.json").write_text(json.dumps(claim))
     assert by_kind(artifacts)["dense"].state.startswith(f"being written by process {os.getppid()} on ")
     with pytest.raises(InputError, match="is writing it; stop it first"):
-        cache_tool.remove(str(artifacts), dense.name, force=True)
+        cache_tool.remove(str(artifacts), [dense.name], force=True)
     assert cache_tool.collect(str(artifacts), "", None, dry=False)["leftovers"] == []
+
+
+def test_several_addresses_are_removed_together_or_none_of_them(artifacts: Path) -> None:
+    found = by_kind(artifacts)
+    names = [found[kind].name for kind in ("latent", "train", "eval")]
+    with pytest.raises(InputError, match=rf"used by {names[2]}; name them too"):
+        cache_tool.remove(str(artifacts), names[:2], force=False)
+    assert {e.name for e in cache_tool.entries(str(artifacts))} >= set(names)
+    gone = cache_tool.remove(str(artifacts), [*names, names[0]], force=False)
+    assert gone["removed"] == [found[kind].address for kind in ("eval", "train", "latent")]  # users first
+    assert gone["freed"] == sum(found[kind].bytes for kind in ("latent", "train", "eval"))
+    assert not {e.name for e in cache_tool.entries(str(artifacts))} & set(names)
 
 
 def test_gc_removes_what_the_dead_left_and_nothing_else(artifacts: Path) -> None:
