@@ -54,7 +54,7 @@ class Plan:
     def __init__(
         self, config: Config, name: str, artifacts: str, data: str = "", *, invocation: Invocation | None = None
     ) -> None:
-        self.config, self.name = config, name
+        self.config, self.name, self.replaced = config, name, False
         self.invocation = invocation or Invocation(name, artifacts, data)
         self.places = Places(artifacts, name)
         self.artifacts = self.places.own
@@ -75,7 +75,9 @@ class Plan:
         return cls(load_config(preset, overrides), preset_name(preset), artifacts, data, invocation=typed)
 
     def as_preset(self) -> str:
-        """These settings as a preset's TOML, with the data folder that is read."""
+        """These settings as a preset's TOML, with the data folder; "" where they don't say what is read."""
+        if self.replaced:
+            return ""
         generated = self.world is not None
         data = self.config.data if generated else self.data_config
         return as_toml(self.config.model_copy(update={"data": data}))
@@ -86,11 +88,16 @@ class Plan:
         made.config, made.name = self.config.model_copy(update=tables), self.name
         made.artifacts, made.data_config, made.invocation = self.artifacts, self.data_config, self.invocation
         made.places = self.places
-        made.world = self.world
+        made.world, made.replaced = self.world, self.replaced
         made.__dict__ |= {"train_data": self.train_data, "val_data": self.val_data, "parent": self.parent}
         return made
 
     # -- data ---------------------------------------------------------------------------------------------
+    def read_instead(self, **data: Dataset) -> None:
+        """Reads other images, labels or classes than the settings name: `train` or `val`, or both."""
+        self.replaced = True
+        self.__dict__ |= {f"{subset}_data": found for subset, found in data.items()}
+
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """Class list and split."""

@@ -83,7 +83,7 @@ def open_world(preset: str, images: int, overrides: Sequence[str], data: str, fo
         raise InputError(
             f"--images {images}: preset {plan.name} has {len(plan.train_data)} training images; ask for fewer"
         )
-    plan.__dict__["train_data"] = replace(plan.train_data, records=plan.train_data.records[:images])
+    plan.read_instead(train=replace(plan.train_data, records=plan.train_data.records[:images]))
     return World(plan, drawn, folder)
 
 

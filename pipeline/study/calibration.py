@@ -87,10 +87,9 @@ def inner_plan(plan: Plan, held_out: Sequence[str]) -> Plan:
     words = data.vocabulary.inner(held_out)
     kept = [r for i, r in enumerate(data.records) if i % FOLD]
     fitted = [r for i, r in enumerate(data.records) if not i % FOLD]
-    made.__dict__ |= {
-        "train_data": replace(data, vocabulary=words, records=kept),
-        "val_data": replace(data, vocabulary=words, records=fitted),
-    }
+    made.read_instead(
+        train=replace(data, vocabulary=words, records=kept), val=replace(data, vocabulary=words, records=fitted)
+    )
     return made
 
 

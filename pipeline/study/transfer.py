@@ -53,7 +53,7 @@ def judged_data(plan: Plan, other: Plan) -> Dataset:
 def text_plan(plan: Plan, other: Plan) -> Plan:
     """The plan whose artifact `text` has the other vocabulary's names as this run's teacher embeds them."""
     made = plan.variant()
-    made.__dict__["train_data"] = replace(plan.train_data, vocabulary=other.vocabulary)
+    made.read_instead(train=replace(plan.train_data, vocabulary=other.vocabulary))
     return made
 
 

@@ -157,8 +157,9 @@ def _world(plan: Plan, folder: Path, records: Sequence[Record], steps: int, **ch
             "latent_embedding": c.latent_embedding.model_copy(update={"delay": 0}),
         }
     )
-    made.__dict__["train_data"] = replace(plan.train_data, records=list(records), **changes)
-    made.__dict__["val_data"] = replace(plan.val_data, **changes)
+    made.read_instead(
+        train=replace(plan.train_data, records=list(records), **changes), val=replace(plan.val_data, **changes)
+    )
     made.__dict__["parent"] = plan.parent
     return made
 

@@ -70,6 +70,8 @@ def test_calibrate_gives_the_curve_and_what_the_fitted_bias_is_worth(tiny: Any, 
     assert best["hiou"] == max(p["hiou"] for p in found["outer"]) >= fitted["hiou"]
     assert found["seen_bias"] == max(found["inner"], key=lambda p: (p["hiou"], -abs(p["bias"])))["bias"]
     assert found["held_out"] == ["disc"] and len(found["inner"]) == 201
+    kept = {at.parent.name for at in tmp_path.glob("tiny/train-*/tiny.toml")}  # the inner run is no preset's
+    assert kept == {tiny.plan(artifacts=tmp_path).address("train").name}
     assert f"--set eval.seen_bias={found['seen_bias']:.3g}" in result.stdout
 
 
