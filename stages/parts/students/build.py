@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cache.errors import InputError
+from stages.parts.students.attention import fuse_attention
 from stages.parts.students.config import DOWNLOAD, StudentConfig
 from stages.parts.students.ham import SegNeXt
 from stages.parts.students.mscan import MSCAN_ENCODERS
@@ -126,6 +127,7 @@ def _smp_student(cfg: StudentConfig, dim: int) -> Student:
         if cfg.head_channels != LINEAR_HEAD:
             _normalise_levels(net.decoder)
     _start_small(net.segmentation_head)
+    fuse_attention(net.encoder)
     # DPT halves the grid once and doubles it again: an odd number of cells would not come back.
     return Student(net, divisor=net.encoder.output_stride * (2 if cfg.arch == "dpt" else 1))
 
