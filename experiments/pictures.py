@@ -24,12 +24,12 @@ from stages.parts.drawing.bars import Score
 
 ROOT = Path(__file__).resolve().parents[1]
 CHARTS = {
-    "demo table 3": ("demo-table3", "Demo world, Table 3"),
     "demo sweep data.label_share=0;0.01;0.05;0.25;1 eval.pictures=0": ("demo-labels", "Demo world, share of the masks"),
-    "experiments/voc_partial.toml table 3": ("voc_partial-table3", "VOC-partial, Table 3"),
-    "experiments/voc_partial.toml table 4": ("voc_partial-table4", "VOC-partial, Table 4"),
-    "experiments/voc_partial.toml table 5": ("voc_partial-table5", "VOC-partial, Table 5"),
-    "experiments/voc_partial.toml table 6": ("voc_partial-table6", "VOC-partial, Table 6"),
+    **{f"demo table {n}": (f"demo-table{n}", f"Demo world, Table {n}") for n in range(3, 7)},
+    **{
+        f"experiments/voc_partial.toml table {n}": (f"voc_partial-table{n}", f"VOC-partial, Table {n}")
+        for n in range(3, 7)
+    },
 }
 """Marker of a table of docs/results.md -> name of its chart and title."""
 
