@@ -204,8 +204,10 @@ def test_a_rank_killed_while_the_cache_is_filled_changes_no_bit(
 ) -> None:
     wanted, found = cache_of(two, contents), cache_of(killed, contents)
     found = {name: data for name, data in found.items() if not name.rpartition("#")[2].isdigit()}  # half-written
-    # The claims of killed processes stay until their lease ends or `cache gc`; they hold no numbers.
-    found = {name: data for name, data in found.items() if ".zarr/writers/" not in name}
+    # The claims of killed processes stay until their lease ends or `cache gc`, that of a shard too where it fell
+    # between the commit and its end; they hold no numbers.
+    claims = [name for name in found if ".zarr/writers/" in name or name.endswith("/claim.json")]
+    found = {name: data for name, data in found.items() if name not in claims}
     assert wanted.keys() == found.keys()
     assert [name for name in wanted if wanted[name] != found[name]] == []
 
