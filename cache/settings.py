@@ -63,5 +63,9 @@ class Settings(BaseModel):
         return self._without(PathMark)
 
     def _without(self, mark: type[Apart]) -> dict[str, Any]:
-        hidden = {k for k, f in type(self).model_fields.items() if any(isinstance(m, mark) for m in f.metadata)}
-        return self.model_dump(mode="json", exclude=hidden)
+        return self.model_dump(mode="json", exclude=self.marked(mark))
+
+    @classmethod
+    def marked(cls, mark: type[Apart]) -> set[str]:
+        """The names of the fields that bear a mark."""
+        return {k for k, f in cls.model_fields.items() if any(isinstance(m, mark) for m in f.metadata)}

@@ -97,8 +97,7 @@ def as_toml(config: Config) -> str:
     """All settings, defaults and overrides too, as a preset that may lie anywhere: its paths are absolute."""
     tables = config.model_dump(mode="json", by_alias=True, exclude_none=True)
     for name, table in tables.items():
-        marks = table_type(name.replace("-", "_")).model_fields
-        for key in table.keys() & {k for k, field in marks.items() if PathMark() in field.metadata}:
+        for key in table.keys() & table_type(name.replace("-", "_")).marked(PathMark):
             at = Path(table[key])
             # A word like "imagenet" may be a folder's name too.
             if table[key] and (at.is_file() or (key in ("root", "parent", "reuse") and at.is_dir())):

@@ -5,6 +5,7 @@ Settings, digests of data and weights, and the fingerprints of what is read. All
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -230,24 +231,23 @@ def spelled_out(
 def known_ingredients(places: Places) -> dict[str, dict[str, Any]]:
     """The ingredients of all tokens, feature maps and latent classes of an artifacts folder, by the digest that what
     was made of them calls them."""
-    made = [root["ingredients"] for kind in ("tokens", "affinity", "dense", "latent") for _, root in places.roots(kind)]
-    return {name: of for each in made for name, of in called(each, made).items()}
+    made = {kind: [root["ingredients"] for _, root in places.roots(kind)] for kind in _READ}
+    return {name: of for each in itertools.chain(*made.values()) for name, of in called(each, made["tokens"]).items()}
 
 
-def called(ingredients: dict[str, Any], beside: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def called(ingredients: dict[str, Any], tokens: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What the ingredients of others call an artifact of these, and what that stands for: their fingerprint, the schema
     apart.
 
-    What is read beside tokens is called by both: a map of whole images has a name with each tokens made of them, which
-    are looked for among `beside`.
+    What is read beside tokens is called by both: a map of whole images has a name with each tokens made of them.
+    `tokens`: ingredients of all artifacts of that kind.
     """
-    own = {k: v for k, v in ingredients.items() if k != "schema"}
+    own, *bare = ({k: v for k, v in each.items() if k != "schema"} for each in (ingredients, *tokens))
     names = [own]
-    for each in beside if "images" in own else ():
-        tokens = {k: v for k, v in each.items() if k != "schema"}
-        of_images = isinstance(tokens.get("data"), dict) and "digest" in tokens["data"] and "extract" in tokens
-        if of_images and fingerprint(without_labels(tokens)) == own["images"]:
-            names.append({"tokens": fingerprint(tokens), "recipe": own.get("recipe")})
+    for each in bare if "images" in own else ():
+        of_images = isinstance(each.get("data"), dict) and "digest" in each["data"]
+        if of_images and fingerprint(without_labels(each)) == own["images"]:
+            names.append({"tokens": fingerprint(each), "recipe": own.get("recipe")})
     return {fingerprint(each): each for each in names}
 
 

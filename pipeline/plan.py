@@ -78,8 +78,7 @@ class Plan:
         """These settings as a preset's TOML, with the data folder; "" where they don't say what is read."""
         if self.replaced:
             return ""
-        generated = self.world is not None
-        data = self.config.data if generated else self.data_config
+        data = self.data_config if self.world is None else self.config.data  # a generated world lies where it is drawn
         return as_toml(self.config.model_copy(update={"data": data}))
 
     def variant(self, **tables: Any) -> Plan:

@@ -209,7 +209,7 @@ def _run(
                 values = _finite(all_reduce_mean(losses), iteration, out)
             if due:
                 _check_weights(trainer.student, iteration, out)
-            if last and not trainer.taken():
+            if last and not trainer.steps_taken():
                 raise InputError(f"{out}: the gradients of all {cfg.iterations} steps overflowed; {_CALMER}")
             if logged:
                 curves.append({"iteration": iteration, "lr": optimiser.param_groups[0]["lr"], **values})
@@ -233,7 +233,7 @@ def _run(
         "seconds": round(taken, 1),
         "iterations_per_second": round(cfg.iterations / taken, 3),
         "waiting_share": round(clock.seconds.get("wait", 0.0) / max(time.perf_counter() - begun, 1e-9), 4),
-        "steps_left_out": cfg.iterations - trainer.taken(),
+        "steps_left_out": cfg.iterations - trainer.steps_taken(),
         "losses": {k: v for k, v in (curves[-1] if curves else {}).items() if k not in ("iteration", "lr")},
         "images": len(training),
     }

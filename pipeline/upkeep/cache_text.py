@@ -17,8 +17,8 @@ def list_text(found: Sequence[Entry], links: Sequence[str] = ()) -> str:
     """The addresses as a table; links that nothing follows below it."""
     rows: list[list[object]] = [["address", "state", "views", "size", "made by", "used by", "differs in"]]
     differing: dict[str, str] = {}
-    for kind in {(e.preset, e.kind) for e in found}:
-        differing |= set_apart({e.address: e.settings for e in found if (e.preset, e.kind) == kind})
+    for group in {(e.preset, e.kind) for e in found}:
+        differing |= set_apart({e.address: e.settings for e in found if (e.preset, e.kind) == group})
     rows += [
         [
             e.address,

@@ -22,9 +22,12 @@ from pipeline.text import flat
 from stages.running.drafts import is_draft
 from stages.running.progress import Bar
 
-_NAME = re.compile(
-    r"(tokens|dense|affinity|latent|concepts|membership|pseudo|text|train|online|eval|teacher)-([0-9a-f]{8})(\.zarr)?"
-)
+_KINDS = (
+    "tokens", "dense", "affinity", "latent", "concepts", "membership", "pseudo", "text",
+    "train", "online", "eval", "teacher",
+)  # fmt: skip
+"""Kinds of addresses, each after those that it reads."""
+_NAME = re.compile(rf"({'|'.join(_KINDS)})-([0-9a-f]{{8}})(\.zarr)?")
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ def entries(artifacts: str, preset: str = "") -> list[Entry]:
         if _kind(name)
     }
     made = {key: _made_from(place, _kind(key[1])) for key, place in places.items()}
-    ingredients = [about.get("ingredients", {}) for about in made.values()]
-    names = {key: called(about.get("ingredients", {}), ingredients) for key, about in made.items()}
+    tokens = [about.get("ingredients", {}) for (_, name), about in made.items() if _kind(name) == "tokens"]
+    names = {key: called(about.get("ingredients", {}), tokens) for key, about in made.items()}
     known = {name: of for own in names.values() for name, of in own.items()}
     uses = {key: _used(key, made, names) for key in made}
     users: dict[tuple[str, str], list[tuple[str, str]]] = {key: [] for key in made}
@@ -162,7 +165,7 @@ def remove(artifacts: str, addresses: Sequence[str], *, force: bool) -> dict[str
             raise InputError(f"{at}: used by {', '.join(others)}; name them too, or give --force")
         if (writer := _writer(at)) is not None:
             raise InputError(f"{at}: {writer} is writing it; stop it first")
-    order = sorted(found.values(), key=lambda pair: -_NAME.pattern.index(pair[1].kind))
+    order = sorted(found.values(), key=lambda pair: -_KINDS.index(pair[1].kind))
     for at, _ in order:
         at.delete_all()
     return {"removed": [entry.address for _, entry in order], "freed": sum(entry.bytes for _, entry in order)}

@@ -61,10 +61,10 @@ def resolve(device: str = "auto", workers: int = -1) -> Compute:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here; use --device cpu, or look at `clip2seg doctor`")
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    local, here = local_rank_and_world()
-    count = workers if workers >= 0 else max(1, min(MOST_WORKERS, cores() // here - 1))
+    (local, here), usable = local_rank_and_world(), cores()
+    count = workers if workers >= 0 else max(1, min(MOST_WORKERS, usable // here - 1))
     # torch counts the machine's cores; more threads than a container may use stand still most of the time.
-    torch.set_num_threads(min(torch.get_num_threads(), cores()))
+    torch.set_num_threads(min(torch.get_num_threads(), usable))
     if name == "cpu":
         return Compute(torch.device(name), count)
     gpus = torch.cuda.device_count()

@@ -90,7 +90,7 @@ class Trainer:
             _follow(self.average, self.learner.student, min(cfg.ema, (1 + iteration) / (10 + iteration)))
         return sums
 
-    def taken(self) -> int:
+    def steps_taken(self) -> int:
         """Steps the optimiser has taken; fp16's scaler leaves out those whose gradients overflow. Waits for a GPU."""
         return max((int(state["step"]) for state in self.optimiser.state.values()), default=0)
 

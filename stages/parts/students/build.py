@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cache.errors import InputError
+from cache.errors import InputError, first_line
 from stages.parts.students.attention import fuse_attention
 from stages.parts.students.config import DOWNLOAD, StudentConfig
 from stages.parts.students.ham import SegNeXt
@@ -190,5 +190,5 @@ def _suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 def _first_line(error: Exception) -> str:
     """An error's text on one line, without its traceback of causes."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return (text.strip().splitlines() or [type(error).__name__])[0][:200]
+    # A KeyError puts quotes around what it says.
+    return first_line(LookupError(*error.args) if isinstance(error, KeyError) else error)[:200]
